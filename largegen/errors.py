@@ -1,0 +1,41 @@
+"""The error family: each error is one line that says what, where and what to do; the CLI maps it to an exit code."""
+
+
+class LargegenError(Exception):
+    """Base of every error this package raises on purpose. `exit_code` is what the command line returns."""
+
+    exit_code = 1
+
+
+class InputError(LargegenError, ValueError):
+    """Wrong usage or an input that cannot be used: a bad option, file or combination (exit code 2)."""
+
+    exit_code = 2
+
+
+class SlideError(InputError):
+    """A slide or scene cannot be opened or read, or lacks a property that the job needs."""
+
+
+class EmbeddingFileError(InputError):
+    """An embedding file is damaged, incomplete, or does not belong to its slide or model."""
+
+
+class ModelError(InputError):
+    """A model directory or weight file is missing, damaged, or of the wrong shape."""
+
+
+class HubError(LargegenError, OSError):
+    """Weights cannot be had from a model hub: gated, unknown or unreachable."""
+
+
+class OutputError(LargegenError, OSError):
+    """An output cannot be written: exists already, no permission, no space."""
+
+
+class LockedError(OutputError):
+    """Another live process is writing the same output."""
+
+
+class TrainingError(LargegenError, ArithmeticError):
+    """Training cannot go on: a NaN or infinite loss."""

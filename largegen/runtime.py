@@ -1,0 +1,170 @@
+"""Device and precision, atomic files, and locks: what every long job needs to be fast and safe to kill."""
+
+import contextlib
+import errno
+import json
+import os
+import shutil
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from largegen.errors import InputError, LockedError, OutputError
+
+if TYPE_CHECKING:
+    import torch
+
+PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+
+
+def resolve_device(device: str = "auto") -> "torch.device":
+    """Turn `auto|cpu|cuda|cuda:N|mps` into a device that exists here.
+
+    Under `accelerate launch`, `auto` and `cuda` mean this process's own GPU. Raises InputError for a device
+    that this machine lacks.
+    """
+    import torch
+
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        found = torch.device(device)
+    except RuntimeError as error:
+        raise InputError(f"--device {device}: not a device; use auto, cpu, cuda, cuda:N or mps") from error
+    if found.type == "cuda":
+        if not torch.cuda.is_available():
+            raise InputError(f"--device {device}: this machine has no usable CUDA GPU; use --device cpu or auto")
+        index = int(os.environ.get("LOCAL_RANK", 0)) if found.index is None else found.index
+        if index >= torch.cuda.device_count():
+            raise InputError(f"--device {device}: only {torch.cuda.device_count()} CUDA GPU(s) here")
+        return torch.device("cuda", index)
+    if found.type == "mps" and not torch.backends.mps.is_available():
+        raise InputError(f"--device {device}: this machine has no Apple GPU; use --device cpu or auto")
+    if found.type not in ("cpu", "mps"):
+        raise InputError(f"--device {device}: not a device; use auto, cpu, cuda, cuda:N or mps")
+    return found
+
+
+def resolve_precision(precision: str, device: "torch.device") -> "torch.dtype":
+    """Turn `auto|fp32|bf16|fp16` into a dtype; `auto` is bf16 where the hardware computes in it, else fp32.
+
+    Raises InputError for an unknown name and for fp16 on a CPU, where it is slower than fp32.
+    """
+    import torch
+
+    if precision not in PRECISIONS:
+        raise InputError(f"--precision {precision}: use one of {', '.join(PRECISIONS)}")
+    if precision == "fp16" and device.type == "cpu":
+        raise InputError("--precision fp16: not on a CPU; use bf16 or fp32")
+    if precision == "auto":
+        native = {"cpu": cpu_has_bf16, "cuda": torch.cuda.is_bf16_supported}.get(device.type, lambda: False)
+        return torch.bfloat16 if native() else torch.float32
+    return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+
+
+def cpu_has_bf16() -> bool:
+    """Whether this CPU multiplies bfloat16 natively (AVX-512 BF16 or AMX); elsewhere bf16 is emulated and slow."""
+    import torch
+
+    check = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
+    return bool(check and check())
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn the operating system's errors while writing `path` into one-line OutputErrors."""
+    try:
+        yield
+    except OSError as error:
+        if isinstance(error, OutputError):
+            raise
+        if error.errno in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error):
+            raise OutputError(f"{path}: no space left on the disk; free some or choose another --out") from error
+        reason = error.strerror or str(error).splitlines()[0]
+        raise OutputError(f"{path}: cannot be written: {reason}") from error
+
+
+@contextlib.contextmanager
+def atomic(path: Path) -> Iterator[Path]:
+    """Give a temporary path beside `path`; rename it to `path` on success, remove it on failure.
+
+    The temporary keeps the suffix of `path`, so writers that choose a format by suffix work on it; it may be a
+    file or a directory. Raises OutputError where the file system refuses.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp{path.suffix}")
+    try:
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            yield temporary
+            if temporary.is_dir() and path.is_dir():
+                shutil.rmtree(path)
+            os.replace(temporary, path)
+    finally:
+        remove(temporary)
+
+
+def remove(path: Path) -> None:
+    """Delete a file or directory tree if it is there."""
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def write_json(path: Path, content: dict) -> None:
+    """Write `content` to `path` as indented JSON, atomically."""
+    with atomic(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=2, default=str) + "\n")
+
+
+@contextlib.contextmanager
+def lock(path: Path) -> Iterator[None]:
+    """Hold `<path>.lock` (process id and host) while writing `path`.
+
+    A lock left by a dead process of this host is taken over. Raises LockedError while its owner lives, or when it
+    was taken on another host, where that cannot be known.
+    """
+    file = Path(path).with_name(f"{Path(path).name}.lock")
+    with writing(file):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        while True:
+            try:
+                with file.open("x") as handle:
+                    json.dump({"pid": os.getpid(), "host": socket.gethostname()}, handle)
+                break
+            except FileExistsError:
+                _break_dead_lock(file)
+    try:
+        yield
+    finally:
+        file.unlink(missing_ok=True)
+
+
+def _break_dead_lock(file: Path) -> None:
+    try:
+        owner = json.loads(file.read_text())
+    except FileNotFoundError:
+        return
+    except ValueError:
+        owner = {}  # killed between creating and filling it
+    if owner.get("host", socket.gethostname()) != socket.gethostname():
+        raise LockedError(f"{file}: held by process {owner['pid']} on {owner['host']}; delete it if that job is dead")
+    if "pid" in owner and _alive(owner["pid"]):
+        raise LockedError(f"{file}: process {owner['pid']} is writing this output already")
+    # Two takers must not both delete: only the one whose rename succeeds removes the dead lock.
+    grave = file.with_name(f"{file.name}.{os.getpid()}")
+    with contextlib.suppress(FileNotFoundError):
+        os.replace(file, grave)
+        grave.unlink()
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
