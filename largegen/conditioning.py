@@ -1,0 +1,69 @@
+"""From SSL embeddings to the denoiser's condition: interpolation on the tile grid, and the conditioners.
+
+[L] is "Learned representation-guided diffusion models for large-image generation", CVPR 2024.
+"""
+
+import torch
+import torch.nn.functional as F
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.models.modeling_utils import ModelMixin
+from torch import Tensor, nn
+
+NEARLY_PARALLEL = 0.9995  # |cos| above which slerp divides by almost nothing, so lerp takes its place
+
+
+def slerp(a: Tensor, b: Tensor, t: Tensor) -> Tensor:
+    """Spherical interpolation from `a` at t = 0 to `b` at t = 1 [L, sec. 3]; linear where |cos| > 0.9995.
+
+    a, b: (N, D) float, of any length; t: (N,) in [0, 1]. Returns (N, D). The angle is that between the
+    directions; the lengths are carried along.
+    """
+    t = t[:, None]
+    cos = (F.normalize(a, dim=-1) * F.normalize(b, dim=-1)).sum(-1, keepdim=True)
+    linear = cos.abs() > NEARLY_PARALLEL
+    angle = torch.acos(torch.where(linear, 0, cos))  # any harmless angle where the result is not used
+    arc = (torch.sin((1 - t) * angle) * a + torch.sin(t * angle) * b) / torch.sin(angle)
+    return torch.where(linear, torch.lerp(a, b, t), arc)
+
+
+def interpolate_grid(features: Tensor, y: Tensor, x: Tensor) -> Tensor:
+    """Embeddings between the points of a grid: slerp along the row, then between the two rows [L, sec. 3].
+
+    features: (R, C, D) float, one embedding per tile; y, x: (N,) in tiles, on the device of `features`, (0, 0)
+    being the first tile's place. Returns (N, D) float32. The grid goes on past its edges by repetition.
+    """
+    features = features.float()
+    rows, cols, _ = features.shape
+    y, x = y.double().clamp(0, rows - 1), x.double().clamp(0, cols - 1)
+    top, left = y.floor().long(), x.floor().long()
+    bottom, right = (top + 1).clamp(max=rows - 1), (left + 1).clamp(max=cols - 1)
+    v, u = (y - top).float(), (x - left).float()
+    upper = slerp(features[top, left], features[top, right], u)
+    lower = slerp(features[bottom, left], features[bottom, right], u)
+    return slerp(upper, lower, v)
+
+
+class PatchConditioner(ModelMixin, ConfigMixin):
+    """One cross-attention token from one patch embedding: L2-normalise, then a linear layer [L, sec. 3].
+
+    embedding_dim: width D of the embeddings; cross_attention_dim: width C of the denoiser's cross-attention.
+    """
+
+    @register_to_config
+    def __init__(self, embedding_dim: int, cross_attention_dim: int):
+        super().__init__()
+        self.projection = nn.Linear(embedding_dim, cross_attention_dim)
+
+    def forward(self, embeddings: Tensor) -> Tensor:
+        """(N, D) float, of any length -> (N, 1, C) in the weights' dtype."""
+        unit = F.normalize(embeddings.float(), dim=-1).to(self.projection.weight.dtype)
+        return self.projection(unit)[:, None]
+
+    def null(self, n: int = 1) -> Tensor:
+        """The condition of `n` unconditional samples: the projection of the zero embedding, (n, 1, C)."""
+        weight = self.projection.weight
+        return self(torch.zeros(n, self.config.embedding_dim, device=weight.device))
+
+
+# The conditioners that a model directory can name in its model_index.json.
+CONDITIONERS: dict[str, type[ModelMixin]] = {"PatchConditioner": PatchConditioner}
