@@ -1,0 +1,116 @@
+"""The command line: one file per command; here they are registered, and errors become exit codes."""
+
+import errno
+import functools
+import importlib
+import importlib.util
+import inspect
+import logging
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from typing import Annotated
+
+import typer
+
+from largegen import __version__
+from largegen.cli.options import Config, Quiet, Verbose, set_up_logging
+from largegen.errors import LargegenError
+
+COMMANDS = ("embed", "train", "train-vae", "train-encoder", "generate", "info", "encoders")
+
+# Typer carries its own copy of Click since 0.26, so the class is asked of Typer.
+UsageError = typer.BadParameter.__base__
+
+app = typer.Typer(
+    help="Generate large histopathology and satellite images from self-supervised embeddings.",
+    epilog="Exit codes: 0 done, 1 failed, 2 wrong usage or input, 3 some inputs failed, 130 interrupted.",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    add_completion=False,
+    rich_markup_mode=None,  # plain help: importing rich would double the time of --help
+    pretty_exceptions_enable=False,
+)
+
+
+@app.callback(invoke_without_command=True)
+def root(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+) -> None:
+    set_up_logging(logging.INFO)  # -v and -q of the command change it
+    if version:
+        typer.echo(f"largegen {__version__}")
+    elif context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
+
+def _common(config: Config = None, verbose: Verbose = 0, quiet: Quiet = False) -> None:
+    """The options that every command takes; their callbacks do all the work."""
+
+
+def with_common_options(function: Callable) -> Callable:
+    """Give a command `--config`, `-v` and `-q` without its having to declare them."""
+    own = inspect.signature(function, eval_str=True).parameters
+    added = {k: p for k, p in inspect.signature(_common).parameters.items() if k not in own}
+
+    @functools.wraps(function)
+    def command(**options):
+        return function(**{name: value for name, value in options.items() if name in own})
+
+    parameters = [*own.values(), *added.values()]
+    command.__signature__ = inspect.Signature(
+        [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in parameters]
+    )
+    command.__annotations__ = {p.name: p.annotation for p in parameters}
+    return command
+
+
+for _name in COMMANDS:
+    _module = f"largegen.cli.{_name.replace('-', '_')}"
+    if importlib.util.find_spec(_module):
+        _function = getattr(importlib.import_module(_module), _name.replace("-", "_"))
+        app.command(_name)(with_common_options(_function))
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line and exit: 0 done, 1 failed, 2 wrong usage or input, 3 some failed, 130 interrupted."""
+    sys.exit(run(arguments))
+
+
+def run(arguments: list[str] | None = None) -> int:
+    """Run one command and return its exit code; every failure is one line on stderr.
+
+    With LARGEGEN_DEBUG=1 in the environment the traceback is printed as well.
+    """
+    try:
+        code = app(arguments, prog_name="largegen", standalone_mode=False)
+        code = code if isinstance(code, int) else 0
+    except UsageError as error:
+        where = error.ctx.command_path if error.ctx else "largegen"
+        return _fail(error, f"{error.format_message().rstrip('.')}; see `{where} --help`", 2)
+    except (KeyboardInterrupt, typer.Abort):
+        code = 130
+    except LargegenError as error:
+        return _fail(error, str(error), error.exit_code)
+    except MemoryError as error:
+        return _fail(error, "out of memory; try a smaller --batch-size", 1)
+    except OSError as error:
+        if error.errno == errno.EPIPE:
+            return 1
+        return _fail(error, str(error) or type(error).__name__, 1)
+    except Exception as error:  # a fault of ours, or of a library: still one line, and how to see more
+        if type(error).__name__ == "OutOfMemoryError":
+            return _fail(error, "out of memory on the device; try a smaller --batch-size", 1)
+        text = f"unexpected {type(error).__name__}: {error}; LARGEGEN_DEBUG=1 shows where"
+        return _fail(error, text, 1)
+    if code == 130:
+        print("interrupted; the same command again goes on where it stopped", file=sys.stderr)
+    return code
+
+
+def _fail(error: BaseException, text: str, code: int) -> int:
+    if os.environ.get("LARGEGEN_DEBUG") == "1":
+        traceback.print_exception(error)
+    print(f"error: {' '.join(text.split())}", file=sys.stderr)
+    return code

@@ -1,0 +1,25 @@
+"""`largegen encoders`: the encoders known by name."""
+
+from dataclasses import asdict
+
+import typer
+
+from largegen.cli.options import Json, print_json
+
+
+def encoders(json: Json = False) -> None:
+    """List the encoders known by name, with width, precision and licence.
+
+    Beside these, --encoder takes any timm model name, hf-hub:ORG/NAME and local-dir:DIR.
+    """
+    from largegen.encoders import encoder_names, encoder_spec
+
+    specs = [encoder_spec(name) for name in encoder_names()]
+    if json:
+        print_json({"encoders": [asdict(spec) for spec in specs]})
+        return
+    rows = [("name", "width", "input px", "precision", "licence", "page")]
+    rows += [(s.name, str(s.width), str(s.input_px), s.precision, s.licence, s.page) for s in specs]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    for row in rows:
+        typer.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())

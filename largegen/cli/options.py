@@ -1,0 +1,166 @@
+"""Options that several commands share, and what -v, -q, --json and --config mean for all of them."""
+
+import json
+import logging
+import sys
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from largegen.errors import InputError
+
+log = logging.getLogger("largegen")
+
+
+def set_up_logging(level: int) -> None:
+    """Send the package's messages of `level` and above to stderr, one per line."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Formatter())
+    log.handlers[:] = [handler]
+    log.propagate = False
+    log.setLevel(level)
+
+
+class _Formatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        prefix = f"{record.levelname.lower()}: " if record.levelno >= logging.WARNING else ""
+        return prefix + super().format(record)
+
+
+def _on_verbose(count: int) -> int:
+    if count:
+        set_up_logging(logging.DEBUG)
+    return count
+
+
+def _on_quiet(quiet: bool) -> bool:
+    if quiet:
+        set_up_logging(logging.ERROR)
+    return quiet
+
+
+def show_progress() -> bool:
+    """Whether progress bars are wanted: not under -q (tqdm itself hides them where stderr is no terminal)."""
+    return log.isEnabledFor(logging.WARNING)
+
+
+def print_json(content: dict[str, Any]) -> None:
+    """Print one JSON object on stdout; paths and the like become strings."""
+    print(json.dumps(content, indent=2, default=str))
+
+
+def _on_config(context: typer.Context, path: Path | None) -> Path | None:
+    """Make the values of a TOML file the defaults of this command's options; options on the command line win.
+
+    Keys are option names without the dashes in front (`batch-size` or `batch_size`). A table named after a
+    command holds values for that command only, so one file can serve a chain of commands. Raises InputError for
+    a file that cannot be read and for a key that this command does not know.
+    """
+    if path is None:
+        return None
+    try:
+        content = tomllib.loads(path.read_text())
+    except OSError as error:
+        raise InputError(f"--config {path}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"--config {path}: not a TOML file: {error}") from error
+    siblings = {_python_name(name) for name in context.parent.command.commands} if context.parent else set()
+    values = {_python_name(k): v for k, v in content.items() if not isinstance(v, dict)}
+    for table, entries in content.items():
+        if not isinstance(entries, dict):
+            continue
+        if _python_name(table) == _python_name(context.info_name):
+            values |= {_python_name(key): value for key, value in entries.items()}
+        elif _python_name(table) not in siblings:
+            raise InputError(f"--config {path}: [{table}] is not a command")
+    known = {parameter.name for parameter in context.command.params} - {"config", "help"}
+    for key in values:
+        if key not in known:
+            raise InputError(f"--config {path}: {context.info_name} has no option {key.replace('_', '-')!r}")
+    context.default_map = {**(context.default_map or {}), **values}
+    return path
+
+
+def _python_name(name: str) -> str:
+    return name.replace("-", "_")
+
+
+Config = Annotated[
+    Path | None,
+    typer.Option(
+        help="TOML file with values for any of these options; options given here win over it.",
+        callback=_on_config,
+        is_eager=True,
+        metavar="RUN.TOML",
+    ),
+]
+Verbose = Annotated[
+    int,
+    typer.Option("--verbose", "-v", count=True, callback=_on_verbose, show_default=False, help="Say more."),
+]
+Quiet = Annotated[
+    bool, typer.Option("--quiet", "-q", callback=_on_quiet, help="Say nothing but errors; no progress bars.")
+]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
+Precision = Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16.")]
+Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an existing output.")]
+DryRun = Annotated[
+    bool,
+    typer.Option(
+        "--dry-run",
+        "-n",
+        help="Do nothing; print the effective settings and an estimate of time, memory and disk as JSON.",
+    ),
+]
+Json = Annotated[
+    bool, typer.Option("--json", help="Print one JSON object on stdout; everything else goes to stderr.")
+]
+KeepGoing = Annotated[
+    bool,
+    typer.Option("--keep-going", help="Go on with the other inputs when one fails; the exit code is then 3."),
+]
+BatchSize = Annotated[int, typer.Option(min=1, help="How many go through the network at once.")]
+Workers = Annotated[int, typer.Option(min=0, help="Threads that read tiles ahead of the network.")]
+Mag = Annotated[
+    float | None,
+    typer.Option(help="Work at this magnification: 20 is 0.5 um/px (slides).", show_default="20 for slides"),
+]
+Mpp = Annotated[float | None, typer.Option(help="Work at this many microns per pixel (slides).")]
+Gsd = Annotated[
+    float | None,
+    typer.Option(help="Work at this many metres per pixel (scenes).", show_default="the scene's own"),
+]
+SourceMpp = Annotated[
+    float | None,
+    typer.Option(help="Microns per pixel of the input, where its metadata lack it or are wrong."),
+]
+SourceMag = Annotated[
+    float | None, typer.Option(help="Magnification of the input, where its metadata lack it or are wrong.")
+]
+SourceGsd = Annotated[
+    float | None,
+    typer.Option(help="Metres per pixel of the input scene, where its metadata lack it or are wrong."),
+]
+TissueThreshold = Annotated[
+    float | None,
+    typer.Option(
+        min=0.0, max=1.0, help="Colour saturation above which a pixel is tissue.", show_default="Otsu's"
+    ),
+]
+NoTissueFilter = Annotated[
+    bool, typer.Option("--no-tissue-filter", help="Take every tile, also those of empty glass or no data.")
+]
+EncoderName = Annotated[
+    str,
+    typer.Option(
+        "--encoder",
+        help="A name from `largegen encoders`, a timm model name, hf-hub:ORG/NAME or local-dir:DIR.",
+    ),
+]
+EncoderWeights = Annotated[
+    Path | None,
+    typer.Option(help="Weights of the encoder from a .safetensors, .pth or .bin file, for offline use."),
+]
