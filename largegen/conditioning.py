@@ -29,8 +29,8 @@ def slerp(a: Tensor, b: Tensor, t: Tensor) -> Tensor:
 def interpolate_grid(features: Tensor, y: Tensor, x: Tensor) -> Tensor:
     """Embeddings between the points of a grid: slerp along the row, then between the two rows [L, sec. 3].
 
-    features: (R, C, D) float, one embedding per tile; y, x: (N,) in tiles, on the device of `features`, (0, 0)
-    being the first tile's place. Returns (N, D) float32. The grid goes on past its edges by repetition.
+    features: (R, C, D) float, one embedding per tile; y, x: (N,) in tiles, on the same device, with (0, 0) at
+    the first tile. Returns (N, D) float32. The grid goes on past its edges by repetition.
     """
     features = features.float()
     rows, cols, _ = features.shape
