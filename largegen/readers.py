@@ -1,0 +1,231 @@
+"""Pixels and metadata of image files, through libvips and OpenSlide; `slide.py` is the interface over both.
+
+libvips is fast and reads TIFF, SVS (JPEG), OME-TIFF, PNG and JPEG; OpenSlide reads JPEG 2000 SVS and the makers'
+own formats (NDPI, MRXS, SCN, BIF, DICOM). Both readers give the same things: `levels`, `properties` (OpenSlide's
+names), and `read`.
+"""
+
+import logging
+import os
+import re
+import threading
+from pathlib import Path
+
+import numpy as np
+
+from largegen.errors import SlideError
+
+VIPS_VENDORS = (
+    None,
+    "aperio",
+    "generic-tiff",
+)  # OpenSlide's names of formats that libvips reads as well, and faster
+MPP_RANGE = (0.02, 10.0)  # micrometres per pixel that a microscope can mean; 72 dpi is 353, 2400 dpi is 10.6
+MICROMETRES = {"nm": 1e-3, "µm": 1.0, "μm": 1.0, "um": 1.0, "mm": 1e3, "cm": 1e4, "m": 1e6}
+
+
+def open_reader(path: Path) -> "VipsReader | OpenSlideReader":
+    """Open `path` with the library that suits its format. Raises SlideError if neither can read it."""
+    import openslide
+
+    try:
+        vendor = openslide.OpenSlide.detect_format(path)
+    except openslide.OpenSlideError:
+        vendor = None
+    if vendor not in VIPS_VENDORS:
+        return OpenSlideReader(path)
+    try:
+        return VipsReader(path)
+    except UnreadablePixels:
+        if vendor is None:
+            raise
+        return OpenSlideReader(path)  # a TIFF with a compression that libvips lacks, such as JPEG 2000
+
+
+class UnreadablePixels(SlideError):
+    """The header is sound but the pixels are not: unknown compression, truncated or damaged file."""
+
+
+class VipsReader:
+    """A file opened by libvips; a level is a TIFF page, a SubIFD, or the whole of a plain image."""
+
+    name = "vips"
+
+    def __init__(self, path: Path):
+        self.path = path
+        self._pid = os.getpid()
+        first = self._open()
+        if first.format not in ("uchar", "ushort"):
+            raise SlideError(f"{path}: {first.format} samples; only 8 and 16 bit unsigned pixels can be used")
+        self._pages = self._find_levels(first)
+        self._images = [self._open(**page) for page in self._pages]
+        self.levels = [(image.width, image.height) for image in self._images]
+        self.properties = _vips_properties(first)
+        for image, (width, height) in zip(self._images, self.levels, strict=True):
+            self._fetch(image, 0, 0, 1, 1)
+            self._fetch(image, width - 1, height - 1, 1, 1)
+
+    def _open(self, **page):
+        pyvips = _pyvips()
+        try:
+            # revalidate: libvips would otherwise give a cached image, which is stale if the file was rewritten,
+            # and whose file descriptor (and position) a forked worker shares with its parent.
+            return pyvips.Image.new_from_file(
+                str(self.path), access="random", fail_on="truncated", revalidate=True, **page
+            )
+        except pyvips.Error as error:
+            raise SlideError(f"{self.path}: not an image that can be read: {_reason(error)}") from error
+
+    def _find_levels(self, first) -> list[dict]:
+        """The pages or SubIFDs that are smaller versions of the first: same shape, bands and tiling."""
+        fields = first.get_fields()
+        candidates = []
+        if "n-subifds" in fields:
+            candidates = [{"subifd": index} for index in range(first.get("n-subifds"))]
+        elif "n-pages" in fields and first.get("vips-loader").startswith("tiff"):
+            candidates = [{"page": index} for index in range(1, min(first.get("n-pages"), 64))]
+        pages, smallest = [{}], first
+        for candidate in candidates:
+            image = self._open(**candidate)
+            ratio = first.width / image.width
+            is_level = (
+                image.width < smallest.width
+                and image.height < smallest.height
+                and abs(first.height / ratio - image.height) <= 2
+                and image.bands == first.bands
+                # An Aperio thumbnail has the slide's shape too, but is stored in strips.
+                and ("tile-width" in image.get_fields()) == ("tile-width" in fields)
+            )
+            if is_level:
+                pages.append(candidate)
+                smallest = image
+        return pages
+
+    def starts_exactly(self, level: int) -> bool:
+        """Whether `read` starts at the pixel asked for."""
+        return True
+
+    def read(self, level: int, x: int, y: int, width: int, height: int) -> tuple[np.ndarray, float, float]:
+        """Read (height, width, bands) uint8 or uint16 inside `level`, in its pixels; also says where it starts."""
+        if self._pid != os.getpid():  # a forked worker must not share the parent's file descriptor
+            self._images = [self._open(**page) for page in self._pages]
+            self._pid = os.getpid()
+        return self._fetch(self._images[level], x, y, width, height), float(x), float(y)
+
+    def _fetch(self, image, x: int, y: int, width: int, height: int) -> np.ndarray:
+        pyvips = _pyvips()
+        try:
+            # A region computes in the calling thread: no thread pool, which a forked worker would have lost.
+            data = pyvips.Region.new(image).fetch(x, y, width, height)
+        except pyvips.Error as error:
+            raise UnreadablePixels(
+                f"{self.path}: pixels cannot be read, the file is truncated or damaged: {_reason(error)}"
+            ) from error
+        dtype = np.uint16 if image.format == "ushort" else np.uint8
+        return np.frombuffer(data, dtype).reshape(height, width, image.bands)
+
+    def close(self) -> None:
+        self._images = []
+
+
+class OpenSlideReader:
+    """A file opened by OpenSlide; pixels without data (alpha 0) take the slide's background colour."""
+
+    name = "openslide"
+
+    def __init__(self, path: Path):
+        self.path = path
+        self._pid = os.getpid()
+        self._slide = self._open()
+        self.levels = list(self._slide.level_dimensions)
+        self.properties = dict(self._slide.properties)
+        for level, (width, height) in enumerate(self.levels):
+            self.read(level, 0, 0, 1, 1)
+            self.read(level, width - 1, height - 1, 1, 1)
+
+    def _open(self):
+        import openslide
+
+        try:
+            return openslide.OpenSlide(self.path)
+        except openslide.OpenSlideError as error:
+            raise SlideError(f"{self.path}: not a slide that can be read: {_reason(error)}") from error
+
+    def starts_exactly(self, level: int) -> bool:
+        """Whether `read` starts at the pixel asked for: it cannot where sizes of levels are not whole multiples."""
+        return float(self._slide.level_downsamples[level]).is_integer()
+
+    def read(self, level: int, x: int, y: int, width: int, height: int) -> tuple[np.ndarray, float, float]:
+        """Read (height, width, 3) uint8 inside `level`.
+
+        OpenSlide takes the place in whole level-0 pixels and interpolates, so the region may start up to half of
+        one beside (x, y): the second and third result say where, in pixels of the level.
+        """
+        import openslide
+        from PIL import Image
+
+        if self._pid != os.getpid():
+            self._slide, self._pid = self._open(), os.getpid()
+        downsample = self._slide.level_downsamples[level]
+        level0_x, level0_y = round(x * downsample), round(y * downsample)
+        try:
+            region = self._slide.read_region((level0_x, level0_y), level, (width, height))
+        except openslide.OpenSlideError as error:
+            raise UnreadablePixels(
+                f"{self.path}: pixels cannot be read, the file is truncated or damaged: {_reason(error)}"
+            ) from error
+        background = "#" + self.properties.get("openslide.background-color", "ffffff")
+        opaque = Image.new("RGB", region.size, background)
+        opaque.paste(region, mask=region.getchannel("A"))
+        return np.asarray(opaque), level0_x / downsample, level0_y / downsample
+
+    def close(self) -> None:
+        self._slide.close()
+
+
+_import_lock = threading.Lock()
+
+
+def _pyvips():
+    """Import pyvips with its chatter about odd TIFF tags off: what matters comes as an exception."""
+    with _import_lock:
+        os.environ.setdefault("VIPS_WARNING", "0")
+        logging.getLogger("pyvips").setLevel(logging.ERROR)
+        import pyvips
+    return pyvips
+
+
+def _reason(error: Exception) -> str:
+    """The first telling line of a C library's message."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    telling = [line for line in lines if not line.startswith("unable to ")]
+    return (telling or lines or [type(error).__name__])[0]
+
+
+def _vips_properties(image) -> dict[str, str]:
+    """Vendor, resolution and magnification under OpenSlide's property names."""
+    fields = image.get_fields()
+    description = str(image.get("image-description")) if "image-description" in fields else ""
+    properties = {
+        "openslide.vendor": image.get("vips-loader").removesuffix("load") if "vips-loader" in fields else ""
+    }
+    if description.startswith("Aperio"):
+        pairs = (part.split("=", 1) for part in description.split("|")[1:] if "=" in part)
+        properties |= {f"aperio.{key.strip()}": value.strip() for key, value in pairs}
+        properties["openslide.vendor"] = "aperio"
+        for ours, theirs in (("mpp-x", "MPP"), ("objective-power", "AppMag")):
+            if f"aperio.{theirs}" in properties:
+                properties[f"openslide.{ours}"] = properties[f"aperio.{theirs}"]
+    elif pixels := re.search(r"<(?:\w+:)?Pixels\s[^>]*>", description):
+        properties["openslide.vendor"] = "ome"
+        attributes = dict(re.findall(r'(\w+)="([^"]*)"', pixels[0]))
+        unit = MICROMETRES.get(attributes.get("PhysicalSizeXUnit", "µm"))
+        if unit and "PhysicalSizeX" in attributes:
+            properties["openslide.mpp-x"] = str(float(attributes["PhysicalSizeX"]) * unit)
+        if power := re.search(r'NominalMagnification="([\d.]+)"', description):
+            properties["openslide.objective-power"] = power[1]
+    if "openslide.mpp-x" not in properties and image.xres > 0:
+        mpp = 1000 / image.xres  # libvips: pixels per millimetre
+        if MPP_RANGE[0] <= mpp <= MPP_RANGE[1]:
+            properties["openslide.mpp-x"] = f"{mpp:.6g}"
+    return properties

@@ -1,0 +1,318 @@
+"""Open a slide, a scene or a plain image; read any region at any resolution.
+
+Places are level-0 pixels, x to the right and y down, from the top-left corner. Resolution is micrometres per
+level-0 pixel (`mpp`) for slides, metres (`gsd_m`) for scenes; `downsample` is level-0 pixels per output pixel.
+"""
+
+import logging
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from largegen.errors import InputError, SlideError
+from largegen.readers import open_reader
+
+SUFFIXES = (
+    *(".svs", ".tif", ".tiff", ".ndpi", ".mrxs", ".scn", ".bif", ".dcm"),
+    *(".vms", ".vmu", ".svslide", ".czi", ".png", ".jpg", ".jpeg"),
+)
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
+LANCZOS_SUPPORT = 3
+LARGEST_READ = 2**26  # level pixels decoded at once; larger regions are read in parts
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Georeference:
+    """Where a scene lies: `crs` as "EPSG:n" or WKT, and an affine `transform` (a, b, c, d, e, f).
+
+    World x = a * column + b * row + c, world y = d * column + e * row + f (rasterio's order).
+    """
+
+    crs: str
+    transform: tuple[float, float, float, float, float, float]
+
+
+class Slide:
+    """An open slide, scene or image, as `open_slide` gives it. A context manager; picklable (workers reopen it).
+
+    path, name (its stem); kind: "slide", "scene" or "image"; width, height: level-0 pixels; levels: their sizes.
+    mpp: um per level-0 pixel, None for scenes or if unknown; gsd_m: metres per level-0 pixel of a scene;
+    magnification: the objective in the metadata or `source_mag`, never derived; background: RGB of empty glass.
+    """
+
+    def __init__(
+        self, path: Path, source_mpp: float | None, source_mag: float | None, source_gsd: float | None
+    ):
+        from largegen.geotiff import read_geotiff
+
+        self.path = path
+        self.name = path.stem.removesuffix(".ome")
+        self._sources = (source_mpp, source_mag, source_gsd)
+        self._reader = open_reader(path)
+        self.reader = self._reader.name
+        self.levels = self._reader.levels
+        self.width, self.height = self.levels[0]
+        self._downsamples = [_level_downsample(self.levels[0], level) for level in self.levels]
+        properties = self._reader.properties
+        self.vendor = properties.get("openslide.vendor", "")
+        geo = read_geotiff(path) if path.suffix.lower() in (".tif", ".tiff") else None
+        self.georeference = Georeference(geo.crs, geo.transform) if geo else None
+        self.nodata = geo.nodata if geo else None
+        self.kind = "scene" if geo else "image" if path.suffix.lower() in IMAGE_SUFFIXES else "slide"
+        self.gsd_m = source_gsd or (geo.gsd_m if geo else None)
+        self.mpp = self.magnification = None
+        if not geo:
+            self.magnification = source_mag or _number(properties.get("openslide.objective-power"))
+            nominal = 10 / source_mag if source_mag else None
+            self.mpp = source_mpp or nominal or _number(properties.get("openslide.mpp-x"))
+        colour = properties.get("openslide.background-color", "ffffff")
+        self.background = (0, 0, 0) if geo else tuple(bytes.fromhex(colour))
+        self._range: tuple[float, float] | None = None
+
+    def __reduce__(self):
+        return open_slide, (self.path, *self._sources)
+
+    def __enter__(self) -> "Slide":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._reader.close()
+
+    def read(self, x: float, y: float, width: int, height: int, downsample: float = 1.0) -> np.ndarray:
+        """Read a region as (height, width, 3) uint8 RGB.
+
+        x, y: its top-left corner in level-0 pixels, which may lie outside; width, height: in output pixels,
+        each covering `downsample` level-0 pixels. Taken from the nearest larger pyramid level by an antialiased
+        Lanczos filter that is exact to a fraction of a pixel, so neighbouring regions join without a seam.
+        Pixels whose centre is outside the slide have its background colour. Raises SlideError where the file
+        is damaged.
+        """
+        if width < 1 or height < 1 or not downsample > 0:
+            raise InputError(f"{self.path}: cannot read {width}x{height} px at downsample {downsample}")
+        out = np.empty((height, width, 3), np.uint8)
+        out[:] = self.background
+        left, right = _inside(x, width, downsample, self.width)
+        top, bottom = _inside(y, height, downsample, self.height)
+        if left < right and top < bottom:
+            start = (x + left * downsample, y + top * downsample)
+            out[top:bottom, left:right] = self._resample(*start, right - left, bottom - top, downsample)
+        return out
+
+    def _resample(self, x: float, y: float, width: int, height: int, downsample: float) -> np.ndarray:
+        from PIL import Image
+
+        level = max(i for i, d in enumerate(self._downsamples) if i == 0 or max(d) <= downsample * 1.01)
+        scale_x, scale_y = (downsample / d for d in self._downsamples[level])
+        if width * scale_x * height * scale_y > LARGEST_READ and max(width, height) > 1:
+            half, axis = max(width, height) // 2, int(height < width)
+            if axis == 0:
+                parts = ((x, y, width, half), (x, y + half * downsample, width, height - half))
+            else:
+                parts = ((x, y, half, height), (x + half * downsample, y, width - half, height))
+            return np.concatenate([self._resample(*part, downsample) for part in parts], axis)
+        left, top = x / self._downsamples[level][0], y / self._downsamples[level][1]
+        whole = scale_x == scale_y == 1 and float(left).is_integer() and float(top).is_integer()
+        if whole and self._reader.starts_exactly(level):
+            x0, y0 = int(left), int(top)
+            return self._read_level(level, x0, y0, x0 + width, y0 + height)[0]
+        x0, x1 = _with_margin(left, width, scale_x)
+        y0, y1 = _with_margin(top, height, scale_y)
+        pixels, x0, y0 = self._read_level(level, x0, y0, x1, y1)
+        box = (left - x0, top - y0, left - x0 + width * scale_x, top - y0 + height * scale_y)
+        return np.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling.LANCZOS, box))
+
+    def _read_level(self, level: int, x0: int, y0: int, x1: int, y1: int) -> tuple[np.ndarray, float, float]:
+        """Read [x0, x1) x [y0, y1) of a level as RGB, edge pixels repeated outside; also where it really starts."""
+        width, height = self.levels[level]
+        left, top = min(max(x0, 0), width - 1), min(max(y0, 0), height - 1)
+        right, bottom = max(min(x1, width), left + 1), max(min(y1, height), top + 1)
+        raw, x, y = self._reader.read(level, left, top, right - left, bottom - top)
+        pixels = self._to_rgb(raw)
+        pad_x, pad_y = (max(left - x0, 0), max(x1 - right, 0)), (max(top - y0, 0), max(y1 - bottom, 0))
+        if any(pad_x + pad_y):
+            pixels = np.pad(pixels, (pad_y, pad_x, (0, 0)), mode="edge")
+        return np.ascontiguousarray(pixels), x - pad_x[0], y - pad_y[0]
+
+    def _to_rgb(self, raw: np.ndarray) -> np.ndarray:
+        """Bands as stored => (h, w, 3) uint8: grey repeated, alpha laid on the background, NIR dropped."""
+        bands = raw.shape[2]
+        has_alpha = bands in (2, 4) and self.kind != "scene"
+        colour = raw[..., :3] if bands >= 3 else raw[..., :1].repeat(3, axis=2)
+        if raw.dtype == np.uint16:
+            low, high = self._sixteen_bit_range()
+            colour = np.clip((colour - low) * (255 / (high - low)) + 0.5, 0, 255).astype(np.uint8)
+        if has_alpha:
+            alpha = raw[..., -1:] / np.float32(np.iinfo(raw.dtype).max)
+            colour = (colour * alpha + np.float32(self.background) * (1 - alpha) + 0.5).astype(np.uint8)
+        return colour
+
+    def _sixteen_bit_range(self) -> tuple[float, float]:
+        """The values shown as 0 and 255: 0..65535, or for scenes the 2nd to 98th percentile of the three bands.
+
+        Scenes store reflectance in a small part of the 16 bits. The percentiles come from the smallest level,
+        so they are the same for every region.
+        """
+        if self._range is None:
+            self._range = (0.0, 65535.0)
+            if self.kind == "scene":
+                raw = self._reader.read(len(self.levels) - 1, 0, 0, *self.levels[-1])[0]
+                data = raw[~self._is_nodata(raw)][:, :3]
+                low, high = np.percentile(data, (2, 98)) if data.size else self._range
+                self._range = (float(low), float(max(high, low + 1)))
+        return self._range
+
+    def _is_nodata(self, raw: np.ndarray) -> np.ndarray:
+        return (raw == (self.nodata or 0)).all(axis=2)
+
+    def thumbnail(self, max_px: int = 1024) -> np.ndarray:
+        """The whole slide as (h, w, 3) uint8, its longer side at most `max_px` and never enlarged."""
+        width, height, downsample = self._thumbnail_size(max_px)
+        return self.read(0, 0, width, height, downsample)
+
+    def nodata_mask(self, max_px: int = 1024) -> np.ndarray:
+        """(h, w) bool of the thumbnail's size: True where a scene has no data in any band, NIR included.
+
+        No data is the GDAL_NODATA value, or 0 where the file names none. False everywhere for slides.
+        """
+        width, height, downsample = self._thumbnail_size(max_px)
+        if self.kind != "scene":
+            return np.zeros((height, width), bool)
+        level = max(i for i, d in enumerate(self._downsamples) if i == 0 or max(d) <= downsample * 1.01)
+        level_width, level_height = self.levels[level]
+        columns = ((np.arange(width) + 0.5) * level_width / width).astype(int)
+        mask = np.empty((height, width), bool)
+        for row in range(height):
+            line = self._reader.read(level, 0, int((row + 0.5) * level_height / height), level_width, 1)[0]
+            mask[row] = self._is_nodata(line)[0, columns]
+        return mask
+
+    def _thumbnail_size(self, max_px: int) -> tuple[int, int, float]:
+        downsample = max(1.0, max(self.width, self.height) / max_px)
+        return max(1, round(self.width / downsample)), max(1, round(self.height / downsample)), downsample
+
+    def downsample_for(
+        self, mag: float | None = None, mpp: float | None = None, gsd_m: float | None = None
+    ) -> float:
+        """Level-0 pixels per target pixel for a magnification (10 / mag um/px), mpp or gsd_m; 1 if none is given.
+
+        Raises SlideError, with the flag that helps, where the file does not say its own resolution.
+        """
+        if mag is None and mpp is None and gsd_m is None:
+            return 1.0
+        if any(value is not None and not value > 0 for value in (mag, mpp, gsd_m)):
+            raise InputError(
+                f"{self.path}: a resolution must be positive (mag {mag}, mpp {mpp}, gsd {gsd_m})"
+            )
+        if self.kind == "scene" or gsd_m is not None:
+            downsample = self._scene_downsample(gsd_m)
+        else:
+            own = self.mpp or (10 / self.magnification if self.magnification else None)
+            if own is None:
+                raise SlideError(
+                    f"{self.path}: no resolution in its metadata (openslide.mpp-x, aperio.MPP): "
+                    "give --source-mpp (um per pixel) or --source-mag (objective)"
+                )
+            downsample = (mpp if mpp is not None else 10 / mag) / own
+        if downsample < 0.5:
+            log.warning(
+                "%s: asked for %.1fx finer than it is; detail is not invented", self.path, 1 / downsample
+            )
+        return downsample
+
+    def _scene_downsample(self, gsd_m: float | None) -> float:
+        if gsd_m is None:
+            raise SlideError(f"{self.path}: a scene has no magnification; use --gsd (metres per pixel)")
+        if self.gsd_m is None:
+            raise SlideError(f"{self.path}: its pixel size in metres is not known: give --source-gsd")
+        return gsd_m / self.gsd_m
+
+
+def open_slide(
+    path: Path | str,
+    source_mpp: float | None = None,
+    source_mag: float | None = None,
+    source_gsd: float | None = None,
+) -> Slide:
+    """Open a slide, scene or image; `source_*` supply or override the resolution in its metadata.
+
+    `source_mpp`: um per level-0 pixel; `source_mag`: objective, meaning 10 / mag um; `source_gsd`: metres.
+    Raises SlideError for a file that is missing, empty, not an image, truncated, or of an unusable sample type.
+    """
+    path = Path(path)
+    for flag, value in (("mpp", source_mpp), ("mag", source_mag), ("gsd", source_gsd)):
+        if value is not None and not (value > 0 and math.isfinite(value)):
+            raise InputError(f"--source-{flag} {value}: must be a positive number")
+    if not path.exists():
+        raise SlideError(f"{path}: no such file")
+    if path.is_dir():
+        raise SlideError(f"{path}: a directory, not a slide")
+    try:
+        if path.stat().st_size == 0:
+            raise SlideError(f"{path}: an empty file (0 bytes)")
+        with path.open("rb"):
+            pass
+    except OSError as error:
+        raise SlideError(f"{path}: cannot be opened: {error.strerror}") from error
+    return Slide(path, source_mpp, source_mag, source_gsd)
+
+
+def find_slides(paths: Sequence[Path | str]) -> list[Path]:
+    """Files as given, and for each directory its files of known suffixes, sorted.
+
+    The DICOM files of one folder are one slide. Raises InputError for a path that does not exist and for a directory without slides.
+    """
+    found: list[Path] = []
+    for path in map(Path, paths):
+        if not path.exists():
+            raise InputError(f"{path}: no such file or directory")
+        if not path.is_dir():
+            found.append(path)
+            continue
+        files = sorted(
+            p for p in path.iterdir() if p.suffix.lower() in SUFFIXES and not p.name.startswith(".")
+        )
+        files = [file for file in files if file.is_file()]
+        dicom = [file for file in files if file.suffix.lower() == ".dcm"]
+        files = [file for file in files if file not in dicom[1:]]
+        if not files:
+            raise InputError(f"{path}: no slides in this directory (looked for {' '.join(SUFFIXES)})")
+        found += files
+    if not found:
+        raise InputError("no slides given")
+    return list(dict.fromkeys(found))
+
+
+def _inside(start: float, count: int, step: float, size: int) -> tuple[int, int]:
+    """Indices [first, stop) of `count` pixels of width `step` from `start` whose centres lie in [0, size)."""
+    first = max(0, math.ceil(-start / step - 0.5))
+    return first, max(first, min(count, math.ceil((size - start) / step - 0.5)))
+
+
+def _with_margin(start: float, count: int, scale: float) -> tuple[int, int]:
+    """The whole pixels of a level that the filter sees for `count` output pixels from `start`."""
+    margin = math.ceil(LANCZOS_SUPPORT * max(1.0, scale)) + 1
+    return math.floor(start) - margin, math.ceil(start + count * scale) + margin
+
+
+def _level_downsample(full: tuple[int, int], level: tuple[int, int]) -> tuple[float, float]:
+    """Level-0 pixels per pixel of a level, (x, y): whole where the size differs from it by rounding only."""
+    whole = round(full[0] / level[0])
+    if all(abs(size / whole - part) <= 1 for size, part in zip(full, level, strict=True)):
+        return float(whole), float(whole)
+    return full[0] / level[0], full[1] / level[1]
+
+
+def _number(text: str | None) -> float | None:
+    """A positive number, or None for a property that is missing or not one."""
+    try:
+        value = float(text or "")
+    except ValueError:
+        return None
+    return value if value > 0 and math.isfinite(value) else None
