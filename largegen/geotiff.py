@@ -11,12 +11,22 @@ METRE, USER_DEFINED = 9001, 32767
 
 
 @dataclass(frozen=True)
-class GeoTags:
-    """`crs` "EPSG:n" or WKT; `transform` (a, b, c, d, e, f); `gsd_m` None unless the CRS is in metres."""
+class Georeference:
+    """Where a scene lies: `crs` as "EPSG:n" or WKT, and an affine `transform` (a, b, c, d, e, f).
+
+    World x = a * column + b * row + c, world y = d * column + e * row + f (rasterio's order).
+    """
 
     crs: str
     transform: tuple[float, float, float, float, float, float]
-    gsd_m: float | None
+
+
+@dataclass(frozen=True)
+class GeoTags:
+    """What a GeoTIFF says of itself."""
+
+    georeference: Georeference
+    gsd_m: float | None  # metres per pixel; None unless the CRS is projected, in metres
     nodata: float | None
 
 
@@ -44,7 +54,8 @@ def read_geotiff(path: Path) -> GeoTags | None:
     if code == USER_DEFINED or (keys.get(MODEL_TYPE) == 1 and not metres and LINEAR_UNIT not in keys):
         crs, metres = _crs_by_rasterio(path, crs)
     gsd_m = float((a * a + d * d) ** 0.5) if metres else None
-    return GeoTags(crs, tuple(float(v) for v in (a, b, c, d, e, f)), gsd_m, _nodata(tags))
+    transform = tuple(float(v) for v in (a, b, c, d, e, f))
+    return GeoTags(Georeference(crs, transform), gsd_m, _nodata(tags))
 
 
 def _crs_by_rasterio(path: Path, crs: str) -> tuple[str, bool]:

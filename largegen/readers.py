@@ -1,8 +1,8 @@
 """Pixels and metadata of image files, through libvips and OpenSlide; `slide.py` is the interface over both.
 
-libvips is fast and reads TIFF, SVS (JPEG), OME-TIFF, PNG and JPEG; OpenSlide reads JPEG 2000 SVS and the makers'
-own formats (NDPI, MRXS, SCN, BIF, DICOM). Both readers give the same things: `levels`, `properties` (OpenSlide's
-names), and `read`.
+libvips is fast and reads TIFF, SVS (JPEG), OME-TIFF, PNG and JPEG; OpenSlide reads JPEG 2000 SVS and the
+makers' own formats (NDPI, MRXS, SCN, BIF, DICOM). Both readers give the same things: `levels`, `properties`
+(OpenSlide's names), and `read`.
 """
 
 import logging
@@ -61,20 +61,25 @@ class VipsReader:
         self._images = [self._open(**page) for page in self._pages]
         self.levels = [(image.width, image.height) for image in self._images]
         self.properties = _vips_properties(first)
-        for image, (width, height) in zip(self._images, self.levels, strict=True):
-            self._fetch(image, 0, 0, 1, 1)
-            self._fetch(image, width - 1, height - 1, 1, 1)
+        for level, (width, height) in enumerate(self.levels):
+            self._fetch(level, 0, 0, 1, 1)
+            self._fetch(level, width - 1, height - 1, 1, 1)
 
     def _open(self, **page):
         pyvips = _pyvips()
         try:
-            # revalidate: libvips would otherwise give a cached image, which is stale if the file was rewritten,
-            # and whose file descriptor (and position) a forked worker shares with its parent.
-            return pyvips.Image.new_from_file(
+            # revalidate: libvips would otherwise give a cached image, which is stale if the file was
+            # rewritten, and whose file descriptor (and position) a forked worker shares with its parent.
+            image = pyvips.Image.new_from_file(
                 str(self.path), access="random", fail_on="truncated", revalidate=True, **page
             )
         except pyvips.Error as error:
-            raise SlideError(f"{self.path}: not an image that can be read: {_reason(error)}") from error
+            with self.path.open("rb") as file:
+                is_tiff = file.read(2) in (b"II", b"MM")
+            reason = "a truncated or damaged TIFF" if is_tiff else "not an image in a known format"
+            raise SlideError(f"{self.path}: {reason} ({_reason(error)})") from error
+        pyvips.vips_lib.vips_error_clear()
+        return image
 
     def _find_levels(self, first) -> list[dict]:
         """The pages or SubIFDs that are smaller versions of the first: same shape, bands and tiling."""
@@ -106,23 +111,31 @@ class VipsReader:
         return True
 
     def read(self, level: int, x: int, y: int, width: int, height: int) -> tuple[np.ndarray, float, float]:
-        """Read (height, width, bands) uint8 or uint16 inside `level`, in its pixels; also says where it starts."""
+        """Read (height, width, bands) uint8 or uint16 inside `level`, in its pixels; and where it starts."""
         if self._pid != os.getpid():  # a forked worker must not share the parent's file descriptor
             self._images = [self._open(**page) for page in self._pages]
             self._pid = os.getpid()
-        return self._fetch(self._images[level], x, y, width, height), float(x), float(y)
+        return self._fetch(level, x, y, width, height), float(x), float(y)
 
-    def _fetch(self, image, x: int, y: int, width: int, height: int) -> np.ndarray:
+    def _fetch(self, level: int, x: int, y: int, width: int, height: int) -> np.ndarray:
         pyvips = _pyvips()
         try:
-            # A region computes in the calling thread: no thread pool, which a forked worker would have lost.
-            data = pyvips.Region.new(image).fetch(x, y, width, height)
+            for _ in range(2):
+                image = self._images[level]
+                # A region computes in the calling thread: no thread pool, which a forked worker has lost.
+                data = pyvips.Region.new(image).fetch(x, y, width, height)
+                if not _error_pending():
+                    dtype = np.uint16 if image.format == "ushort" else np.uint8
+                    return np.frombuffer(data, dtype).reshape(height, width, image.bands)
+                # libvips paints a damaged tile black, notes the error, and returns as if all were well. The
+                # note may be another thread's, so ask again, past the cache.
+                damage = pyvips.Error("")
+                self._images[level] = self._open(**self._pages[level])
+            raise damage
         except pyvips.Error as error:
             raise UnreadablePixels(
                 f"{self.path}: pixels cannot be read, the file is truncated or damaged: {_reason(error)}"
             ) from error
-        dtype = np.uint16 if image.format == "ushort" else np.uint8
-        return np.frombuffer(data, dtype).reshape(height, width, image.bands)
 
     def close(self) -> None:
         self._images = []
@@ -152,14 +165,14 @@ class OpenSlideReader:
             raise SlideError(f"{self.path}: not a slide that can be read: {_reason(error)}") from error
 
     def starts_exactly(self, level: int) -> bool:
-        """Whether `read` starts at the pixel asked for: it cannot where sizes of levels are not whole multiples."""
+        """Whether `read` starts at the pixel asked for: not where levels are no whole fraction of level 0."""
         return float(self._slide.level_downsamples[level]).is_integer()
 
     def read(self, level: int, x: int, y: int, width: int, height: int) -> tuple[np.ndarray, float, float]:
         """Read (height, width, 3) uint8 inside `level`.
 
-        OpenSlide takes the place in whole level-0 pixels and interpolates, so the region may start up to half of
-        one beside (x, y): the second and third result say where, in pixels of the level.
+        OpenSlide takes the place in whole level-0 pixels and interpolates, so the region may start up to half
+        of one beside (x, y): the second and third result say where, in pixels of the level.
         """
         import openslide
         from PIL import Image
@@ -195,11 +208,16 @@ def _pyvips():
     return pyvips
 
 
+def _error_pending() -> bool:
+    pyvips = _pyvips()
+    return pyvips.ffi.string(pyvips.vips_lib.vips_error_buffer()) != b""
+
+
 def _reason(error: Exception) -> str:
     """The first telling line of a C library's message."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     telling = [line for line in lines if not line.startswith("unable to ")]
-    return (telling or lines or [type(error).__name__])[0]
+    return (telling or lines or [type(error).__name__])[0].removeprefix("VipsForeignLoad: ")
 
 
 def _vips_properties(image) -> dict[str, str]:
@@ -229,3 +247,11 @@ def _vips_properties(image) -> dict[str, str]:
         if MPP_RANGE[0] <= mpp <= MPP_RANGE[1]:
             properties["openslide.mpp-x"] = f"{mpp:.6g}"
     return properties
+
+
+def level_downsample(full: tuple[int, int], level: tuple[int, int]) -> tuple[float, float]:
+    """Level-0 pixels per pixel of a level, (x, y): whole where the size differs from it by rounding only."""
+    whole = round(full[0] / level[0])
+    if all(abs(size / whole - part) <= 1 for size, part in zip(full, level, strict=True)):
+        return float(whole), float(whole)
+    return full[0] / level[0], full[1] / level[1]

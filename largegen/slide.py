@@ -1,19 +1,21 @@
 """Open a slide, a scene or a plain image; read any region at any resolution.
 
 Places are level-0 pixels, x to the right and y down, from the top-left corner. Resolution is micrometres per
-level-0 pixel (`mpp`) for slides, metres (`gsd_m`) for scenes; `downsample` is level-0 pixels per output pixel.
+level-0 pixel (`mpp`) for slides, metres (`gsd_m`) for scenes; `downsample` is level-0 per output pixels.
 """
 
 import logging
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from largegen.errors import InputError, SlideError
-from largegen.readers import open_reader
+from largegen.geotiff import Georeference, read_geotiff
+from largegen.readers import level_downsample, open_reader
+
+__all__ = ["SUFFIXES", "Georeference", "Slide", "find_slides", "open_slide"]
 
 SUFFIXES = (
     *(".svs", ".tif", ".tiff", ".ndpi", ".mrxs", ".scn", ".bif", ".dcm"),
@@ -25,30 +27,17 @@ LARGEST_READ = 2**26  # level pixels decoded at once; larger regions are read in
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Georeference:
-    """Where a scene lies: `crs` as "EPSG:n" or WKT, and an affine `transform` (a, b, c, d, e, f).
-
-    World x = a * column + b * row + c, world y = d * column + e * row + f (rasterio's order).
-    """
-
-    crs: str
-    transform: tuple[float, float, float, float, float, float]
-
-
 class Slide:
-    """An open slide, scene or image, as `open_slide` gives it. A context manager; picklable (workers reopen it).
+    """An open slide, scene or image, as `open_slide` gives it: a context manager, picklable for workers.
 
-    path, name (its stem); kind: "slide", "scene" or "image"; width, height: level-0 pixels; levels: their sizes.
+    path, name (its stem); kind: "slide", "scene" or "image"; width, height: in level-0 pixels; levels: sizes.
     mpp: um per level-0 pixel, None for scenes or if unknown; gsd_m: metres per level-0 pixel of a scene;
-    magnification: the objective in the metadata or `source_mag`, never derived; background: RGB of empty glass.
+    magnification: the objective in the metadata or `source_mag`, never derived; background: of empty glass.
     """
 
     def __init__(
         self, path: Path, source_mpp: float | None, source_mag: float | None, source_gsd: float | None
     ):
-        from largegen.geotiff import read_geotiff
-
         self.path = path
         self.name = path.stem.removesuffix(".ome")
         self._sources = (source_mpp, source_mag, source_gsd)
@@ -56,12 +45,12 @@ class Slide:
         self.reader = self._reader.name
         self.levels = self._reader.levels
         self.width, self.height = self.levels[0]
-        self._downsamples = [_level_downsample(self.levels[0], level) for level in self.levels]
+        self._downsamples = [level_downsample(self.levels[0], level) for level in self.levels]
         properties = self._reader.properties
         self.vendor = properties.get("openslide.vendor", "")
         geo = read_geotiff(path) if path.suffix.lower() in (".tif", ".tiff") else None
-        self.georeference = Georeference(geo.crs, geo.transform) if geo else None
-        self.nodata = geo.nodata if geo else None
+        self.georeference: Georeference | None = geo.georeference if geo else None
+        self._nodata = (geo.nodata if geo else None) or 0
         self.kind = "scene" if geo else "image" if path.suffix.lower() in IMAGE_SUFFIXES else "slide"
         self.gsd_m = source_gsd or (geo.gsd_m if geo else None)
         self.mpp = self.magnification = None
@@ -89,7 +78,7 @@ class Slide:
         """Read a region as (height, width, 3) uint8 RGB.
 
         x, y: its top-left corner in level-0 pixels, which may lie outside; width, height: in output pixels,
-        each covering `downsample` level-0 pixels. Taken from the nearest larger pyramid level by an antialiased
+        each covering `downsample` level-0 pixels. From the nearest larger pyramid level, by an antialiased
         Lanczos filter that is exact to a fraction of a pixel, so neighbouring regions join without a seam.
         Pixels whose centre is outside the slide have its background colour. Raises SlideError where the file
         is damaged.
@@ -108,7 +97,7 @@ class Slide:
     def _resample(self, x: float, y: float, width: int, height: int, downsample: float) -> np.ndarray:
         from PIL import Image
 
-        level = max(i for i, d in enumerate(self._downsamples) if i == 0 or max(d) <= downsample * 1.01)
+        level = self._level_for(downsample)
         scale_x, scale_y = (downsample / d for d in self._downsamples[level])
         if width * scale_x * height * scale_y > LARGEST_READ and max(width, height) > 1:
             half, axis = max(width, height) // 2, int(height < width)
@@ -129,7 +118,7 @@ class Slide:
         return np.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling.LANCZOS, box))
 
     def _read_level(self, level: int, x0: int, y0: int, x1: int, y1: int) -> tuple[np.ndarray, float, float]:
-        """Read [x0, x1) x [y0, y1) of a level as RGB, edge pixels repeated outside; also where it really starts."""
+        """Read [x0, x1) x [y0, y1) of a level as RGB, its edge repeated outside; and where it starts."""
         width, height = self.levels[level]
         left, top = min(max(x0, 0), width - 1), min(max(y0, 0), height - 1)
         right, bottom = max(min(x1, width), left + 1), max(min(y1, height), top + 1)
@@ -151,25 +140,41 @@ class Slide:
         if has_alpha:
             alpha = raw[..., -1:] / np.float32(np.iinfo(raw.dtype).max)
             colour = (colour * alpha + np.float32(self.background) * (1 - alpha) + 0.5).astype(np.uint8)
+        if self.kind == "scene":
+            colour = np.where(self._is_nodata(raw)[..., None], np.uint8(self.background), colour)
         return colour
 
     def _sixteen_bit_range(self) -> tuple[float, float]:
-        """The values shown as 0 and 255: 0..65535, or for scenes the 2nd to 98th percentile of the three bands.
+        """The values shown as 0 and 255: 0..65535, or for scenes the 2nd and 98th percentile of all bands.
 
-        Scenes store reflectance in a small part of the 16 bits. The percentiles come from the smallest level,
-        so they are the same for every region.
+        Scenes store reflectance in a small part of the 16 bits. The percentiles are those of a thumbnail, red,
+        green and blue together, so they are the same for every region.
         """
         if self._range is None:
             self._range = (0.0, 65535.0)
             if self.kind == "scene":
-                raw = self._reader.read(len(self.levels) - 1, 0, 0, *self.levels[-1])[0]
+                raw = self._sample(1024)
                 data = raw[~self._is_nodata(raw)][:, :3]
                 low, high = np.percentile(data, (2, 98)) if data.size else self._range
                 self._range = (float(low), float(max(high, low + 1)))
         return self._range
 
     def _is_nodata(self, raw: np.ndarray) -> np.ndarray:
-        return (raw == (self.nodata or 0)).all(axis=2)
+        return (raw == self._nodata).all(axis=2)
+
+    def _sample(self, max_px: int) -> np.ndarray:
+        """Bands as stored at the centres of the thumbnail's pixels: (h, w, bands), no filter."""
+        width, height, downsample = self._thumbnail_size(max_px)
+        level = self._level_for(downsample)
+        level_width, level_height = self.levels[level]
+        columns = ((np.arange(width) + 0.5) * level_width / width).astype(int)
+        rows = ((np.arange(height) + 0.5) * level_height / height).astype(int)
+        lines = [self._reader.read(level, 0, int(row), level_width, 1)[0][0, columns] for row in rows]
+        return np.stack(lines)
+
+    def _level_for(self, downsample: float) -> int:
+        """The smallest level that is not coarser than `downsample`."""
+        return max(i for i, d in enumerate(self._downsamples) if i == 0 or max(d) <= downsample * 1.01)
 
     def thumbnail(self, max_px: int = 1024) -> np.ndarray:
         """The whole slide as (h, w, 3) uint8, its longer side at most `max_px` and never enlarged."""
@@ -181,17 +186,10 @@ class Slide:
 
         No data is the GDAL_NODATA value, or 0 where the file names none. False everywhere for slides.
         """
-        width, height, downsample = self._thumbnail_size(max_px)
-        if self.kind != "scene":
-            return np.zeros((height, width), bool)
-        level = max(i for i, d in enumerate(self._downsamples) if i == 0 or max(d) <= downsample * 1.01)
-        level_width, level_height = self.levels[level]
-        columns = ((np.arange(width) + 0.5) * level_width / width).astype(int)
-        mask = np.empty((height, width), bool)
-        for row in range(height):
-            line = self._reader.read(level, 0, int((row + 0.5) * level_height / height), level_width, 1)[0]
-            mask[row] = self._is_nodata(line)[0, columns]
-        return mask
+        if self.kind == "scene":
+            return self._is_nodata(self._sample(max_px))
+        width, height, _ = self._thumbnail_size(max_px)
+        return np.zeros((height, width), bool)
 
     def _thumbnail_size(self, max_px: int) -> tuple[int, int, float]:
         downsample = max(1.0, max(self.width, self.height) / max_px)
@@ -200,7 +198,7 @@ class Slide:
     def downsample_for(
         self, mag: float | None = None, mpp: float | None = None, gsd_m: float | None = None
     ) -> float:
-        """Level-0 pixels per target pixel for a magnification (10 / mag um/px), mpp or gsd_m; 1 if none is given.
+        """Level-0 pixels per pixel at a magnification (10 / mag um/px), mpp or gsd_m; 1 if none is given.
 
         Raises SlideError, with the flag that helps, where the file does not say its own resolution.
         """
@@ -243,7 +241,7 @@ def open_slide(
     """Open a slide, scene or image; `source_*` supply or override the resolution in its metadata.
 
     `source_mpp`: um per level-0 pixel; `source_mag`: objective, meaning 10 / mag um; `source_gsd`: metres.
-    Raises SlideError for a file that is missing, empty, not an image, truncated, or of an unusable sample type.
+    Raises SlideError for a file that is missing, empty, not an image, truncated, or of unusable samples.
     """
     path = Path(path)
     for flag, value in (("mpp", source_mpp), ("mag", source_mag), ("gsd", source_gsd)):
@@ -266,7 +264,8 @@ def open_slide(
 def find_slides(paths: Sequence[Path | str]) -> list[Path]:
     """Files as given, and for each directory its files of known suffixes, sorted.
 
-    The DICOM files of one folder are one slide. Raises InputError for a path that does not exist and for a directory without slides.
+    The DICOM files of one folder are one slide. Raises InputError for a path that does not exist and for a
+    directory without slides.
     """
     found: list[Path] = []
     for path in map(Path, paths):
@@ -299,14 +298,6 @@ def _with_margin(start: float, count: int, scale: float) -> tuple[int, int]:
     """The whole pixels of a level that the filter sees for `count` output pixels from `start`."""
     margin = math.ceil(LANCZOS_SUPPORT * max(1.0, scale)) + 1
     return math.floor(start) - margin, math.ceil(start + count * scale) + margin
-
-
-def _level_downsample(full: tuple[int, int], level: tuple[int, int]) -> tuple[float, float]:
-    """Level-0 pixels per pixel of a level, (x, y): whole where the size differs from it by rounding only."""
-    whole = round(full[0] / level[0])
-    if all(abs(size / whole - part) <= 1 for size, part in zip(full, level, strict=True)):
-        return float(whole), float(whole)
-    return full[0] / level[0], full[1] / level[1]
 
 
 def _number(text: str | None) -> float | None:
