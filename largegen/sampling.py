@@ -1,0 +1,273 @@
+"""The large-image sampler: guidance, and one scheduler step at a time on a whole canvas of averaged windows.
+
+It knows no network: whatever predicts noise is passed in as a function.
+"""
+
+import json
+import logging
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler, UniPCMultistepScheduler
+from torch import Tensor
+from tqdm import tqdm
+
+from largegen.errors import InputError, LargegenError, ModelError
+from largegen.noise import INITIAL, noise
+from largegen.resume import load_progress, restore_memory, save_progress
+from largegen.windows import Place, overlap_windows, shift_windows
+
+if TYPE_CHECKING:
+    from accelerate import PartialState
+
+log = logging.getLogger(__name__)
+
+Denoise = Callable[
+    [Tensor, Tensor, Tensor], Tensor
+]  # (latents (B, C, h, w), timestep, contexts (B, T, D)) -> eps
+ConditionAt = Callable[[list[Place]], Tensor]  # N places on the canvas -> contexts (N, T, D)
+Scheduler = DDIMScheduler | DPMSolverMultistepScheduler | UniPCMultistepScheduler
+
+SCHEDULERS: dict[str, tuple[type[Scheduler], dict]] = {
+    "ddim": (DDIMScheduler, {}),
+    "dpm++": (DPMSolverMultistepScheduler, {"algorithm_type": "dpmsolver++", "solver_order": 2}),
+    "unipc": (UniPCMultistepScheduler, {"solver_order": 2}),
+}
+DEVICE_CANVAS_VALUES = 2**27  # a canvas of up to 512 MB lives on the device, a larger one on the host
+KEPT_CONTEXT_VALUES = 2**26  # up to 256 MB of the windows' contexts are kept from step to step
+
+
+def make_scheduler(name: str, train_scheduler: DDPMScheduler, steps: int) -> Scheduler:
+    """A diffusers scheduler for the noise schedule that a model was trained with: `ddim`, `dpm++` or `unipc`.
+
+    Timesteps are spaced `trailing`: 999, 979, ... 19 for 50 steps of 1000 [L, sec. 3]. Raises InputError for
+    an unknown name, a number of steps that cannot be had, or a model that predicts something else than noise.
+    """
+    if name not in SCHEDULERS:
+        raise InputError(f"--scheduler {name}: use one of {', '.join(SCHEDULERS)}")
+    config = train_scheduler.config
+    if not 1 <= steps <= config.num_train_timesteps:
+        raise InputError(f"--steps {steps}: must be between 1 and {config.num_train_timesteps}")
+    if config.prediction_type != "epsilon":
+        raise ModelError(
+            f"scheduler: the model predicts {config.prediction_type}; it must be noise (epsilon)"
+        )
+    kind, options = SCHEDULERS[name]
+    options = {"timestep_spacing": "trailing", "clip_sample": False, "thresholding": False} | options
+    scheduler = kind.from_config(config, **options)
+    scheduler.set_timesteps(steps)
+    if (
+        len(scheduler.timesteps) != steps
+    ):  # rounding in diffusers adds a timestep -1 for 61, 103 and 60 others
+        raise InputError(f"--steps {steps}: cannot be spaced evenly; use {steps // 10 * 10}")
+    return scheduler
+
+
+def guided(denoise: Denoise, null: Tensor | None, scale: float) -> Denoise:
+    """Classifier-free guidance: eps = eps_null + scale * (eps_cond - eps_null) [L, sec. 3].
+
+    null: (1, T, D) null condition, or None where `scale` is 1. Both halves go through `denoise` as one batch;
+    at scale 1 only the conditional half is computed, at scale 0 only the other.
+    """
+    if scale == 1:
+        return denoise
+    if null is None:
+        raise InputError(f"--guidance {scale}: needs the model's null condition")
+
+    def unconditional(latents: Tensor, timestep: Tensor, contexts: Tensor) -> Tensor:
+        return denoise(latents, timestep, null.to(contexts).expand(len(latents), -1, -1))
+
+    def both(latents: Tensor, timestep: Tensor, contexts: Tensor) -> Tensor:
+        nulls = null.to(contexts).expand(len(latents), -1, -1)
+        eps = denoise(torch.cat([latents, latents]), timestep, torch.cat([nulls, contexts]))
+        eps_null, eps_cond = eps.float().chunk(2)
+        return eps_null + scale * (eps_cond - eps_null)
+
+    return unconditional if scale == 0 else both
+
+
+@torch.no_grad()
+def sample_canvas(
+    denoise: Denoise,
+    condition_at: ConditionAt,
+    scheduler: Scheduler,
+    shape: tuple[int, int, int],
+    *,
+    window: int,
+    windows: str = "overlap",
+    stride: int | None = None,
+    null: Tensor | None = None,
+    guidance: float = 1.0,
+    eta: float = 0.0,
+    seed: int = 0,
+    latents: Tensor | None = None,
+    origin: Place = (0, 0),
+    batch_size: int = 8,
+    device: torch.device | str = "cpu",
+    processes: "PartialState | None" = None,
+    skip: Tensor | None = None,
+    skip_latent: Tensor | None = None,
+    checkpoint: Path | None = None,
+    fingerprint: str = "",
+    save_every_s: float = 60.0,
+    progress: bool = False,
+) -> Tensor:
+    """Sample a canvas of latents under a condition that varies over it [L, sec. 3].
+
+    At every step the windows' eps are averaged at every latent, and the scheduler steps the whole canvas.
+    Returns (1, C, H, W) float32 on the CPU. Raises InputError for settings that do not fit together.
+
+    denoise: predicts the noise of a batch of windows, on `device`; twice `batch_size` of them under guidance.
+    condition_at: contexts of windows, on `device`, given their (top, left) on the canvas.
+    scheduler: from `make_scheduler`. shape: (C, H, W) of the canvas. window, stride: in latents.
+    windows: `overlap` every `stride` (default: a quarter), or `shift` (side by side, moved at every step).
+    null, guidance: see `guided`. eta: DDIM's added noise, 0 to 1. seed: of the noise and of the moving grid.
+    latents: (1, C, H, W) to start from in place of noise.
+    origin: (row, column) of the canvas in the noise field, so that a canvas can be a piece of a larger one.
+    processes: share the windows among accelerate's processes; each returns the whole canvas.
+    skip: (H, W) bool, True for background: windows of nothing else are not denoised. Latents that no other
+        window covers are taken for noise around `skip_latent`, (C,) (default: 0), and end up there.
+    checkpoint: a file for the canvas, written at the end and at most every `save_every_s` before. A run that
+        finds it goes on from there, to the same result bit for bit, if settings and `fingerprint` are equal.
+    fingerprint: stands for what the settings don't tell: model, conditions, skip, latents.
+
+    Windows are summed in their order, so the result depends on neither `batch_size` nor the number of
+    processes, but for the rounding of `denoise` itself.
+    """
+    channels, height, width = shape
+    steps = len(scheduler.timesteps)
+    if not 0 <= eta <= 1:
+        raise InputError(f"--eta {eta}: must be between 0 and 1")
+    if eta and not isinstance(scheduler, DDIMScheduler):
+        raise InputError(f"--eta {eta}: only --scheduler ddim adds noise")
+    if batch_size < 1:
+        raise InputError(f"--batch-size {batch_size}: must be 1 or more")
+    if latents is not None and latents.shape != (1, *shape):
+        raise InputError(f"latents of shape {tuple(latents.shape)} given for a canvas of {(1, *shape)}")
+    stride = max(window // 4, 1) if stride is None else stride
+    size = min(window, height), min(window, width)
+    if windows == "overlap":
+        plan = [_kept(overlap_windows(height, width, window, stride), size, skip)] * steps
+        condition_at = _remembering(condition_at)
+    elif windows == "shift":
+        plan = [_kept(shift_windows(height, width, window, seed, i), size, skip) for i in range(steps)]
+    else:
+        raise InputError(f"--windows {windows}: use overlap or shift")
+    denoise = guided(denoise, null, guidance)
+
+    def field(step: int) -> Tensor:
+        return noise(seed, step, *origin, height, width, channels)
+
+    canvas = field(INITIAL) if latents is None else latents.detach().float().clone()
+    canvas = canvas.to(device if canvas.numel() <= DEVICE_CANVAS_VALUES else "cpu")
+
+    scheduler.set_timesteps(steps)  # forgets an earlier run
+    first = 0
+    settings = [shape, window, windows, stride, guidance, eta, seed, origin, type(scheduler).__name__]
+    fingerprint = json.dumps([*settings, steps, fingerprint])
+    if checkpoint is not None and (saved := load_progress(checkpoint, fingerprint, processes)):
+        first, canvas = saved["step"], saved["canvas"].to(canvas.device)
+        restore_memory(scheduler, saved["memory"], canvas.device)
+        log.info("%s: going on after step %d of %d", checkpoint, first, steps)
+
+    main = processes is None or processes.is_main_process
+    last_saved = time.monotonic()
+    bar = tqdm(
+        desc="sample",
+        unit="window",
+        total=sum(map(len, plan)),
+        initial=sum(map(len, plan[:first])),
+        disable=None if progress and main else True,  # None: off where stderr is no terminal
+    )
+    with bar:
+        for step in range(first, steps):
+            timestep = scheduler.timesteps[step]
+
+            def eps_at(latents: Tensor, places: list[Place], timestep: Tensor = timestep) -> Tensor:
+                return denoise(latents.to(device), timestep, condition_at(places)).float()
+
+            eps, covered = _mean_eps(eps_at, canvas, plan[step], size, batch_size, processes, bar)
+            if skip is not None:
+                eps = torch.where(covered, eps, _eps_around(skip_latent, canvas, scheduler, timestep))
+            added = {"eta": eta, "variance_noise": field(step).to(canvas.device)} if eta else {}
+            canvas = scheduler.step(eps, timestep, canvas, **added).prev_sample
+            if not canvas.isfinite().all():
+                raise LargegenError(
+                    f"step {step + 1} of {steps} gave NaN or infinite latents; try --precision fp32"
+                )
+            due = step == steps - 1 or time.monotonic() - last_saved >= save_every_s
+            if checkpoint is not None and main and due:
+                save_progress(checkpoint, fingerprint, step + 1, canvas, scheduler)
+                last_saved = time.monotonic()
+    return canvas.cpu()
+
+
+def _mean_eps(
+    eps_at: Callable[[Tensor, list[Place]], Tensor],
+    canvas: Tensor,
+    places: list[Place],
+    size: tuple[int, int],
+    batch_size: int,
+    processes: "PartialState | None",
+    bar: tqdm,
+) -> tuple[Tensor, Tensor]:
+    """Average the windows' eps at every latent: (eps, 0 where no window is; where one is, (H, W) bool).
+
+    In each round every process takes one batch, so that batches are the same for any number of processes.
+    """
+    rank, world = (processes.process_index, processes.num_processes) if processes else (0, 1)
+    height, width = size
+    total, count = torch.zeros_like(canvas), torch.zeros_like(canvas[0, 0])
+    for start in range(0, len(places), batch_size * world):
+        whole = places[start : start + batch_size * world]
+        mine = whole[rank * batch_size :][:batch_size]
+        if mine:
+            crops = [canvas[..., top : top + height, left : left + width] for top, left in mine]
+            eps = eps_at(torch.cat(crops), mine)
+        if world > 1:
+            from accelerate.utils import gather
+
+            padded = torch.zeros(batch_size, canvas.shape[1], *size, device=processes.device)
+            if mine:
+                padded[: len(mine)] = eps
+            eps = gather(padded)[: len(whole)]  # only the last round's end is padding
+        for (top, left), one in zip(whole, eps.to(canvas.device), strict=True):
+            total[0, :, top : top + height, left : left + width] += one
+            count[top : top + height, left : left + width] += 1
+        bar.update(len(whole))
+    return total / count.clamp(min=1), count > 0
+
+
+def _eps_around(clean: Tensor | None, canvas: Tensor, scheduler: Scheduler, timestep: Tensor) -> Tensor:
+    """The eps that takes every latent to `clean` (C,): (x - sqrt(alpha_bar) clean) / sqrt(1 - alpha_bar)."""
+    alpha_bar = scheduler.alphas_cumprod[timestep].item()
+    clean = 0 if clean is None else clean.to(canvas)[:, None, None]
+    return (canvas - alpha_bar**0.5 * clean) / (1 - alpha_bar) ** 0.5
+
+
+def _kept(places: list[Place], size: tuple[int, int], skip: Tensor | None) -> list[Place]:
+    """The windows that hold anything but background."""
+    if skip is None:
+        return places
+    skip, (height, width) = np.asarray(skip, bool), size
+    return [(top, left) for top, left in places if not skip[top : top + height, left : left + width].all()]
+
+
+def _remembering(condition_at: ConditionAt) -> ConditionAt:
+    """`condition_at`, computed once for each batch of windows that comes back, while room lasts."""
+    kept: dict[tuple[Place, ...], Tensor] = {}
+
+    def recall(places: list[Place]) -> Tensor:
+        key = tuple(places)
+        if key in kept:
+            return kept[key]
+        contexts = condition_at(places)
+        if (len(kept) + 1) * contexts.numel() <= KEPT_CONTEXT_VALUES:
+            kept[key] = contexts
+        return contexts
+
+    return recall
