@@ -1,7 +1,7 @@
 """Pixels to a picture file: pyramidal TIFF, OME-TIFF, DeepZoom, PNG, JPEG.
 
-Bands arrive top to bottom and go to a raw temporary file beside the output, from which libvips builds the
-final file through small windows: memory does not grow with the picture. Everything is made under temporary
+Bands arrive top to bottom and go to an uncompressed temporary file beside the output, from which
+libvips builds the final file: memory does not grow with the picture. Everything is made under temporary
 names and renamed when complete. What the file says about itself is in headers.py.
 """
 
@@ -19,7 +19,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from largegen.errors import InputError, OutputError
-from largegen.headers import ImageInfo, clear_resolution, ome_xml, read_provenance, sidecar, world_file
+from largegen.headers import (
+    ImageInfo,
+    clear_resolution,
+    ome_xml,
+    raw_tiff_header,
+    read_provenance,
+    sidecar,
+    world_file,
+)
 from largegen.runtime import atomic, remove
 
 if TYPE_CHECKING:
@@ -132,6 +140,8 @@ def _spooled(
     raw = path.with_name(f".{path.name}.raw")
     try:
         with raw.open("wb") as file:
+            # As a TIFF of strips, which libvips reads in turn: it maps the whole of a headerless file.
+            file.write(raw_tiff_header(info.width, info.height))
             y = 0
             for y0, band in bands:
                 if y0 != y or band.dtype != np.uint8 or band.shape[1:] != (info.width, 3):
@@ -142,9 +152,7 @@ def _spooled(
                 y += len(band)
         if y != info.height:
             raise ValueError(f"the bands have {y} rows, the picture {info.height}")
-        yield pyvips.Image.rawload(
-            str(raw), info.width, info.height, 3, interpretation="srgb", access="sequential", revalidate=True
-        )
+        yield pyvips.Image.tiffload(str(raw), access="sequential", revalidate=True)
     finally:
         remove(raw)
 

@@ -129,6 +129,32 @@ def test_png_is_exact_and_jpeg_is_close_and_both_have_the_resolution(tmp_path, p
         assert pyvips.Image.new_from_file(str(path)).xres == pytest.approx(1000 / 0.499, rel=1e-3)
 
 
+@pytest.mark.parametrize(("width", "height"), [(1, 1), (5, 16), (300, 17), (64, 1000)])
+def test_any_size_is_exact_as_png(tmp_path, width, height):
+    noise = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    write_image(tmp_path / "out.png", [(0, noise)], ImageInfo(width, height))
+    np.testing.assert_array_equal(pixels(tmp_path / "out.png"), noise)
+
+
+def test_memory_does_not_grow_with_the_picture(tmp_path):
+    pytest.importorskip("resource")
+    program = """if True:
+        import numpy as np, resource, sys
+        from largegen.writers import ImageInfo, write_image
+        width, height = 2048, int(sys.argv[2])
+        band = np.zeros((256, width, 3), np.uint8)
+        write_image(sys.argv[1], ((y, band) for y in range(0, height, 256)), ImageInfo(width, height))
+        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+    """
+    unit = 1 if sys.platform == "darwin" else 1024  # bytes there, kB here
+
+    def peak(height):
+        command = [sys.executable, "-c", program, tmp_path / "out.tif", str(height)]
+        return int(subprocess.run(command, capture_output=True, check=True).stdout) * unit
+
+    assert peak(2048 * 16) - peak(2048) < 2048**2 * 3 * 4  # a quarter of the 16 times larger picture
+
+
 def test_jpeg_quality_is_passed_on(tmp_path, info):
     noise = np.random.default_rng(0).integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8)
     for name in ("out.tif", "out.jpg"):
@@ -307,7 +333,7 @@ def small_disk(tmp_path):
         return folder
 
     yield make
-    subprocess.run(["umount", folder], capture_output=True)
+    subprocess.run(["umount", "--lazy", folder], capture_output=True)
 
 
 @pytest.mark.parametrize("name", ALL)
