@@ -79,7 +79,7 @@ class VipsReader:
             reason = "a truncated or damaged TIFF" if is_tiff else "not an image in a known format"
             raise SlideError(f"{self.path}: {reason} ({_reason(error)})") from error
         pyvips.vips_lib.vips_error_clear()
-        return image
+        return image.colourspace("srgb") if image.interpretation in ("cmyk", "lab") else image
 
     def _find_levels(self, first) -> list[dict]:
         """The pages or SubIFDs that are smaller versions of the first: same shape, bands and tiling."""

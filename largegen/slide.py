@@ -15,15 +15,13 @@ from largegen.errors import InputError, SlideError
 from largegen.geotiff import Georeference, read_geotiff
 from largegen.readers import level_downsample, open_reader
 
-__all__ = ["SUFFIXES", "Georeference", "Slide", "find_slides", "open_slide"]
-
 SUFFIXES = (
     *(".svs", ".tif", ".tiff", ".ndpi", ".mrxs", ".scn", ".bif", ".dcm"),
     *(".vms", ".vmu", ".svslide", ".czi", ".png", ".jpg", ".jpeg"),
 )
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
 LANCZOS_SUPPORT = 3
-LARGEST_READ = 2**26  # level pixels decoded at once; larger regions are read in parts
+LARGEST_READ = 2**24  # level pixels decoded at once; larger regions are read in bands
 log = logging.getLogger(__name__)
 
 
@@ -99,16 +97,14 @@ class Slide:
 
         level = self._level_for(downsample)
         scale_x, scale_y = (downsample / d for d in self._downsamples[level])
-        if width * scale_x * height * scale_y > LARGEST_READ and max(width, height) > 1:
-            half, axis = max(width, height) // 2, int(height < width)
-            if axis == 0:
-                parts = ((x, y, width, half), (x, y + half * downsample, width, height - half))
-            else:
-                parts = ((x, y, half, height), (x + half * downsample, y, width - half, height))
-            return np.concatenate([self._resample(*part, downsample) for part in parts], axis)
+        if width * scale_x * height * scale_y > LARGEST_READ and height > 1:
+            half = height // 2
+            parts = ((y, half), (y + half * downsample, height - half))
+            return np.concatenate(
+                [self._resample(x, start, width, rows, downsample) for start, rows in parts]
+            )
         left, top = x / self._downsamples[level][0], y / self._downsamples[level][1]
-        whole = scale_x == scale_y == 1 and float(left).is_integer() and float(top).is_integer()
-        if whole and self._reader.starts_exactly(level):
+        if scale_x == scale_y == 1 and left % 1 == top % 1 == 0 and self._reader.starts_exactly(level):
             x0, y0 = int(left), int(top)
             return self._read_level(level, x0, y0, x0 + width, y0 + height)[0]
         x0, x1 = _with_margin(left, width, scale_x)
@@ -145,10 +141,10 @@ class Slide:
         return colour
 
     def _sixteen_bit_range(self) -> tuple[float, float]:
-        """The values shown as 0 and 255: 0..65535, or for scenes the 2nd and 98th percentile of all bands.
+        """The values shown as 0 and 255: 0..65535, or for scenes the 2nd and 98th percentile.
 
-        Scenes store reflectance in a small part of the 16 bits. The percentiles are those of a thumbnail, red,
-        green and blue together, so they are the same for every region.
+        Scenes store reflectance in a small part of the 16 bits. The percentiles are those of a thumbnail's
+        red, green and blue together: one stretch for every region and band.
         """
         if self._range is None:
             self._range = (0.0, 65535.0)
@@ -247,17 +243,15 @@ def open_slide(
     for flag, value in (("mpp", source_mpp), ("mag", source_mag), ("gsd", source_gsd)):
         if value is not None and not (value > 0 and math.isfinite(value)):
             raise InputError(f"--source-{flag} {value}: must be a positive number")
-    if not path.exists():
-        raise SlideError(f"{path}: no such file")
     if path.is_dir():
         raise SlideError(f"{path}: a directory, not a slide")
     try:
-        if path.stat().st_size == 0:
-            raise SlideError(f"{path}: an empty file (0 bytes)")
-        with path.open("rb"):
-            pass
+        with path.open("rb") as file:
+            empty = not file.read(1)
     except OSError as error:
         raise SlideError(f"{path}: cannot be opened: {error.strerror}") from error
+    if empty:
+        raise SlideError(f"{path}: an empty file (0 bytes)")
     return Slide(path, source_mpp, source_mag, source_gsd)
 
 

@@ -1,5 +1,6 @@
 """The grid of tiles over a slide, and which of them hold tissue (or, in a scene, data)."""
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -53,9 +54,8 @@ def tile_grid(slide: "Slide", downsample: float, tile_px: int = 256, overlap_px:
             f"tiles of {tile_px} px with an overlap of {overlap_px} px: must be 0 <= overlap < tile"
         )
     stride = tile_px - overlap_px
-    # Half an output pixel of tolerance, as a reading downsample such as 2.004 is seldom exact.
     rows, cols = (
-        int((size / downsample + 0.5 - tile_px) // stride) + 1 for size in (slide.height, slide.width)
+        math.floor((size / downsample - tile_px) / stride + 1e-6) + 1 for size in (slide.height, slide.width)
     )
     if rows < 1 or cols < 1:
         width, height = int(slide.width / downsample), int(slide.height / downsample)
