@@ -74,13 +74,14 @@ for _name in COMMANDS:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the command line and exit: 0 done, 1 failed, 2 wrong usage or input, 3 some failed, 130 interrupted."""
+    """Run the command line and exit with the code that `run` gives."""
     sys.exit(run(arguments))
 
 
 def run(arguments: list[str] | None = None) -> int:
     """Run one command and return its exit code; every failure is one line on stderr.
 
+    0 done, 1 failed, 2 wrong usage or input, 3 some of several inputs failed, 130 interrupted.
     With LARGEGEN_DEBUG=1 in the environment the traceback is printed as well.
     """
     try:

@@ -55,8 +55,8 @@ def _on_config(context: typer.Context, path: Path | None) -> Path | None:
     """Make the values of a TOML file the defaults of this command's options; options on the command line win.
 
     Keys are option names without the dashes in front (`batch-size` or `batch_size`). A table named after a
-    command holds values for that command only, so one file can serve a chain of commands. Raises InputError for
-    a file that cannot be read and for a key that this command does not know.
+    command holds values for that command only, so one file can serve a chain of commands. Raises InputError
+    for a file that cannot be read and for a key that this command does not know.
     """
     if path is None:
         return None

@@ -1,0 +1,201 @@
+"""`largegen embed`: slides -> embedding files."""
+
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from largegen.cli import options as shared
+from largegen.errors import InputError, LargegenError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from largegen.encoders import Encoder
+    from largegen.slide import Slide
+    from largegen.tiles import TileGrid
+
+DEFAULT_MAG = 20.0
+
+
+@dataclass(frozen=True)
+class Target:
+    """The resolution to work at; none given means 20x for slides, a scene's own resolution."""
+
+    mag: float | None  # 20 is 0.5 um/px
+    mpp: float | None  # um/px
+    gsd: float | None  # m/px
+
+    def magnification(self, slide: "Slide") -> float | None:
+        none_given = self.mag is None and self.mpp is None and self.gsd is None
+        return DEFAULT_MAG if none_given and slide.kind != "scene" else self.mag
+
+    def downsample(self, slide: "Slide") -> float:
+        """Level-0 px per pixel of the target."""
+        return slide.downsample_for(mag=self.magnification(slide), mpp=self.mpp, gsd_m=self.gsd)
+
+
+def embed(
+    slides: Annotated[
+        list[Path],
+        typer.Argument(help="Slides, scenes, pictures, or directories of them.", metavar="SLIDE..."),
+    ],
+    out: Annotated[Path, typer.Option(help="Directory for the embedding files, <slide>.h5.")],
+    mag: shared.Mag = None,
+    mpp: shared.Mpp = None,
+    gsd: shared.Gsd = None,
+    source_mpp: shared.SourceMpp = None,
+    source_mag: shared.SourceMag = None,
+    source_gsd: shared.SourceGsd = None,
+    tile_px: Annotated[int, typer.Option(min=16, help="Side of a tile, in pixels at that resolution.")] = 256,
+    overlap: Annotated[int, typer.Option(min=0, help="Pixels that neighbouring tiles share.")] = 0,
+    tissue_threshold: shared.TissueThreshold = None,
+    no_tissue_filter: shared.NoTissueFilter = False,
+    preview: Annotated[
+        bool,
+        typer.Option("--preview", help="Also write <slide>.png: a thumbnail with the tiles drawn on it."),
+    ] = False,
+    encoder: shared.EncoderName = "starter",
+    encoder_weights: shared.EncoderWeights = None,
+    batch_size: shared.BatchSize = 32,
+    workers: shared.Workers = 2,
+    device: shared.Device = "auto",
+    precision: shared.Precision = "auto",
+    keep_going: shared.KeepGoing = False,
+    overwrite: shared.Overwrite = False,
+    dry_run: shared.DryRun = False,
+    json: shared.Json = False,
+) -> None:
+    """Embed the tissue of slides, tile by tile, with a self-supervised encoder.
+
+    Writes one HDF5 file per slide, which TRIDENT's and CLAM's readers open too. A file that is complete is
+    kept; an interrupted run goes on where it stopped.
+    """
+    if sum(value is not None for value in (mag, mpp, gsd)) > 1:
+        raise InputError("--mag, --mpp, --gsd: give only one of them")
+    from largegen.slide import find_slides, open_slide
+
+    paths = find_slides(slides)
+    _refuse_same_names(paths)
+    network = _load(encoder, encoder_weights, device, precision)
+    target = Target(mag, mpp, gsd)
+    settings = {
+        "tile_px": tile_px,
+        "overlap_px": overlap,
+        "tissue_threshold": tissue_threshold,
+        "tissue_filter": not no_tissue_filter,
+        "batch_size": batch_size,
+        "workers": workers,
+    }
+    results: list[dict[str, Any]] = []
+    for path in paths:
+        try:
+            with open_slide(path, source_mpp, source_mag, source_gsd) as slide:
+                if dry_run:
+                    results.append(_estimate(slide, network, out, target, settings))
+                else:
+                    results.append(_embed_one(slide, network, out, target, settings, preview, overwrite))
+        except LargegenError as error:
+            if not keep_going or len(paths) == 1:
+                raise
+            shared.log.error("%s", error)
+            results.append({"slide": str(path), "error": str(error)})
+    if json or dry_run:
+        report = {"encoder": network.spec.name, "licence": network.spec.licence, "width": network.width}
+        report |= {"device": str(network.device), "precision": str(network.dtype).removeprefix("torch.")}
+        shared.print_json(report | {"settings": asdict(target) | settings, "slides": results})
+    else:
+        for result in results:
+            if "error" not in result:
+                typer.echo(f"{result['file']}: {result['tiles']} tiles x {network.width}")
+    if any("error" in result for result in results):
+        raise typer.Exit(3)
+
+
+def _refuse_same_names(paths: list[Path]) -> None:
+    names: dict[str, Path] = {}
+    for path in paths:
+        name = path.stem.removesuffix(".ome")
+        if name in names:
+            raise InputError(f"{path} and {names[name]}: both would be written to {name}.h5; rename one")
+        names[name] = path
+
+
+def _load(name: str, weights: Path | None, device: str, precision: str) -> "Encoder":
+    from largegen.encoders import load_encoder
+    from largegen.runtime import resolve_device, resolve_precision
+
+    found = resolve_device(device)
+    dtype = None if precision == "auto" else resolve_precision(precision, found)
+    return load_encoder(name, weights, found, dtype)
+
+
+def _embed_one(
+    slide: "Slide",
+    encoder: "Encoder",
+    out: Path,
+    target: Target,
+    settings: dict[str, Any],
+    preview: bool,
+    overwrite: bool,
+) -> dict[str, Any]:
+    from largegen.embeddings import EmbeddingFile, embed_slide
+    from largegen.tiles import draw_preview
+
+    result: dict[str, Any] = {"slide": str(slide.path)}
+    if preview:
+        grid, keep = _tiles(slide, target, settings)
+        result["preview"] = str(out / f"{slide.name}.png")
+        draw_preview(slide, grid, keep, Path(result["preview"]))
+    path = embed_slide(
+        slide,
+        encoder,
+        out,
+        downsample=target.downsample(slide),
+        mag=target.magnification(slide),
+        overwrite=overwrite,
+        progress=shared.show_progress(),
+        **settings,
+    )
+    file = EmbeddingFile(path)
+    _, _, rows, columns = file.settings.region
+    return result | {"file": str(path), "tiles": file.count, "rows": rows, "columns": columns}
+
+
+def _tiles(slide: "Slide", target: Target, settings: dict[str, Any]) -> "tuple[TileGrid, np.ndarray]":
+    from largegen.embeddings import kept_tiles
+    from largegen.tiles import tile_grid
+
+    grid = tile_grid(slide, target.downsample(slide), settings["tile_px"], settings["overlap_px"])
+    return grid, kept_tiles(slide, grid, settings["tissue_threshold"], settings["tissue_filter"])
+
+
+def _estimate(
+    slide: "Slide", encoder: "Encoder", out: Path, target: Target, settings: dict[str, Any]
+) -> dict[str, Any]:
+    """What the run would take: time from how long a few tiles take here, memory and disk from sizes."""
+    import numpy as np
+
+    grid, keep = _tiles(slide, target, settings)
+    tiles, batch_size = int(keep.sum()), settings["batch_size"]
+    trial = np.argwhere(keep)[:4]
+    started = time.perf_counter()
+    if tiles:
+        size = (grid.tile_px, grid.tile_px)
+        encoder.encode(np.stack([slide.read(*grid.xy(*cell), *size, grid.downsample) for cell in trial]))
+    seconds = (time.perf_counter() - started) / max(1, len(trial))
+    weights = sum(p.numel() * p.element_size() for p in encoder.net.parameters())
+    waiting = 3 * batch_size * grid.tile_px**2 * 3
+    activations = 8 * batch_size * encoder.spec.input_px**2 * 3 * 4
+    return {
+        "slide": str(slide.path),
+        "file": str(out / f"{slide.name}.h5"),
+        "tiles": tiles,
+        "rows": grid.rows,
+        "columns": grid.cols,
+        "seconds": round(seconds * tiles, 1),
+        "memory_mb": round((weights + waiting + activations) / 1e6, 1),
+        "disk_mb": round(tiles * (encoder.width * 4 + 16) / 1e6, 3),
+    }

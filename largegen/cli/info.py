@@ -1,0 +1,140 @@
+"""`largegen info`: what a file or directory is."""
+
+import json as jsonlib
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from largegen.cli.options import Json, SourceMag, SourceMpp, print_json
+from largegen.errors import InputError, ModelError
+
+
+def info(
+    path: Annotated[
+        Path,
+        typer.Argument(help="A slide, scene, embedding file, generated picture, model or encoder directory."),
+    ],
+    source_mpp: SourceMpp = None,
+    source_mag: SourceMag = None,
+    json: Json = False,
+) -> None:
+    """Tell what any input or output is: size, resolution, encoder, licence, how it was made."""
+    if not path.exists():
+        raise InputError(f"{path}: no such file or directory")
+    if path.is_dir():
+        found = _directory(path)
+    elif _is_embedding_file(path):
+        found = _embedding_file(path)
+    else:
+        found = _picture(path, source_mpp, source_mag)
+    if json:
+        print_json(found)
+    else:
+        _print_text(found)
+
+
+def _directory(path: Path) -> dict[str, Any]:
+    if (path / "model_index.json").is_file():
+        return _model(path)
+    config = _read_json(path / "config.json") if (path / "config.json").is_file() else {}
+    if config.get("format") == "largegen-encoder":
+        from largegen.encoders import encoder_spec
+
+        spec = encoder_spec(f"local-dir:{path}")
+        return {
+            "path": str(path),
+            "what": "encoder",
+            "architecture": spec.architecture,
+            "width": spec.width,
+            "input_px": spec.input_px,
+            "licence": spec.licence,
+        }
+    raise InputError(f"{path}: neither a model directory (model_index.json) nor an encoder's (config.json)")
+
+
+def _model(path: Path) -> dict[str, Any]:
+    index = _read_json(path / "model_index.json")
+    parts = {name: value[1] for name, value in index.items() if isinstance(value, list) and len(value) == 2}
+    missing = [name for name in parts if not (path / name).is_dir()]
+    if missing:
+        raise ModelError(f"{path}: its part {missing[0]}/ is missing")
+    own = {key: value for key, value in index.items() if not key.startswith("_") and key not in parts}
+    if (path / "largegen.json").is_file():
+        own |= _read_json(path / "largegen.json")
+    size_mb = sum(file.stat().st_size for file in path.rglob("*.safetensors")) / 1e6
+    return {"path": str(path), "what": "model", "parts": parts, "weights_mb": round(size_mb, 1)} | own
+
+
+def _is_embedding_file(path: Path) -> bool:
+    import h5py
+
+    return path.suffix.lower() in (".h5", ".hdf5") or h5py.is_hdf5(path)
+
+
+def _embedding_file(path: Path) -> dict[str, Any]:
+    from largegen.embeddings import EmbeddingFile
+
+    file = EmbeddingFile(path)
+    settings = file.settings.as_dict()
+    row, col, rows, cols = settings.pop("region")
+    magnifications = {k: v for k, v in file.coords_attrs.items() if k.endswith("_magnification")}
+    return {
+        "path": str(path),
+        "what": "embedding file",
+        "tiles": file.count,
+        "grid": {"row": row, "column": col, "rows": rows, "columns": cols},
+        "complete": file.complete,
+        "largegen_version": file.attrs.get("largegen_version"),
+    } | (settings | magnifications)
+
+
+def _picture(path: Path, source_mpp: float | None, source_mag: float | None) -> dict[str, Any]:
+    from largegen.slide import open_slide
+    from largegen.writers import read_provenance
+
+    made_by = read_provenance(path)
+    if made_by is not None and path.suffix.lower() == ".dzi":
+        return {"path": str(path), "what": "generated picture", "provenance": made_by}
+    with open_slide(path, source_mpp, source_mag) as slide:
+        georeference = slide.georeference
+        resolution = {"mpp": slide.mpp, "magnification": slide.magnification}
+        if slide.kind == "scene":
+            resolution = {"gsd_m": slide.gsd_m}
+        found = {
+            "path": str(path),
+            "what": "generated picture" if made_by is not None else slide.kind,
+            "width": slide.width,
+            "height": slide.height,
+            "levels": [f"{width}x{height}" for width, height in slide.levels],
+            **resolution,
+            "missing": [name for name, value in resolution.items() if value is None],
+            "vendor": slide.vendor or None,
+            "reader": slide.reader,
+        }
+        if georeference is not None:
+            found |= {"crs": georeference.crs, "transform": list(georeference.transform)}
+        if made_by is not None:
+            found["provenance"] = made_by
+        return found
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = jsonlib.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{path}: not readable as JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise ModelError(f"{path}: not a configuration")
+    return content
+
+
+def _print_text(content: dict[str, Any], indent: str = "") -> None:
+    for key, value in content.items():
+        if isinstance(value, dict):
+            typer.echo(f"{indent}{key}:")
+            _print_text(value, indent + "  ")
+            continue
+        if isinstance(value, list | tuple):
+            value = ", ".join(map(str, value)) or "none"
+        typer.echo(f"{indent}{key}: {'unknown' if value is None else value}")

@@ -1,0 +1,294 @@
+"""Self-supervised encoders: one registry of name -> width, input, normalisation, licence, how to load.
+
+Beside the registry's names, any timm model name, `hf-hub:ORG/NAME` (a timm repository on the Hugging Face
+hub) and `local-dir:DIR` (a timm directory, or one that `largegen train-encoder` wrote) is an encoder.
+"""
+
+import json
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+from largegen.errors import HubError, ModelError
+from largegen.hub import hub_file, page_of
+from largegen.runtime import resolve_device
+from largegen.weights import load_weights
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+STARTER_DIR = Path(__file__).parent / "starter" / "encoder"
+DIRECTORY_FORMAT = "largegen-encoder"
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+NON_COMMERCIAL_OWKIN = "Owkin non-commercial licence"
+
+
+@dataclass(frozen=True)
+class EncoderSpec:
+    """What an encoder is and needs."""
+
+    name: str  # as given on the command line
+    width: int  # length D of an embedding
+    input_px: int  # side of the square picture that the network sees
+    mean: tuple[float, float, float]  # subtracted from RGB in [0, 1]
+    std: tuple[float, float, float]  # and divided by
+    precision: str  # fp32, fp16 or bf16: what the network computes in on an accelerator; on a CPU it is fp32
+    licence: str  # travels with every embedding, model and picture made from it
+    page: str  # where to read about it and accept its terms
+    source: str  # hf-hub:ORG/NAME or local-dir:DIR
+    architecture: str  # timm's name of the network
+    timm_kwargs: Mapping[str, Any] = field(default_factory=dict)  # what timm.create_model takes beside it
+
+
+def _hub_spec(name: str, repo: str, **values) -> EncoderSpec:
+    values = {"input_px": 224, "mean": IMAGENET_MEAN, "std": IMAGENET_STD, "precision": "fp16"} | values
+    return EncoderSpec(name, page=page_of(repo), source=f"hf-hub:{repo}", **values)
+
+
+REGISTRY: Mapping[str, EncoderSpec] = MappingProxyType(
+    {
+        spec.name: spec
+        for spec in (
+            _hub_spec(
+                "uni_v1",
+                "MahmoodLab/UNI",
+                width=1024,
+                licence="CC-BY-NC-ND-4.0",
+                architecture="vit_large_patch16_224",
+                timm_kwargs={"init_values": 1e-5, "dynamic_img_size": True},
+            ),
+            _hub_spec(
+                "uni_v2",
+                "MahmoodLab/UNI2-h",
+                width=1536,
+                precision="bf16",
+                licence="CC-BY-NC-ND-4.0",
+                architecture="vit_giant_patch14_224",
+                timm_kwargs={
+                    "img_size": 224,
+                    "patch_size": 14,
+                    "depth": 24,
+                    "num_heads": 24,
+                    "init_values": 1e-5,
+                    "embed_dim": 1536,
+                    "mlp_ratio": 2.66667 * 2,
+                    "no_embed_class": True,
+                    "mlp_layer": "SwiGLUPacked",
+                    "act_layer": "silu",
+                    "reg_tokens": 8,
+                    "dynamic_img_size": True,
+                },
+            ),
+            _hub_spec(
+                "dinov2_vitl14_reg",
+                "timm/vit_large_patch14_reg4_dinov2.lvd142m",
+                width=1024,
+                licence="Apache-2.0",
+                architecture="vit_large_patch14_reg4_dinov2",
+                # trained at 518 px: positions are resampled in the network, the weights stay as published
+                timm_kwargs={"dynamic_img_size": True},
+            ),
+            _hub_spec(
+                "phikon",
+                "owkin/phikon",
+                width=768,
+                precision="fp32",
+                licence=NON_COMMERCIAL_OWKIN,
+                architecture="vit_base_patch16_224",
+            ),
+        )
+    }
+)
+
+
+def encoder_names() -> tuple[str, ...]:
+    """The names that need no path: the bundled `starter` where it is installed, then the registry."""
+    return (*(["starter"] if STARTER_DIR.is_dir() else []), *REGISTRY)
+
+
+def encoder_spec(name: str) -> EncoderSpec:
+    """Find out what `name` is, without its weights.
+
+    Raises ModelError for a name that nobody knows or a directory without a usable config.json, and HubError
+    where the description must come from the hub and cannot.
+    """
+    known = {spec.source: spec for spec in REGISTRY.values()} | dict(REGISTRY)
+    if name in known:
+        return known[name]
+    kind, _, where = name.partition(":")
+    if name == "starter" or (kind == "local-dir" and where):
+        return _directory_spec(name, STARTER_DIR if name == "starter" else Path(where))
+    if kind == "hf-hub" and where:
+        config = _read_config(hub_file(where, "config.json"))
+        return _timm_spec(name, config, name, page_of(where))
+    return _timm_name_spec(name)
+
+
+def _directory_spec(name: str, directory: Path) -> EncoderSpec:
+    if not (directory / "config.json").is_file():
+        raise ModelError(f"encoder {name}: {directory} holds no config.json")
+    config = _read_config(directory / "config.json")
+    source = f"local-dir:{directory}"
+    if config.get("format") != DIRECTORY_FORMAT:
+        return _timm_spec(name, config, source, str(directory))
+    try:
+        return EncoderSpec(
+            name=name,
+            width=int(config["width"]),
+            input_px=int(config["input_px"]),
+            mean=tuple(config["mean"]),
+            std=tuple(config["std"]),
+            precision="fp32",
+            licence=str(config["licence"]),
+            page=str(directory),
+            source=source,
+            architecture=str(config["architecture"]),
+            timm_kwargs={"num_classes": int(config["width"]), **config.get("timm_kwargs", {})},
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise ModelError(f"{directory / 'config.json'}: not an encoder's configuration: {error!r}") from error
+
+
+def _read_config(path: Path) -> dict:
+    try:
+        config = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{path}: not readable as JSON: {error}") from error
+    if not isinstance(config, dict):
+        raise ModelError(f"{path}: not an encoder's configuration")
+    return config
+
+
+def _timm_spec(name: str, config: dict, source: str, page: str) -> EncoderSpec:
+    """The spec of a timm repository, from its config.json (older ones keep the pretrained_cfg at the top)."""
+    pretrained = config.get("pretrained_cfg", config)
+    if not isinstance(config.get("architecture"), str):
+        raise ModelError(f"encoder {name}: its config.json is not a timm model's (no `architecture`)")
+    spec = EncoderSpec(
+        name=name,
+        width=0,
+        input_px=int(pretrained.get("input_size", (3, 224, 224))[-1]),
+        mean=tuple(pretrained.get("mean", IMAGENET_MEAN)),
+        std=tuple(pretrained.get("std", IMAGENET_STD)),
+        precision="fp32",
+        licence=str(pretrained.get("license") or config.get("license") or "unknown; see its page"),
+        page=page,
+        source=source,
+        architecture=config["architecture"],
+        timm_kwargs=config.get("model_args") or {},
+    )
+    net = _build(spec, device="meta")
+    return replace(spec, width=int(getattr(net, "head_hidden_size", None) or net.num_features))
+
+
+def _timm_name_spec(name: str) -> EncoderSpec:
+    import timm
+
+    try:
+        found = timm.get_pretrained_cfg(name, allow_unregistered=False)
+    except (RuntimeError, ValueError, KeyError):
+        found = None
+    if found is None:
+        raise ModelError(
+            f"encoder {name!r}: unknown; use one of {', '.join(encoder_names())}, a timm model name, "
+            "hf-hub:ORG/NAME or local-dir:DIR"
+        )
+    repo = found.hf_hub_id or ""
+    config = {"architecture": found.architecture, "pretrained_cfg": found.to_dict(remove_null=True)}
+    return _timm_spec(name, config, f"hf-hub:{repo}", page_of(repo) if repo else "")
+
+
+def _build(spec: EncoderSpec, device: str = "cpu") -> "torch.nn.Module":
+    """Make the network with random weights; `device="meta"` gives its shapes only, at once."""
+    import timm
+    import torch
+
+    kwargs = {"num_classes": 0} | dict(spec.timm_kwargs)
+    if kwargs.get("mlp_layer") == "SwiGLUPacked":
+        kwargs["mlp_layer"] = timm.layers.SwiGLUPacked
+    try:
+        with torch.device(device):
+            return timm.create_model(spec.architecture, pretrained=False, **kwargs)
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise ModelError(f"encoder {spec.name}: timm cannot build {spec.architecture}: {error}") from error
+
+
+def load_encoder(
+    name: str = "starter",
+    weights: Path | None = None,
+    device: "str | torch.device" = "auto",
+    dtype: "torch.dtype | None" = None,
+) -> "Encoder":
+    """Load an encoder with its published weights, or those of the file `weights`.
+
+    Parameters: `device` as resolve_device takes it; `dtype` overrides the spec's precision. Raises ModelError
+    for an unknown name and for weights that do not fit to the last key and shape, HubError where the hub has
+    none.
+    """
+    import torch
+
+    spec = encoder_spec(name)
+    device = device if isinstance(device, torch.device) else resolve_device(device)
+    if dtype is None:
+        on_accelerator = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}[
+            spec.precision
+        ]
+        dtype = torch.float32 if device.type == "cpu" else on_accelerator
+    path = Path(weights) if weights else _weight_file(spec)
+    net = _build(spec)
+    load_weights(net, path)
+    return Encoder(spec, net.to(device, dtype).eval().requires_grad_(False), device, dtype)
+
+
+class Encoder:
+    """A network that turns tiles into embeddings."""
+
+    def __init__(
+        self, spec: EncoderSpec, net: "torch.nn.Module", device: "torch.device", dtype: "torch.dtype"
+    ):
+        self.spec, self.net, self.device, self.dtype = spec, net, device, dtype
+        self.width = spec.width
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A short text that differs for other weights: a checksum over a sample of each."""
+        import torch
+
+        checksum = 0
+        for name, value in sorted(self.net.state_dict().items()):
+            sample = value.flatten()[:: max(1, value.numel() // 1024)].to(torch.float32).cpu()
+            checksum = zlib.crc32(name.encode() + sample.numpy().tobytes(), checksum)
+        return f"{checksum:08x}"
+
+    def encode(self, images: "np.ndarray") -> "np.ndarray":
+        """Embed tiles: (B, H, W, 3) uint8 => (B, D) float32."""
+        import torch
+
+        with torch.inference_mode():
+            # BHWC uint8 [0, 255] => BCHW [0, 1] => normalised
+            x = torch.from_numpy(images).to(self.device).permute(0, 3, 1, 2).to(torch.float32) / 255
+            size = (self.spec.input_px, self.spec.input_px)
+            if x.shape[-2:] != size:
+                x = torch.nn.functional.interpolate(x, size, mode="bicubic", antialias=True).clamp(0, 1)
+            mean, std = (x.new_tensor(v).view(1, 3, 1, 1) for v in (self.spec.mean, self.spec.std))
+            return self.net(((x - mean) / std).to(self.dtype)).to(torch.float32).cpu().numpy()
+
+
+def _weight_file(spec: EncoderSpec) -> Path:
+    """The file that holds the published weights; the hub's client downloads it once, into its own cache."""
+    kind, _, where = spec.source.partition(":")
+    names = ("model.safetensors", "pytorch_model.bin")
+    if kind == "local-dir":
+        for name in names:
+            if (Path(where) / name).is_file():
+                return Path(where) / name
+        raise ModelError(f"encoder {spec.name}: {where} holds no {names[0]}")
+    if not where:
+        raise HubError(f"encoder {spec.name}: timm has no weights for it; give --encoder-weights FILE")
+    return hub_file(where, *names)

@@ -1,0 +1,102 @@
+"""Weight files of vision networks: read safely, given timm's names, loaded to the last key and shape."""
+
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from largegen.errors import ModelError
+
+if TYPE_CHECKING:
+    import torch
+
+
+def load_weights(net: "torch.nn.Module", path: Path) -> None:
+    """Load a .safetensors, .pth or .bin file into `net`, strictly and without running code from it.
+
+    Transformers' and DINOv2's names of a vision transformer's weights are turned into timm's. Raises
+    ModelError naming the first weight that is missing, unexpected or of the wrong shape.
+    """
+    state = _to_timm_names(_read_weights(path), net)
+    expected = net.state_dict()
+    for name, value in expected.items():
+        if name not in state:
+            raise ModelError(f"{path}: weight {name!r} is missing")
+        if state[name].shape != value.shape:
+            found, wanted = tuple(state[name].shape), tuple(value.shape)
+            raise ModelError(f"{path}: weight {name!r} has shape {found}, not {wanted}")
+    for name in state:
+        if name not in expected:
+            raise ModelError(f"{path}: weight {name!r} is not part of this encoder")
+    net.load_state_dict(state)
+
+
+def _read_weights(path: Path) -> "dict[str, torch.Tensor]":
+    import safetensors.torch
+    import torch
+
+    if not path.is_file():
+        raise ModelError(f"{path}: no such file")
+    is_safetensors = path.suffix == ".safetensors"
+    read = safetensors.torch.load_file if is_safetensors else partial(torch.load, weights_only=True)
+    try:
+        state = read(path) if is_safetensors else read(path, map_location="cpu")
+    except Exception as error:  # the readers raise a dozen kinds for damaged or unsafe files
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ModelError(f"{path}: not a readable weight file: {reason}") from error
+    for wrapper in ("state_dict", "model"):
+        if isinstance(state, dict) and isinstance(state.get(wrapper), dict):
+            state = state[wrapper]
+    if not isinstance(state, dict) or not all(isinstance(v, torch.Tensor) for v in state.values()):
+        raise ModelError(f"{path}: holds no plain dictionary of weights")
+    return {name.removeprefix("module."): value for name, value in state.items()}
+
+
+def _to_timm_names(state: dict, net: "torch.nn.Module") -> dict:
+    """Give the weights timm's names, and drop a classifier that `net` does not have."""
+    from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
+
+    if any(name.endswith("embeddings.patch_embeddings.projection.weight") for name in state):
+        state = _from_transformers(state)
+    elif isinstance(net, VisionTransformer):
+        state = checkpoint_filter_fn(state, net)
+    head = f"{net.pretrained_cfg.get('classifier') or 'head'}."
+    own = net.state_dict().keys()
+    return {name: value for name, value in state.items() if name in own or not name.startswith(head)}
+
+
+def _from_transformers(state: dict) -> dict:
+    """A transformers ViTModel's weights => timm's names; query, key and value become one matrix."""
+    import torch
+
+    state = {name.removeprefix("vit."): value for name, value in state.items()}
+    outer = {
+        "embeddings.cls_token": "cls_token",
+        "embeddings.position_embeddings": "pos_embed",
+        "embeddings.patch_embeddings.projection": "patch_embed.proj",
+        "layernorm": "norm",
+    }
+    inner = {
+        "attention.output.dense": "attn.proj",
+        "intermediate.dense": "mlp.fc1",
+        "output.dense": "mlp.fc2",
+        "layernorm_before": "norm1",
+        "layernorm_after": "norm2",
+    }
+    renamed = {}
+    for name, value in state.items():
+        stem, _, kind = name.rpartition(".")
+        if name in outer:
+            renamed[outer[name]] = value
+        elif stem in outer:
+            renamed[f"{outer[stem]}.{kind}"] = value
+        elif name.startswith("encoder.layer."):
+            _, _, index, part = stem.split(".", 3)
+            if part == "attention.attention.query":
+                names = [name.replace(".query.", f".{which}.") for which in ("query", "key", "value")]
+                if all(n in state for n in names):
+                    renamed[f"blocks.{index}.attn.qkv.{kind}"] = torch.cat([state[n] for n in names])
+            elif part not in ("attention.attention.key", "attention.attention.value"):
+                renamed[f"blocks.{index}.{inner.get(part, part)}.{kind}"] = value
+        elif not name.startswith("pooler.") and name != "embeddings.mask_token":  # unused in embedding
+            renamed[name] = value
+    return renamed
