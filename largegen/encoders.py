@@ -181,7 +181,7 @@ def _timm_spec(name: str, config: dict, source: str, page: str) -> EncoderSpec:
         page=page,
         source=source,
         architecture=config["architecture"],
-        timm_kwargs=config.get("model_args") or {},
+        timm_kwargs=(config.get("model_args") or {}) | {"num_classes": 0},
     )
     net = _build(spec, device="meta")
     return replace(spec, width=int(getattr(net, "head_hidden_size", None) or net.num_features))

@@ -36,7 +36,7 @@ def hub_file(repo: str, *names: str) -> Path:
             ) from error
         except RepositoryNotFoundError as error:
             raise HubError(
-                f"{repo}: not found on the hub; see {page} or give --encoder-weights FILE"
+                f"{repo}: not on the hub, or not for you; see {page} or give --encoder-weights FILE"
             ) from error
         except EntryNotFoundError:
             continue
