@@ -201,9 +201,7 @@ class Slide:
         if mag is None and mpp is None and gsd_m is None:
             return 1.0
         if any(value is not None and not value > 0 for value in (mag, mpp, gsd_m)):
-            raise InputError(
-                f"{self.path}: a resolution must be positive (mag {mag}, mpp {mpp}, gsd {gsd_m})"
-            )
+            raise InputError(f"{self.path}: a resolution must be positive: {mag=}, {mpp=}, {gsd_m=}")
         if self.kind == "scene" or gsd_m is not None:
             downsample = self._scene_downsample(gsd_m)
         else:
@@ -215,9 +213,7 @@ class Slide:
                 )
             downsample = (mpp if mpp is not None else 10 / mag) / own
         if downsample < 0.5:
-            log.warning(
-                "%s: asked for %.1fx finer than it is; detail is not invented", self.path, 1 / downsample
-            )
+            log.warning("%s: asked for %.1fx finer pixels than it has", self.path, 1 / downsample)
         return downsample
 
     def _scene_downsample(self, gsd_m: float | None) -> float:
@@ -268,12 +264,9 @@ def find_slides(paths: Sequence[Path | str]) -> list[Path]:
         if not path.is_dir():
             found.append(path)
             continue
-        files = sorted(
-            p for p in path.iterdir() if p.suffix.lower() in SUFFIXES and not p.name.startswith(".")
-        )
-        files = [file for file in files if file.is_file()]
+        files = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES and p.name[0] != ".")
         dicom = [file for file in files if file.suffix.lower() == ".dcm"]
-        files = [file for file in files if file not in dicom[1:]]
+        files = [file for file in files if file.is_file() and file not in dicom[1:]]
         if not files:
             raise InputError(f"{path}: no slides in this directory (looked for {' '.join(SUFFIXES)})")
         found += files
