@@ -1,5 +1,6 @@
 """Embeddings on their way to a file: blocks that appear whole or not at all, so that a kill loses seconds."""
 
+import io
 import json
 import logging
 import os
@@ -66,8 +67,10 @@ class Blocks:
         if self._waiting:
             block = np.concatenate(self._waiting).astype(np.float32)
             file = self.directory / f"{self.done:09d}.npy"
+            content = io.BytesIO()  # NumPy would hide the reason of a failed write to a real file
+            np.save(content, block)
             with atomic(file) as temporary, temporary.open("wb") as handle:
-                np.save(handle, block)
+                handle.write(content.getbuffer())
                 handle.flush()
                 os.fsync(handle.fileno())
             self._files.append(file)
@@ -75,9 +78,9 @@ class Blocks:
             self._waiting = []
         self._flushed = time.monotonic()
 
-    def parts(self) -> list[np.ndarray]:
-        """All blocks in order, as memory maps."""
-        return [np.load(file, mmap_mode="r") for file in self._files]
+    def joined(self) -> np.ndarray:
+        """All of them in order: (done, D) float32."""
+        return np.concatenate([np.load(file) for file in self._files])
 
     def drop_if_empty(self) -> None:
         """Leave no directory behind where there is nothing to go on from."""

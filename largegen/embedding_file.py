@@ -261,39 +261,31 @@ def write_embeddings(
     path: Path,
     settings: Settings,
     coords: np.ndarray,
-    features: "list[np.ndarray]",
+    features: np.ndarray,
     background: np.ndarray,
     coords_attrs: Mapping[str, Any],
 ) -> None:
     """Write a complete file to `path` (which is not made atomic here).
 
-    coords: (N, 2) int64; features: parts of (n, D) float32 that make up (N, D), which may be memory maps;
-    background: (D,) float32.
+    coords: (N, 2) int64; features: (N, D) float32; background: (D,) float32.
     """
     import h5py
 
     from largegen import __version__
 
-    with h5py.File(path, "w") as file:
-        rows = file.create_dataset(
-            "features",
-            (len(coords), settings.width),
-            np.float32,
-            maxshape=(None, settings.width),
-            chunks=(CHUNK_ROWS, settings.width),
-        )
-        start = 0
-        for part in features:
-            rows[start : start + len(part)] = part
-            start += len(part)
-        file.create_dataset(
-            "coords", data=coords.astype(np.int64), maxshape=(None, 2), chunks=(CHUNK_ROWS, 2)
-        )
+    # Made in memory: on a full disk the HDF5 library can neither write nor close, and ends the process.
+    with h5py.File(path.name, "w", driver="core", backing_store=False, block_size=2**20) as file:
+        for name, data in (("features", features.astype(np.float32)), ("coords", coords.astype(np.int64))):
+            width = data.shape[1]
+            file.create_dataset(name, data=data, maxshape=(None, width), chunks=(CHUNK_ROWS, width))
         file.create_dataset("background", data=background.astype(np.float32))
         file["coords"].attrs.update(coords_attrs)
         file.attrs.update(settings.as_dict())
         file.attrs.update(format=FORMAT, format_version=FORMAT_VERSION, largegen_version=__version__)
         file.attrs["complete"] = True
+        file.flush()
+        image = file.id.get_file_image()
+    path.write_bytes(image)
 
 
 def _plain(value: Any) -> Any:

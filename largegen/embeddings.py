@@ -4,7 +4,6 @@ The work goes to `<file>.partial/` first (see blocks.py), so that a run can be k
 same call goes on where it stopped.
 """
 
-import contextlib
 import hashlib
 import json
 import logging
@@ -193,12 +192,12 @@ def _embed(
                 blocks.append(_finite(encoder.encode(tiles), encoder))
                 bar.update(len(tiles))
         blocks.flush()
-        with atomic(path) as temporary, _hdf5_errors():
+        with atomic(path) as temporary:
             write_embeddings(
                 temporary,
                 settings,
                 coords,
-                blocks.parts(),
+                blocks.joined(),
                 background,
                 _trident_attributes(path, slide, grid, mag),
             )
@@ -253,12 +252,3 @@ def _trident_attributes(path: Path, slide: "Slide", grid: TileGrid, mag: float |
         "level0_width": slide.width,
         "level0_height": slide.height,
     } | {key: int(value) if value == int(value) else value for key, value in known.items() if value}
-
-
-@contextlib.contextmanager
-def _hdf5_errors() -> Iterator[None]:
-    """HDF5 reports a full disk as RuntimeError when it happens on closing a file."""
-    try:
-        yield
-    except RuntimeError as error:
-        raise OSError(str(error)) from error
