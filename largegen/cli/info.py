@@ -9,6 +9,8 @@ import typer
 from largegen.cli.options import Json, SourceMag, SourceMpp, print_json
 from largegen.errors import InputError, ModelError
 
+MODEL_INDEX = "model_index.json"
+
 
 def info(
     path: Annotated[
@@ -35,8 +37,9 @@ def info(
 
 
 def _directory(path: Path) -> dict[str, Any]:
-    if (path / "model_index.json").is_file():
-        return _model(path)
+    for folder in (path, path / "model"):  # the second is where a run directory of `train` keeps its model
+        if (folder / MODEL_INDEX).is_file():
+            return _model(folder)
     config = _read_json(path / "config.json") if (path / "config.json").is_file() else {}
     if config.get("format") == "largegen-encoder":
         from largegen.encoders import encoder_spec
@@ -50,20 +53,18 @@ def _directory(path: Path) -> dict[str, Any]:
             "input_px": spec.input_px,
             "licence": spec.licence,
         }
-    raise InputError(f"{path}: neither a model directory (model_index.json) nor an encoder's (config.json)")
+    raise InputError(f"{path}: neither a model directory ({MODEL_INDEX}) nor an encoder's (config.json)")
 
 
 def _model(path: Path) -> dict[str, Any]:
-    index = _read_json(path / "model_index.json")
-    parts = {name: value[1] for name, value in index.items() if isinstance(value, list) and len(value) == 2}
+    index = _read_json(path / MODEL_INDEX)
+    about = index.pop("info", {})
+    parts = {name: value for name, value in index.items() if not name.startswith("_")}
     missing = [name for name in parts if not (path / name).is_dir()]
     if missing:
         raise ModelError(f"{path}: its part {missing[0]}/ is missing")
-    own = {key: value for key, value in index.items() if not key.startswith("_") and key not in parts}
-    if (path / "largegen.json").is_file():
-        own |= _read_json(path / "largegen.json")
-    size_mb = sum(file.stat().st_size for file in path.rglob("*.safetensors")) / 1e6
-    return {"path": str(path), "what": "model", "parts": parts, "weights_mb": round(size_mb, 1)} | own
+    weights_mb = sum(file.stat().st_size for file in path.rglob("*.safetensors")) / 1e6
+    return {"path": str(path), "what": "model", "parts": parts, "weights_mb": round(weights_mb, 1)} | about
 
 
 def _is_embedding_file(path: Path) -> bool:

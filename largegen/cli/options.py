@@ -19,7 +19,6 @@ def set_up_logging(level: int) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Formatter())
     log.handlers[:] = [handler]
-    log.propagate = False
     log.setLevel(level)
 
 
@@ -115,9 +114,7 @@ DryRun = Annotated[
         help="Do nothing; print the effective settings and an estimate of time, memory and disk as JSON.",
     ),
 ]
-Json = Annotated[
-    bool, typer.Option("--json", help="Print one JSON object on stdout; everything else goes to stderr.")
-]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout; everything else goes to stderr.")]
 KeepGoing = Annotated[
     bool,
     typer.Option("--keep-going", help="Go on with the other inputs when one fails; the exit code is then 3."),
@@ -146,9 +143,7 @@ SourceGsd = Annotated[
 ]
 TissueThreshold = Annotated[
     float | None,
-    typer.Option(
-        min=0.0, max=1.0, help="Colour saturation above which a pixel is tissue.", show_default="Otsu's"
-    ),
+    typer.Option(min=0.0, max=1.0, help="Colour saturation above which a pixel is tissue.", show_default="Otsu's"),
 ]
 NoTissueFilter = Annotated[
     bool, typer.Option("--no-tissue-filter", help="Take every tile, also those of empty glass or no data.")
