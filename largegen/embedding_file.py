@@ -48,9 +48,7 @@ class EmbeddingGrid:
         """The grid of rows x cols tiles whose first is (row, col). Raises InputError outside this grid."""
         height, width = self.tissue.shape
         if row < 0 or col < 0 or rows < 1 or cols < 1 or row + rows > height or col + cols > width:
-            raise InputError(
-                f"{rows}x{cols} tiles from ({row}, {col}) do not lie in a grid of {height}x{width}"
-            )
+            raise InputError(f"{rows}x{cols} tiles from ({row}, {col}) do not lie in a grid of {height}x{width}")
         stride = (self.tile_px - self.overlap_px) * self.downsample
         place = (slice(row, row + rows), slice(col, col + cols))
         return replace(
@@ -164,9 +162,7 @@ class EmbeddingFile:
         except EmbeddingFileError:
             raise
         except KeyError as error:
-            raise EmbeddingFileError(
-                f"{path}: the attribute {error} is missing; embed the slide again"
-            ) from error
+            raise EmbeddingFileError(f"{path}: the attribute {error} is missing; embed the slide again") from error
         except (OSError, RuntimeError) as error:
             raise EmbeddingFileError(f"{path}: damaged HDF5 file: {_reason(error)}; embed again") from error
         self.complete = True
@@ -251,8 +247,7 @@ def read_grid(path: Path, width: int | None = None) -> EmbeddingGrid:
     file = EmbeddingFile(path)
     if width is not None and file.width != width:
         raise EmbeddingFileError(
-            f"{path}: embeddings of width {file.width} (encoder {file.settings.encoder}), "
-            f"but the model needs {width}"
+            f"{path}: embeddings of width {file.width} (encoder {file.settings.encoder}), but the model needs {width}"
         )
     return file.grid()
 

@@ -143,9 +143,7 @@ def _filter_name(slide: "Slide", threshold: float | None, on: bool) -> str:
 def _existing(path: Path, settings: Settings) -> Path:
     difference = EmbeddingFile(path).settings.difference(settings)
     if difference:
-        raise OutputError(
-            f"{path}: exists with other settings ({difference}); use --overwrite or another --out"
-        )
+        raise OutputError(f"{path}: exists with other settings ({difference}); use --overwrite or another --out")
     log.info("%s: up to date, kept", path)
     return path
 
@@ -234,9 +232,7 @@ def _read_batches(
 
 def _finite(embeddings: np.ndarray, encoder: "Encoder") -> np.ndarray:
     if not np.isfinite(embeddings).all():
-        raise ModelError(
-            f"encoder {encoder.spec.name}: gives values that are not finite; try --precision fp32"
-        )
+        raise ModelError(f"encoder {encoder.spec.name}: gives values that are not finite; try --precision fp32")
     return embeddings
 
 

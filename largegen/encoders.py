@@ -236,9 +236,7 @@ def load_encoder(
     spec = encoder_spec(name)
     device = device if isinstance(device, torch.device) else resolve_device(device)
     if dtype is None:
-        on_accelerator = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}[
-            spec.precision
-        ]
+        on_accelerator = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}[spec.precision]
         dtype = torch.float32 if device.type == "cpu" else on_accelerator
     path = Path(weights) if weights else _weight_file(spec)
     net = _build(spec)
@@ -249,9 +247,7 @@ def load_encoder(
 class Encoder:
     """A network that turns tiles into embeddings."""
 
-    def __init__(
-        self, spec: EncoderSpec, net: "torch.nn.Module", device: "torch.device", dtype: "torch.dtype"
-    ):
+    def __init__(self, spec: EncoderSpec, net: "torch.nn.Module", device: "torch.device", dtype: "torch.dtype"):
         self.spec, self.net, self.device, self.dtype = spec, net, device, dtype
         self.width = spec.width
 

@@ -27,9 +27,7 @@ def hub_file(repo: str, *names: str) -> Path:
     reachable = _hub_reachable()
     for name in names:
         try:
-            return Path(
-                hf_hub_download(repo, name, revision=revision or None, local_files_only=not reachable)
-            )
+            return Path(hf_hub_download(repo, name, revision=revision or None, local_files_only=not reachable))
         except GatedRepoError as error:
             raise HubError(
                 f"{repo}: gated; accept its terms at {page} and set HF_TOKEN, or give --encoder-weights FILE"
@@ -45,9 +43,7 @@ def hub_file(repo: str, *names: str) -> Path:
             raise HubError(f"{repo}: {reason}; see {page} or give --encoder-weights FILE") from error
     if reachable:
         raise HubError(f"{repo}: {page} has no {' or '.join(names)}; give --encoder-weights FILE")
-    raise HubError(
-        f"{repo}: the hub cannot be reached; download it from {page} and give --encoder-weights FILE"
-    )
+    raise HubError(f"{repo}: the hub cannot be reached; download it from {page} and give --encoder-weights FILE")
 
 
 def _hub_reachable(timeout_s: float = 4.0) -> bool:

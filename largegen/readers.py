@@ -224,9 +224,7 @@ def _vips_properties(image) -> dict[str, str]:
     """Vendor, resolution and magnification under OpenSlide's property names."""
     fields = image.get_fields()
     description = str(image.get("image-description")) if "image-description" in fields else ""
-    properties = {
-        "openslide.vendor": image.get("vips-loader").removesuffix("load") if "vips-loader" in fields else ""
-    }
+    properties = {"openslide.vendor": image.get("vips-loader").removesuffix("load") if "vips-loader" in fields else ""}
     if description.startswith("Aperio"):
         pairs = (part.split("=", 1) for part in description.split("|")[1:] if "=" in part)
         properties |= {f"aperio.{key.strip()}": value.strip() for key, value in pairs}

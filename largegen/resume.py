@@ -22,9 +22,7 @@ log = logging.getLogger(__name__)
 SCHEDULER_MEMORY = ("model_outputs", "last_sample", "lower_order_nums", "this_order", "_step_index")
 
 
-def save_progress(
-    path: Path, fingerprint: str, step: int, canvas: Tensor, scheduler: "SchedulerMixin"
-) -> None:
+def save_progress(path: Path, fingerprint: str, step: int, canvas: Tensor, scheduler: "SchedulerMixin") -> None:
     """Write the canvas after `step` steps and the scheduler's memory, as one safetensors file."""
     tensors, numbers = {"canvas": canvas}, {}
     for name in SCHEDULER_MEMORY:

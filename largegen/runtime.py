@@ -100,7 +100,7 @@ def atomic(path: Path) -> Iterator[Path]:
             yield temporary
             if temporary.is_dir() and path.is_dir():
                 shutil.rmtree(path)
-            os.replace(temporary, path)
+            temporary.replace(path)
     finally:
         remove(temporary)
 
@@ -156,7 +156,7 @@ def _break_dead_lock(file: Path) -> None:
     # Two takers must not both delete: only the one whose rename succeeds removes the dead lock.
     grave = file.with_name(f"{file.name}.{os.getpid()}")
     with contextlib.suppress(FileNotFoundError):
-        os.replace(file, grave)
+        file.replace(grave)
         grave.unlink()
 
 

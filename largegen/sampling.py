@@ -26,9 +26,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-Denoise = Callable[
-    [Tensor, Tensor, Tensor], Tensor
-]  # (latents (B, C, h, w), timestep, contexts (B, T, D)) -> eps
+Denoise = Callable[[Tensor, Tensor, Tensor], Tensor]  # (latents (B, C, h, w), timestep, contexts (B, T, D)) -> eps
 ConditionAt = Callable[[list[Place]], Tensor]  # N places on the canvas -> contexts (N, T, D)
 Scheduler = DDIMScheduler | DPMSolverMultistepScheduler | UniPCMultistepScheduler
 
@@ -53,16 +51,12 @@ def make_scheduler(name: str, train_scheduler: DDPMScheduler, steps: int) -> Sch
     if not 1 <= steps <= config.num_train_timesteps:
         raise InputError(f"--steps {steps}: must be between 1 and {config.num_train_timesteps}")
     if config.prediction_type != "epsilon":
-        raise ModelError(
-            f"scheduler: the model predicts {config.prediction_type}; it must be noise (epsilon)"
-        )
+        raise ModelError(f"scheduler: the model predicts {config.prediction_type}; it must be noise (epsilon)")
     kind, options = SCHEDULERS[name]
     options = {"timestep_spacing": "trailing", "clip_sample": False, "thresholding": False} | options
     scheduler = kind.from_config(config, **options)
     scheduler.set_timesteps(steps)
-    if (
-        len(scheduler.timesteps) != steps
-    ):  # rounding in diffusers adds a timestep -1 for 61, 103 and 60 others
+    if len(scheduler.timesteps) != steps:  # rounding in diffusers adds a timestep -1 for 61, 103 and 60 others
         raise InputError(f"--steps {steps}: cannot be spaced evenly; use {steps // 10 * 10}")
     return scheduler
 
@@ -196,9 +190,7 @@ def sample_canvas(
             added = {"eta": eta, "variance_noise": field(step).to(canvas.device)} if eta else {}
             canvas = scheduler.step(eps, timestep, canvas, **added).prev_sample
             if not canvas.isfinite().all():
-                raise LargegenError(
-                    f"step {step + 1} of {steps} gave NaN or infinite latents; try --precision fp32"
-                )
+                raise LargegenError(f"step {step + 1} of {steps} gave NaN or infinite latents; try --precision fp32")
             due = step == steps - 1 or time.monotonic() - last_saved >= save_every_s
             if checkpoint is not None and main and due:
                 save_progress(checkpoint, fingerprint, step + 1, canvas, scheduler)

@@ -33,9 +33,7 @@ class Slide:
     magnification: the objective in the metadata or `source_mag`, never derived; background: of empty glass.
     """
 
-    def __init__(
-        self, path: Path, source_mpp: float | None, source_mag: float | None, source_gsd: float | None
-    ):
+    def __init__(self, path: Path, source_mpp: float | None, source_mag: float | None, source_gsd: float | None):
         self.path = path
         self.name = path.stem.removesuffix(".ome")
         self._sources = (source_mpp, source_mag, source_gsd)
@@ -100,9 +98,7 @@ class Slide:
         if width * scale_x * height * scale_y > LARGEST_READ and height > 1:
             half = height // 2
             parts = ((y, half), (y + half * downsample, height - half))
-            return np.concatenate(
-                [self._resample(x, start, width, rows, downsample) for start, rows in parts]
-            )
+            return np.concatenate([self._resample(x, start, width, rows, downsample) for start, rows in parts])
         left, top = x / self._downsamples[level][0], y / self._downsamples[level][1]
         if scale_x == scale_y == 1 and left % 1 == top % 1 == 0 and self._reader.starts_exactly(level):
             x0, y0 = int(left), int(top)
@@ -191,9 +187,7 @@ class Slide:
         downsample = max(1.0, max(self.width, self.height) / max_px)
         return max(1, round(self.width / downsample)), max(1, round(self.height / downsample)), downsample
 
-    def downsample_for(
-        self, mag: float | None = None, mpp: float | None = None, gsd_m: float | None = None
-    ) -> float:
+    def downsample_for(self, mag: float | None = None, mpp: float | None = None, gsd_m: float | None = None) -> float:
         """Level-0 pixels per pixel at a magnification (10 / mag um/px), mpp or gsd_m; 1 if none is given.
 
         Raises SlideError, with the flag that helps, where the file does not say its own resolution.

@@ -50,18 +50,12 @@ class TileGrid:
 def tile_grid(slide: "Slide", downsample: float, tile_px: int = 256, overlap_px: int = 0) -> TileGrid:
     """Lay the grid of whole tiles. Raises InputError where the slide is smaller than one tile."""
     if tile_px < 1 or not 0 <= overlap_px < tile_px:
-        raise InputError(
-            f"tiles of {tile_px} px with an overlap of {overlap_px} px: must be 0 <= overlap < tile"
-        )
+        raise InputError(f"tiles of {tile_px} px with an overlap of {overlap_px} px: must be 0 <= overlap < tile")
     stride = tile_px - overlap_px
-    rows, cols = (
-        math.floor((size / downsample - tile_px) / stride + 1e-6) + 1 for size in (slide.height, slide.width)
-    )
+    rows, cols = (math.floor((size / downsample - tile_px) / stride + 1e-6) + 1 for size in (slide.height, slide.width))
     if rows < 1 or cols < 1:
         width, height = int(slide.width / downsample), int(slide.height / downsample)
-        raise InputError(
-            f"{slide.path}: {width}x{height} px at this resolution, smaller than one tile of {tile_px} px"
-        )
+        raise InputError(f"{slide.path}: {width}x{height} px at this resolution, smaller than one tile of {tile_px} px")
     return TileGrid(downsample, rows, cols, tile_px, overlap_px)
 
 

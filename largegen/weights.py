@@ -17,17 +17,22 @@ def load_weights(net: "torch.nn.Module", path: Path) -> None:
     ModelError naming the first weight that is missing, unexpected or of the wrong shape.
     """
     state = _to_timm_names(_read_weights(path), net)
+    check_state(net, state, path)
+    net.load_state_dict(state)
+
+
+def check_state(net: "torch.nn.Module", state: "dict[str, torch.Tensor]", source: Path) -> None:
+    """Raise a ModelError naming the first weight of `state` that is missing, of the wrong shape or unexpected."""
     expected = net.state_dict()
     for name, value in expected.items():
         if name not in state:
-            raise ModelError(f"{path}: weight {name!r} is missing")
+            raise ModelError(f"{source}: weight {name!r} is missing")
         if state[name].shape != value.shape:
             found, wanted = tuple(state[name].shape), tuple(value.shape)
-            raise ModelError(f"{path}: weight {name!r} has shape {found}, not {wanted}")
+            raise ModelError(f"{source}: weight {name!r} has shape {found}, not {wanted}")
     for name in state:
         if name not in expected:
-            raise ModelError(f"{path}: weight {name!r} is not part of this encoder")
-    net.load_state_dict(state)
+            raise ModelError(f"{source}: weight {name!r} is not part of this network")
 
 
 def _read_weights(path: Path) -> "dict[str, torch.Tensor]":

@@ -124,9 +124,7 @@ def tiles_directory(path: Path) -> Path:
 
 
 @contextlib.contextmanager
-def _spooled(
-    path: Path, bands: Iterable[tuple[int, np.ndarray]], info: ImageInfo
-) -> Iterator["pyvips.Image"]:
+def _spooled(path: Path, bands: Iterable[tuple[int, np.ndarray]], info: ImageInfo) -> Iterator["pyvips.Image"]:
     """Append the bands to `.<name>.raw` beside `path`; give it as a lazily read (height, width, 3) image."""
     import pyvips
 
@@ -145,9 +143,7 @@ def _spooled(
             y = 0
             for y0, band in bands:
                 if y0 != y or band.dtype != np.uint8 or band.shape[1:] != (info.width, 3):
-                    raise ValueError(
-                        f"band {band.dtype} {band.shape} at row {y0}: expected a uint8 band at row {y}"
-                    )
+                    raise ValueError(f"band {band.dtype} {band.shape} at row {y0}: expected a uint8 band at row {y}")
                 file.write(np.ascontiguousarray(band))
                 y += len(band)
         if y != info.height:

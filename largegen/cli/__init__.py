@@ -59,9 +59,7 @@ def with_common_options(function: Callable) -> Callable:
         return function(**{name: value for name, value in options.items() if name in own})
 
     parameters = [*own.values(), *added.values()]
-    command.__signature__ = inspect.Signature(
-        [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in parameters]
-    )
+    command.__signature__ = inspect.Signature([p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in parameters])
     command.__annotations__ = {p.name: p.annotation for p in parameters}
     return command
 

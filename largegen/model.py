@@ -1,0 +1,154 @@
+"""A model directory: autoencoder, denoiser, conditioner and noise schedule, in diffusers' layout; load and save."""
+
+import json
+import logging
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import DDPMScheduler, UNet2DConditionModel
+from torch import Tensor, nn
+
+from largegen import __version__
+from largegen.autoencoder import AUTOENCODERS, Autoencoder
+from largegen.conditioning import CONDITIONERS
+from largegen.errors import ModelError
+from largegen.networks import load_network, save_network
+from largegen.runtime import atomic, resolve_device, resolve_precision, write_json
+
+log = logging.getLogger(__name__)
+
+BUNDLED = {"starter": Path(__file__).parent / "starter"}
+INDEX = "model_index.json"
+DENOISERS = {"UNet2DConditionModel": UNet2DConditionModel}
+
+
+class Model:
+    """The networks that turn embeddings into pictures.
+
+    autoencoder: see autoencoder.py; unet: predicts the noise; conditioner: embeddings -> context tokens
+    (conditioning.py); scheduler: the training noise schedule; info: what travels with the weights (`name`,
+    `encoder`, `encoder_licence`, `licence`, `tile_px`, `embedding_dim`, what it was trained on); directory:
+    where it was loaded from, if it was.
+    """
+
+    def __init__(
+        self,
+        autoencoder: Autoencoder,
+        unet: UNet2DConditionModel,
+        conditioner: nn.Module,
+        scheduler: DDPMScheduler,
+        info: dict[str, Any],
+        directory: Path | None = None,
+    ):
+        self.autoencoder, self.unet, self.conditioner = autoencoder, unet, conditioner
+        self.scheduler, self.info, self.directory = scheduler, info, directory
+
+    @property
+    def device(self) -> torch.device:
+        return self.unet.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.unet.dtype
+
+    @property
+    def factor(self) -> int:
+        """Pixels per latent, in each direction."""
+        return self.autoencoder.factor
+
+    @property
+    def window(self) -> int:
+        """Side of a window, in latents: what the denoiser was trained on."""
+        return self.unet.config.sample_size
+
+    @property
+    def tile_px(self) -> int:
+        """Side of a window, in pixels."""
+        return self.window * self.factor
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> "Model":
+        """Move the networks; the conditioner, which is small, stays in fp32."""
+        self.autoencoder.to(device, dtype)
+        self.unet.to(device=device, dtype=dtype, memory_format=torch.channels_last)
+        self.conditioner.to(device)
+        return self
+
+    @torch.inference_mode()
+    def eps(self, latents: Tensor, timestep: Tensor | int, context: Tensor) -> Tensor:
+        """The predicted noise (B, C, w, w) float32 of noisy latents at a 0-based timestep, given context (B, T, D)."""
+        latents = latents.to(self.device, self.dtype, memory_format=torch.channels_last)
+        return self.unet(latents, timestep, context.to(self.device, self.dtype)).sample.float()
+
+    @torch.inference_mode()
+    def context(self, embeddings: Tensor) -> Tensor:
+        """Embeddings (N, D) -> context tokens (N, T, D') float32."""
+        return self.conditioner(embeddings.to(self.device)).float()
+
+    @torch.inference_mode()
+    def null_context(self) -> Tensor:
+        """The tokens (1, T, D') float32 of the unconditional prediction."""
+        return self.conditioner.null(1).float()
+
+    def save(self, path: Path, dtype: torch.dtype | None = None, encoder: Path | None = None) -> None:
+        """Write the model directory atomically, its weights as `dtype` if given; `encoder` is copied into it."""
+        with atomic(Path(path)) as temporary:
+            self.write(temporary, dtype, encoder)
+
+    def write(self, directory: Path, dtype: torch.dtype | None = None, encoder: Path | None = None) -> None:
+        """Write the model's files into `directory`."""
+        parts = {"vae": self.autoencoder.vae, "unet": self.unet, "conditioner": self.conditioner}
+        for name, network in parts.items():
+            save_network(network, directory / name, dtype)
+        self.scheduler.save_pretrained(directory / "scheduler")
+        if encoder:
+            shutil.copytree(encoder, directory / "encoder")
+        classes = {name: type(network).__name__ for name, network in parts.items()}
+        write_json(
+            directory / INDEX,
+            {"_class_name": "LargegenModel", "_largegen_version": __version__, **classes, "info": self.info},
+        )
+
+
+def find_model(name_or_dir: str | Path) -> Path:
+    """The directory of a bundled model's name or of a path. Raises ModelError where there is no model."""
+    directory = BUNDLED.get(str(name_or_dir), Path(name_or_dir))
+    if (directory / "model" / INDEX).is_file():
+        directory = directory / "model"  # a run directory of `train`
+    if not (directory / INDEX).is_file():
+        names = ", ".join(BUNDLED)
+        raise ModelError(f"{name_or_dir}: no model there (no {INDEX}); give a model directory or one of: {names}")
+    return directory
+
+
+def read_index(directory: Path) -> dict[str, Any]:
+    """The content of a model directory's model_index.json."""
+    try:
+        index = json.loads((directory / INDEX).read_text())
+        return {**index, "info": dict(index["info"])}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ModelError(f"{directory / INDEX}: damaged: {error}") from error
+
+
+def load_model(name_or_dir: str | Path = "starter", device: str = "auto", precision: str = "auto") -> Model:
+    """Load a bundled model by name, or a model or run directory, for sampling.
+
+    device: auto, cpu, cuda, cuda:N or mps; precision: auto, fp32, bf16 or fp16. Raises ModelError for a directory that
+    is no model, and for a missing, damaged or wrong-shaped weight file.
+    """
+    target = resolve_device(device)
+    dtype = resolve_precision(precision, target)
+    directory = find_model(name_or_dir)
+    index = read_index(directory)
+    networks = [
+        load_network(directory / part, classes, index.get(part))
+        for part, classes in (("vae", AUTOENCODERS), ("unet", DENOISERS), ("conditioner", CONDITIONERS))
+    ]
+    try:
+        scheduler = DDPMScheduler.from_pretrained(directory / "scheduler", local_files_only=True)
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{directory / 'scheduler'}: missing or damaged") from error
+    vae, unet, conditioner = (network.eval().requires_grad_(False) for network in networks)
+    model = Model(Autoencoder(vae), unet, conditioner, scheduler, index["info"], directory)
+    return model.to(target, dtype)

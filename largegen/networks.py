@@ -1,0 +1,50 @@
+"""One network on disk: a diffusers configuration and safetensors, saved and loaded strictly."""
+
+import json
+from pathlib import Path
+
+import torch
+from accelerate import init_empty_weights
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from largegen.errors import ModelError
+from largegen.weights import check_state
+
+WEIGHTS = "diffusion_pytorch_model.safetensors"
+
+
+def save_network(network: nn.Module, directory: Path, dtype: torch.dtype | None) -> None:
+    """Save one diffusers module as config.json and safetensors, cast to `dtype` if given."""
+    network.save_config(directory)
+    save_file(as_saved(network, dtype), directory / WEIGHTS, {"format": "pt"})
+
+
+def as_saved(network: nn.Module, dtype: torch.dtype | None) -> dict[str, torch.Tensor]:
+    """The network's weights as they go to a file: on the CPU, contiguous, cast to `dtype` if given."""
+    return {
+        name: (value.to(dtype) if dtype and value.is_floating_point() else value).cpu().contiguous()
+        for name, value in network.state_dict().items()
+    }
+
+
+def load_network(directory: Path, classes: dict[str, type], class_name: str | None = None) -> nn.Module:
+    """Load one diffusers module strictly, as fp32, from config.json and safetensors. Raises ModelError."""
+    try:
+        config = json.loads((directory / "config.json").read_text())
+        cls = classes[class_name or config["_class_name"]]
+        with init_empty_weights(include_buffers=False):
+            network = cls.from_config(config)
+    except KeyError as error:
+        raise ModelError(f"{directory}: its class {error} is none of {', '.join(classes)}") from error
+    except (OSError, ValueError, TypeError) as error:
+        raise ModelError(f"{directory / 'config.json'}: missing or damaged: {error}") from error
+    weights = directory / WEIGHTS
+    try:
+        state = {name: value.float() for name, value in load_file(weights).items()}
+    except (OSError, SafetensorError) as error:
+        raise ModelError(f"{weights}: missing or damaged: {error}") from error
+    check_state(network, state, weights)
+    network.load_state_dict(state, assign=True)
+    return network
