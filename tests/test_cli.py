@@ -257,11 +257,11 @@ def test_config_gives_values_and_flags_win(embed, slide_path, tmp_path):
     assert (settings.tile_px, settings.overlap_px, settings.tissue_filter) == (128, 0, "none")
 
 
-def test_config_gives_arguments_too(encoder, slide_path, tmp_path, capfd):
-    values = {"slides": [str(slide_path)], "encoder": encoder, "out": str(tmp_path / "out")}
+def test_config_gives_required_options_too(encoder, slide_path, tmp_path, capfd):
+    values = {"encoder": encoder, "out": str(tmp_path / "out"), "preview": True, "mpp": 1}
     (tmp_path / "run.toml").write_text("\n".join(f"{k} = {json.dumps(v)}" for k, v in values.items()))
-    assert run(["embed", "--config", str(tmp_path / "run.toml")]) == 0
-    assert (tmp_path / "out" / "slide.h5").is_file()
+    assert run(["embed", str(slide_path), "--config", str(tmp_path / "run.toml")]) == 0
+    assert (tmp_path / "out" / "slide.h5").is_file() and (tmp_path / "out" / "slide.png").is_file()
 
 
 @pytest.mark.parametrize(
@@ -270,6 +270,7 @@ def test_config_gives_arguments_too(encoder, slide_path, tmp_path, capfd):
         ("tile-size = 128", ["no option 'tile-size'"]),
         ("[embedd]\ntile-px = 128", ["[embedd] is not a command"]),
         ("[embed]\nx = 1", ["no option 'x'"]),
+        ("slides = ['a.svs']", ["no option 'slides'"]),
         ("tile-px = ", ["not a TOML file"]),
         ("tile-px = 'wide'", ["--tile-px"]),
         (None, ["No such file"]),

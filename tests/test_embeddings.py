@@ -113,9 +113,7 @@ def test_the_grid_lies_as_the_slide_does(slide, tmp_path):
     row, col = np.argwhere(grid.tissue)[3]
     expected = MeanColour().encode(slide.read(col * 200, row * 200, 100, 100, 2.0)[None])[0]
     np.testing.assert_array_equal(grid.features[row, col], expected)
-    np.testing.assert_array_equal(
-        grid.background, MeanColour().encode(np.full((1, 4, 4, 3), 255, np.uint8))[0]
-    )
+    np.testing.assert_array_equal(grid.background, MeanColour().encode(np.full((1, 4, 4, 3), 255, np.uint8))[0])
     assert (grid.features[~grid.tissue] == grid.background).all() and not grid.tissue.all()
     assert (grid.encoder, grid.licence, grid.tile_px) == ("mean-colour", "Apache-2.0", 100)
 
@@ -317,9 +315,7 @@ def test_a_full_disk_is_one_line_and_leaves_no_file(slide, tmp_path, monkeypatch
         pytest.skip("mounting a small file system is not permitted here")
     try:
         if free_kb:  # what the check at the start sees does not hold later
-            monkeypatch.setattr(
-                "largegen.embeddings.shutil.disk_usage", lambda _: SimpleNamespace(free=10**9)
-            )
+            monkeypatch.setattr("largegen.embeddings.shutil.disk_usage", lambda _: SimpleNamespace(free=10**9))
         (disk / "filler").write_bytes(bytes((256 - free_kb) * 1024 - 4096))
         with pytest.raises(OutputError, match="no space left") as caught:
             embed(slide, disk / "out", Wide())
@@ -410,9 +406,7 @@ def test_damaged_files_are_one_line(slide, tmp_path):
 def test_a_model_of_another_width_says_so(slide, tmp_path):
     path = embed(slide, tmp_path)
     assert read_grid(path, width=6).features.shape[-1] == 6
-    with pytest.raises(
-        EmbeddingFileError, match=r"width 6 \(encoder mean-colour\), but the model needs 1024"
-    ):
+    with pytest.raises(EmbeddingFileError, match=r"width 6 \(encoder mean-colour\), but the model needs 1024"):
         read_grid(path, width=1024)
 
 

@@ -266,9 +266,7 @@ def test_a_gated_or_unknown_repository_names_its_page(monkeypatch, error, messag
     monkeypatch.setattr(hub, "_hub_reachable", lambda: True)
     with pytest.raises(HubError, match=message) as caught:
         load_encoder("uni_v1", device="cpu")
-    assert "https://huggingface.co/MahmoodLab/UNI" in str(caught.value) and "--encoder-weights" in str(
-        caught.value
-    )
+    assert "https://huggingface.co/MahmoodLab/UNI" in str(caught.value) and "--encoder-weights" in str(caught.value)
 
 
 def test_an_unreachable_hub_is_found_out_at_once(monkeypatch):

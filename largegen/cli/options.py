@@ -74,7 +74,8 @@ def _on_config(context: typer.Context, path: Path | None) -> Path | None:
             values |= {_python_name(key): value for key, value in entries.items()}
         elif _python_name(table) not in siblings:
             raise InputError(f"--config {path}: [{table}] is not a command")
-    known = {parameter.name for parameter in context.command.params} - {"config", "help"}
+    options = [parameter for parameter in context.command.params if parameter.param_type_name == "option"]
+    known = {option.name for option in options} - {"config", "help"}
     for key in values:
         if key not in known:
             raise InputError(f"--config {path}: {context.info_name} has no option {key.replace('_', '-')!r}")
