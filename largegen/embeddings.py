@@ -199,7 +199,9 @@ def _embed(
                 background,
                 _trident_attributes(path, slide, grid, mag),
             )
-    except BaseException:
+    except BaseException as error:
+        if isinstance(error, KeyboardInterrupt):
+            blocks.flush()
         blocks.drop_if_empty()
         raise
     blocks.remove()

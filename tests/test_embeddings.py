@@ -200,6 +200,14 @@ def test_an_interrupted_run_goes_on_to_the_same_file(slide, tmp_path, monkeypatc
         np.testing.assert_array_equal(getattr(EmbeddingFile(path), name)(), expected)
 
 
+def test_an_interrupt_by_the_user_loses_nothing(slide, tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        embed(slide, tmp_path, MeanColour(fail_after=4))  # well within FLUSH_S
+    second = MeanColour()
+    count = EmbeddingFile(embed(slide, tmp_path, second)).count
+    assert sum(second.batches) - 1 == count - 4 * 8
+
+
 def test_other_settings_start_over(slide, tmp_path, monkeypatch):
     monkeypatch.setattr(blocks, "FLUSH_S", 0.0)
     with pytest.raises(KeyboardInterrupt):
