@@ -3,7 +3,6 @@
 import errno
 import functools
 import importlib
-import importlib.util
 import inspect
 import logging
 import os
@@ -65,10 +64,9 @@ def with_common_options(function: Callable) -> Callable:
 
 
 for _name in COMMANDS:
-    _module = f"largegen.cli.{_name.replace('-', '_')}"
-    if importlib.util.find_spec(_module):
-        _function = getattr(importlib.import_module(_module), _name.replace("-", "_"))
-        app.command(_name)(with_common_options(_function))
+    _stem = _name.replace("-", "_")
+    _function = getattr(importlib.import_module(f"largegen.cli.{_stem}"), _stem)
+    app.command(_name)(with_common_options(_function))
 
 
 def main(arguments: list[str] | None = None) -> None:
