@@ -1,0 +1,1 @@
+"""Benchmarks, run by hand: `python tests/benchmarks/NAME.py --help`."""
