@@ -4,13 +4,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from largegen.embedding_file import read_grid
-    from largegen.generate import generate
+    from largegen.generation import generate
     from largegen.model import load_model
 
 __version__ = "0.1.0"
 __all__ = ["generate", "load_model", "read_grid"]
 
-_HOMES = {"generate": "largegen.generate", "load_model": "largegen.model", "read_grid": "largegen.embedding_file"}
+_HOMES = {"generate": "largegen.generation", "load_model": "largegen.model", "read_grid": "largegen.embedding_file"}
 
 
 def __getattr__(name: str) -> Any:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL, VQModel
-from torch import Tensor
+from torch import Tensor, nn
 
 from largegen.errors import ModelError
 from largegen.networks import load_network
@@ -39,7 +39,8 @@ class Autoencoder:
         return digest.hexdigest()[:16]
 
     def to(self, device: torch.device, dtype: torch.dtype) -> "Autoencoder":
-        self.vae.to(device=device, dtype=dtype, memory_format=torch.channels_last)
+        # Not ModelMixin.to, which warns of layers to be kept in fp32 though there are none.
+        nn.Module.to(self.vae, device=device, dtype=dtype, memory_format=torch.channels_last)
         self._mean, self._std = self._mean.to(device), self._std.to(device)
         return self
 

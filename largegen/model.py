@@ -71,7 +71,8 @@ class Model:
     def to(self, device: torch.device, dtype: torch.dtype) -> "Model":
         """Move the networks; the conditioner, which is small, stays in fp32."""
         self.autoencoder.to(device, dtype)
-        self.unet.to(device=device, dtype=dtype, memory_format=torch.channels_last)
+        # Not ModelMixin.to, which warns of layers to be kept in fp32 though there are none.
+        nn.Module.to(self.unet, device=device, dtype=dtype, memory_format=torch.channels_last)
         self.conditioner.to(device)
         return self
 

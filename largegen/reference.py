@@ -1,16 +1,17 @@
-"""Which part of a reference a picture is made from: its size, its place, and the grid of embeddings under it."""
+"""What a picture is made after: a slide or an embedding file, the place in it, and the embeddings under that place."""
 
 import os
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from accelerate import PartialState
 
+from largegen.distributed import from_main, join
 from largegen.embedding_file import EmbeddingFile, EmbeddingGrid
 from largegen.embeddings import embed_slide, kept_tiles
-from largegen.encoders import encoder_names, load_encoder
+from largegen.encoders import STARTER_DIR, load_encoder
 from largegen.errors import EmbeddingFileError, InputError
 from largegen.model import Model
 from largegen.slide import Slide
@@ -29,59 +30,85 @@ class Region:
     cols: int
     full: bool  # the whole reference
 
+    @property
+    def tiles(self) -> tuple[slice, slice]:
+        """The rectangle, as an index of the reference's grid."""
+        return slice(self.row, self.row + self.rows), slice(self.col, self.col + self.cols)
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A grid of tiles that pictures can be laid over, each tile as large as a model's window."""
+
+    tissue: np.ndarray  # (rows, cols) bool
+    origin_xy: tuple[int, int]  # level-0 top-left corner of the first tile
+    tile_level0_px: float  # side of a tile in level-0 px
+    grid: Callable[[Region], EmbeddingGrid]  # the embeddings under a region
+
+    def region(self, model: Model, size: tuple[int, int] | None, corner: tuple[int, int] | None = None) -> Region:
+        """Lay a picture over the grid. Raises InputError for a size that the grid or the model does not allow.
+
+        size: (width, height) in px, None for all of the grid. corner: the wanted top-left corner (x, y) in level-0 px,
+        moved up and left to a tile's; by default the place with most tissue.
+        """
+        grid_rows, grid_cols = self.tissue.shape
+        tile_px = model.tile_px
+        if size is None:
+            if corner is not None:
+                raise InputError("--region: not with --size full, which is all of the reference")
+            return Region(grid_cols * tile_px, grid_rows * tile_px, 0, 0, grid_rows, grid_cols, full=True)
+        check_size(size, model)
+        width, height = size
+        rows, cols = -(-height // tile_px), -(-width // tile_px)
+        if rows > grid_rows or cols > grid_cols:
+            raise InputError(
+                f"--size {width}x{height}: the reference is too small at this resolution;"
+                f" the largest size that fits is {grid_cols * tile_px}x{grid_rows * tile_px}"
+            )
+        if corner is None:
+            row, col = most_tissue(self.tissue, rows, cols)
+        else:
+            # Half a pixel, because the corners that tiles are known by are rounded.
+            col, row = (
+                int((v - start + 0.5) // self.tile_level0_px) for v, start in zip(corner, self.origin_xy, strict=True)
+            )
+            if row + rows > grid_rows or col + cols > grid_cols or min(row, col) < 0:
+                raise InputError(
+                    f"--region {corner[0]},{corner[1]}: {width}x{height} px from there leave the reference;"
+                    f" corners from {self._corner(0, 0)} to {self._corner(grid_rows - rows, grid_cols - cols)} fit"
+                )
+        return Region(width, height, row, col, rows, cols, full=False)
+
+    def _corner(self, row: int, col: int) -> str:
+        x, y = self.origin_xy
+        return f"{x + round(col * self.tile_level0_px)},{y + round(row * self.tile_level0_px)}"
+
 
 def parse_size(text: str) -> tuple[int, int] | None:
     """`N` or `WxH` in pixels -> (width, height); `full` -> None. Raises InputError for anything else."""
     if text.lower() == "full":
         return None
-    match = re.fullmatch(r"(\d+)(?:[xX](\d+))?", text.strip())
+    match = re.fullmatch(r"(\d+)(?:[xX](\d+))?", text)
     if not match:
         raise InputError(f"--size {text}: give N, WxH (pixels) or full")
     return int(match[1]), int(match[2] or match[1])
 
 
 def parse_region(text: str) -> tuple[int, int]:
-    """`X,Y` in level-0 pixels -> (x, y)."""
+    """`X,Y` in level-0 pixels -> (x, y). Raises InputError for anything else."""
     match = re.fullmatch(r"(\d+),(\d+)", text.replace(" ", ""))
     if not match:
         raise InputError(f"--region {text}: give X,Y, the top-left corner in level-0 pixels")
     return int(match[1]), int(match[2])
 
 
-def choose_region(
-    size: tuple[int, int] | None,
-    tissue: np.ndarray,
-    tile_px: int,
-    factor: int,
-    level0_xy: tuple[float, float] | None = None,
-    tile_level0_px: float = 1.0,
-) -> Region:
-    """Lay a picture over a grid of tiles.
-
-    size: (width, height) in px, None for all of the grid; tissue: (rows, cols) bool; factor: px per latent.
-    level0_xy: the wanted top-left corner, relative to the grid's own, rounded down to a tile; by default the place with
-    most tissue. Raises InputError for a size that the grid or the model's latents do not allow.
-    """
-    grid_rows, grid_cols = tissue.shape
-    if size is None:
-        return Region(grid_cols * tile_px, grid_rows * tile_px, 0, 0, grid_rows, grid_cols, full=True)
+def check_size(size: tuple[int, int], model: Model) -> None:
+    """Raise an InputError for a size (width, height) in px that a model cannot make."""
     width, height = size
-    if min(width, height) < tile_px or width % factor or height % factor:
-        raise InputError(f"--size {width}x{height}: sides must be at least {tile_px} px and multiples of {factor}")
-    rows, cols = -(-height // tile_px), -(-width // tile_px)
-    if rows > grid_rows or cols > grid_cols:
+    if min(size) < model.tile_px or width % model.factor or height % model.factor:
         raise InputError(
-            f"--size {width}x{height}: the reference is too small at this resolution;"
-            f" the largest size that fits is {grid_cols * tile_px}x{grid_rows * tile_px}"
+            f"--size {width}x{height}: sides must be at least {model.tile_px} px and multiples of {model.factor}"
         )
-    if level0_xy is None:
-        row, col = most_tissue(tissue, rows, cols)
-    else:
-        col, row = (int(v // tile_level0_px) for v in level0_xy)
-        if row + rows > grid_rows or col + cols > grid_cols or min(row, col) < 0:
-            last = f"{int((grid_cols - cols) * tile_level0_px)},{int((grid_rows - rows) * tile_level0_px)}"
-            raise InputError(f"--region: {width}x{height} px from there leave the reference; the last place is {last}")
-    return Region(width, height, row, col, rows, cols, full=False)
 
 
 def most_tissue(tissue: np.ndarray, rows: int, cols: int) -> tuple[int, int]:
@@ -94,35 +121,33 @@ def most_tissue(tissue: np.ndarray, rows: int, cols: int) -> tuple[int, int]:
     return int(row), int(col)
 
 
-def pure_background(grid: EmbeddingGrid, height: int, width: int, window: int) -> np.ndarray:
-    """(height, width) bool over a canvas of latents: tiles without tissue, all of whose neighbours are without too.
+def pure_background(tissue: np.ndarray, window: int) -> np.ndarray:
+    """(rows, cols) bool of tiles -> bool over the canvas of latents, `window` to a tile: True where no tissue is near.
 
     A tile that touches tissue is not pure, so that tissue does not end at a tile's border.
     """
-    padded = np.pad(grid.tissue, 1)
-    rows, cols = grid.tissue.shape
-    near = np.zeros_like(grid.tissue)
-    for i in range(3):
-        for j in range(3):
-            near |= padded[i : i + rows, j : j + cols]
-    return (~near).repeat(window, 0).repeat(window, 1)[:height, :width]
+    rows, cols = tissue.shape
+    padded = np.pad(tissue, 1)
+    near = np.any([padded[i : i + rows, j : j + cols] for i in range(3) for j in range(3)], axis=0)
+    return (~near).repeat(window, 0).repeat(window, 1)
 
 
-def grid_of_file(
-    model: Model, path: Path, size: tuple[int, int] | None, corner: tuple[int, int] | None
-) -> tuple[EmbeddingGrid, Region]:
-    """The region of an embedding file that a picture needs. Raises EmbeddingFileError and InputError."""
+def file_reference(model: Model, path: Path) -> Reference:
+    """An embedding file as a reference. Raises EmbeddingFileError where it is damaged or does not suit the model."""
     file = EmbeddingFile(path)
     check_embeddings(model, file)
     grid = file.grid()
-    return _crop(model, grid, size, corner)
+    return Reference(
+        tissue=grid.tissue,
+        origin_xy=grid.origin_xy,
+        tile_level0_px=grid.tile_px * grid.downsample,
+        grid=lambda region: grid.crop(region.row, region.col, region.rows, region.cols),
+    )
 
 
-def grid_of_slide(
+def slide_reference(
     model: Model,
     slide: Slide,
-    size: tuple[int, int] | None,
-    corner: tuple[int, int] | None,
     *,
     downsample: float,
     mag: float | None = None,
@@ -131,22 +156,17 @@ def grid_of_slide(
     encoder_weights: Path | None = None,
     cache: Path | None = None,
     progress: bool = False,
-) -> tuple[EmbeddingGrid, Region]:
-    """Embed the tiles of a slide that a picture needs, with the model's own encoder, or find them in `cache`.
+) -> Reference:
+    """A slide as a reference: its tiles are embedded when asked for, with the model's own encoder, or found in `cache`.
 
     downsample: level-0 px per px of the picture; see embeddings.embed_slide for the rest.
     """
-    grid = tile_grid(slide, downsample, model.tile_px)
-    tissue = kept_tiles(slide, grid, tissue_threshold, tissue_filter)
-    region = choose_region(size, tissue, model.tile_px, model.factor, corner, grid.stride_level0_px)
-    own = (model.directory or Path()) / "encoder"
-    name = model.info["encoder"]
-    if name not in encoder_names() and own.is_dir():
-        name = f"local-dir:{own}"
-    with PartialState().main_process_first():
+    tiles = tile_grid(slide, downsample, model.tile_px)
+
+    def embed(region: Region) -> EmbeddingGrid:
         path = embed_slide(
             slide,
-            load_encoder(name, encoder_weights, model.device),
+            load_encoder(encoder_of(model), encoder_weights, model.device),
             cache or cache_directory(),
             downsample=downsample,
             tile_px=model.tile_px,
@@ -156,18 +176,23 @@ def grid_of_slide(
             progress=progress,
             mag=mag,
         )
-    file = EmbeddingFile(path)
-    check_embeddings(model, file)
-    return file.grid(), region
+        file = EmbeddingFile(path)
+        check_embeddings(model, file)
+        return file.grid()
+
+    return Reference(
+        tissue=kept_tiles(slide, tiles, tissue_threshold, tissue_filter),
+        origin_xy=(0, 0),
+        tile_level0_px=tiles.stride_level0_px,
+        grid=lambda region: from_main(join(model.device), lambda: embed(region)),
+    )
 
 
-def _crop(
-    model: Model, grid: EmbeddingGrid, size: tuple[int, int] | None, corner: tuple[int, int] | None
-) -> tuple[EmbeddingGrid, Region]:
-    relative = corner and (corner[0] - grid.origin_xy[0], corner[1] - grid.origin_xy[1])
-    tile = (grid.tile_px - grid.overlap_px) * grid.downsample
-    region = choose_region(size, grid.tissue, model.tile_px, model.factor, relative, tile)
-    return grid.crop(region.row, region.col, region.rows, region.cols), region
+def encoder_of(model: Model) -> str:
+    """The name by which a model's encoder is loaded: that of the copy inside its directory, if it has one."""
+    own = (model.directory or Path()) / "encoder"
+    inside = model.directory is not None and own.is_dir() and own != STARTER_DIR
+    return f"local-dir:{own}" if inside else model.info["encoder"]
 
 
 def check_embeddings(model: Model, file: EmbeddingFile) -> None:

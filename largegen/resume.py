@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from largegen.runtime import atomic
@@ -35,7 +35,8 @@ def save_progress(path: Path, fingerprint: str, step: int, canvas: Tensor, sched
             numbers[name] = value
     metadata = {"fingerprint": fingerprint, "step": str(step), "memory": json.dumps(numbers)}
     with atomic(path) as temporary:
-        save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, temporary, metadata)
+        # Not save_file: its error for a full disk is no OSError.
+        temporary.write_bytes(save({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, metadata))
 
 
 def load_progress(path: Path, fingerprint: str, processes: "PartialState | None" = None) -> dict | None:

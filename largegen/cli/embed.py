@@ -1,13 +1,14 @@
 """`largegen embed`: slides -> embedding files."""
 
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from largegen.cli import options as shared
+from largegen.cli.options import Target
 from largegen.errors import InputError, LargegenError
 
 if TYPE_CHECKING:
@@ -16,25 +17,6 @@ if TYPE_CHECKING:
     from largegen.encoders import Encoder
     from largegen.slide import Slide
     from largegen.tiles import TileGrid
-
-DEFAULT_MAG = 20.0
-
-
-@dataclass(frozen=True)
-class Target:
-    """The resolution to work at; none given means 20x for slides, a scene's own resolution."""
-
-    mag: float | None  # 20 is 0.5 um/px
-    mpp: float | None  # um/px
-    gsd: float | None  # m/px
-
-    def magnification(self, slide: "Slide") -> float | None:
-        none_given = self.mag is None and self.mpp is None and self.gsd is None
-        return DEFAULT_MAG if none_given and slide.kind != "scene" else self.mag
-
-    def downsample(self, slide: "Slide") -> float:
-        """Level-0 px per pixel of the target."""
-        return slide.downsample_for(mag=self.magnification(slide), mpp=self.mpp, gsd_m=self.gsd)
 
 
 def embed(

@@ -1,18 +1,23 @@
 """`largegen generate`."""
 
+import logging
 import shlex
 import sys
+import time
+from contextlib import ExitStack
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from largegen.cli import options as shared
-from largegen.cli.embed import Target
 from largegen.errors import InputError
+from largegen.settings import Sampling
 
 if TYPE_CHECKING:
-    from largegen.generate import Sampling
+    import numpy as np
+
     from largegen.model import Model
     from largegen.reference import Region
 
@@ -24,7 +29,7 @@ def generate(
     region: Annotated[
         str | None,
         typer.Option(
-            help="X,Y: top-left corner in level-0 pixels, rounded down to a tile.", show_default="most tissue"
+            help="X,Y: top-left corner in level-0 pixels, moved up and left to a tile's.", show_default="most tissue"
         ),
     ] = None,
     model: Annotated[str, typer.Option(help="Bundled model's name, or model directory.")] = "starter",
@@ -35,18 +40,18 @@ def generate(
             show_default="<slide>_synthetic_<size>.tif",
         ),
     ] = None,
-    steps: Annotated[int, typer.Option(help="Denoising steps.")] = 20,
+    steps: Annotated[int, typer.Option(help="Denoising steps.")] = Sampling.steps,
     guidance: Annotated[
         float, typer.Option(min=0.0, help="Guidance scale: 1 is none, more keeps to the reference.")
-    ] = 2.0,
-    eta: Annotated[float, typer.Option(help="Noise added by DDIM, 0 to 1.")] = 0.0,
-    scheduler: Annotated[str, typer.Option(help="ddim, dpm++ or unipc.")] = "ddim",
+    ] = Sampling.guidance,
+    eta: Annotated[float, typer.Option(help="Noise added by DDIM, 0 to 1.")] = Sampling.eta,
+    scheduler: Annotated[str, typer.Option(help="ddim, dpm++ or unipc.")] = Sampling.scheduler,
     windows: Annotated[
         str, typer.Option(help="overlap: every --stride; shift: side by side, moved at random at every step.")
-    ] = "shift",
+    ] = Sampling.windows,
     stride: Annotated[
         int, typer.Option(min=0, help="Latents between overlapping windows.", show_default="half a window")
-    ] = 0,
+    ] = Sampling.stride,
     batch_size: Annotated[str, typer.Option(help="Windows through the network at once: auto or a number.")] = "auto",
     mag: shared.Mag = None,
     mpp: shared.Mpp = None,
@@ -63,7 +68,7 @@ def generate(
     save_every: Annotated[float, typer.Option(min=0.0, help="Seconds between saves of the unfinished canvas.")] = 30.0,
     device: shared.Device = "auto",
     precision: shared.Precision = "auto",
-    seed: shared.Seed = 0,
+    seed: shared.Seed = Sampling.seed,
     overwrite: shared.Overwrite = False,
     dry_run: shared.DryRun = False,
     json: shared.Json = False,
@@ -77,19 +82,11 @@ def generate(
         raise InputError("give --ref SLIDE or --embeddings FILE.h5")
     if sum(value is not None for value in (mag, mpp, gsd)) > 1:
         raise InputError("--mag, --mpp, --gsd: give only one of them")
-    if batch_size != "auto" and not (batch_size.isdigit() and int(batch_size)):
+    of_slides = (mag, mpp, gsd, source_mpp, source_mag, source_gsd, tissue_threshold, encoder_weights, cache)
+    if embeddings and (no_tissue_filter or any(value is not None for value in of_slides)):
+        raise InputError("--embeddings: resolution, tissue filter, encoder and cache are options of --ref only")
+    if batch_size != "auto" and not (batch_size.isdecimal() and int(batch_size)):
         raise InputError(f"--batch-size {batch_size}: give auto or a number of windows")
-    from largegen.reference import parse_region, parse_size
-
-    wanted, corner = parse_size(size), parse_region(region) if region else None
-    source = ref or embeddings
-    out = out or Path(f"{source.name.split('.')[0]}_synthetic_{size.lower()}.tif")
-    from largegen.writers import check_output
-
-    check_output(out, overwrite, wanted)
-    from largegen.generate import Sampling, generate_file
-    from largegen.model import load_model
-
     sampling = Sampling(
         steps=steps,
         guidance=guidance,
@@ -101,33 +98,49 @@ def generate(
         seed=seed,
     )
     sampling.check()
+    from largegen.reference import parse_region, parse_size
+
+    wanted, corner = parse_size(size), parse_region(region) if region else None
+    name = (ref or embeddings).stem.removesuffix(".ome")
+    out = out or Path(f"{name}_synthetic_{size.lower()}.tif")
+    from largegen.writers import check_output
+
+    check_output(out, overwrite, wanted)
+    from largegen.distributed import join
+    from largegen.generation import effective, generate_file
+    from largegen.model import load_model
+    from largegen.reference import file_reference, slide_reference
+    from largegen.slide import open_slide
+
     network = load_model(model, device, precision)
-    if ref is None:
-        from largegen.reference import grid_of_file
-
-        grid, place = grid_of_file(network, embeddings, wanted, corner)
-    else:
-        from largegen.reference import grid_of_slide
-        from largegen.slide import open_slide
-
-        with open_slide(ref, source_mpp, source_mag, source_gsd) as slide:
-            target = Target(mag, mpp, gsd)
-            grid, place = grid_of_slide(
+    main = join(network.device).is_main_process
+    if not main:
+        shared.set_up_logging(logging.ERROR)
+    progress = shared.show_progress()
+    sampling = effective(sampling, network)
+    with ExitStack() as stack:
+        if ref is None:
+            reference = file_reference(network, embeddings)
+        else:
+            slide = stack.enter_context(open_slide(ref, source_mpp, source_mag, source_gsd))
+            target = shared.Target(mag, mpp, gsd)
+            reference = slide_reference(
                 network,
                 slide,
-                wanted,
-                corner,
                 downsample=target.downsample(slide),
                 mag=target.magnification(slide),
                 tissue_threshold=tissue_threshold,
                 tissue_filter=not no_tissue_filter,
                 encoder_weights=encoder_weights,
                 cache=cache,
-                progress=shared.show_progress(),
+                progress=progress,
             )
-    if dry_run:
-        shared.print_json(_estimate(network, place, sampling, out))
-        return
+        place = reference.region(network, wanted, corner)
+        if dry_run:
+            if main:
+                shared.print_json(_estimate(network, place, reference.tissue[place.tiles], sampling, out))
+            return
+        grid = reference.grid(place)
     report = generate_file(
         network,
         grid,
@@ -136,33 +149,32 @@ def generate(
         sampling,
         command=shlex.join(["largegen", *sys.argv[1:]]),
         overwrite=overwrite,
-        progress=shared.show_progress(),
+        progress=progress,
         save_every_s=save_every,
     )
-    if json:
+    if main and json:
         shared.print_json(report)
-    else:
+    elif main:
         typer.echo(f"{out}: {place.width}x{place.height} px")
 
 
-def _estimate(model: "Model", region: "Region", sampling: "Sampling", out: Path) -> dict[str, Any]:
+def _estimate(model: "Model", region: "Region", tissue: "np.ndarray", sampling: Sampling, out: Path) -> dict[str, Any]:
     """What the run would take: time from one batch of windows here, memory and disk from sizes."""
-    import time
-    from dataclasses import asdict
-
     import torch
 
-    from largegen.generate import auto_batch_size, count_calls
+    from largegen.generation import count_calls
+    from largegen.reference import pure_background
 
-    batch = sampling.batch_size or auto_batch_size(model)
-    latents = torch.zeros(2 * batch, model.autoencoder.channels, model.window, model.window)
-    contexts = model.null_context().expand(2 * batch, -1, -1)
-    model.eps(latents, 0, contexts)
+    windows = 2 * sampling.batch_size  # as under guidance
+    latents = torch.zeros(windows, model.autoencoder.channels, model.window, model.window)
+    contexts = model.null_context().expand(windows, -1, -1)
+    model.eps(latents, 0, contexts).cpu()  # warms up
     started = time.perf_counter()
-    model.eps(latents, 0, contexts)
-    per_call = (time.perf_counter() - started) / (2 * batch)
+    model.eps(latents, 0, contexts).cpu()
+    per_call = (time.perf_counter() - started) / windows
     height, width = region.height // model.factor, region.width // model.factor
-    calls = count_calls(sampling, model.window, height, width)
+    skip = pure_background(tissue, model.window) if region.full else None
+    calls = count_calls(sampling, model.window, height, width, skip)
     networks = (model.unet, model.autoencoder.vae)
     weights = sum(p.numel() * p.element_size() for net in networks for p in net.parameters())
     return {
@@ -173,6 +185,7 @@ def _estimate(model: "Model", region: "Region", sampling: "Sampling", out: Path)
         "settings": asdict(sampling),
         "region": asdict(region),
         "tiles": region.rows * region.cols,
+        "tissue_tiles": int(tissue.sum()),
         "denoiser_calls": calls,
         "seconds": round(calls * per_call, 1),
         "memory_mb": round((weights + 6 * 4 * model.autoencoder.channels * height * width) / 1e6, 1),

@@ -1,0 +1,43 @@
+"""Several processes that share one picture: how they find each other, and what the first one does for all."""
+
+from collections.abc import Callable
+from datetime import timedelta
+from typing import TypeVar
+
+import torch
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list, gather_object
+
+from largegen.errors import LargegenError
+
+# The others wait while the first one embeds a reference or writes a picture.
+PATIENCE = timedelta(days=7)
+
+Result = TypeVar("Result")
+
+
+def join(device: torch.device) -> PartialState:
+    """The group of processes that a launcher (`accelerate launch`, torchrun) started; without one, this one alone."""
+    return PartialState(cpu=device.type == "cpu", timeout=PATIENCE)
+
+
+def from_main(processes: PartialState, compute: Callable[[], Result]) -> Result:
+    """What `compute` gives in the main process, in all of them; its LargegenError is raised in all."""
+    result, failure = None, None
+    if processes.is_main_process:
+        try:
+            result = compute()
+        except LargegenError as error:
+            if processes.num_processes == 1:
+                raise
+            failure = error
+    if processes.num_processes > 1:
+        result, failure = broadcast_object_list([result, failure])
+    if failure is not None:
+        raise failure
+    return result
+
+
+def least(processes: PartialState, number: int) -> int:
+    """The smallest of the processes' numbers."""
+    return min(gather_object([number])) if processes.num_processes > 1 else number

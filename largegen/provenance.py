@@ -1,0 +1,48 @@
+"""What a generated picture says of itself: where it lies, and all that made it."""
+
+from dataclasses import asdict
+
+import diffusers
+import torch
+
+from largegen import __version__
+from largegen.embedding_file import EmbeddingGrid
+from largegen.headers import ImageInfo
+from largegen.model import Model
+from largegen.reference import Region
+from largegen.settings import Sampling
+from largegen.slide import Georeference
+
+
+def image_info(model: Model, grid: EmbeddingGrid, region: Region, sampling: Sampling, command: str) -> ImageInfo:
+    """What the picture says of itself: resolution and place as its reference's, and all that made it."""
+    source, scale = grid.source, grid.downsample
+    place = None
+    if source["crs"]:
+        a, b, c, d, e, f = source["transform"]
+        x, y = grid.origin_xy
+        transform = (a * scale, b * scale, a * x + b * y + c, d * scale, e * scale, d * x + e * y + f)
+        place = Georeference(source["crs"], transform)
+    info = model.info
+    return ImageInfo(
+        width=region.width,
+        height=region.height,
+        mpp=source["mpp"] and source["mpp"] * scale,
+        gsd_m=source["gsd_m"] and source["gsd_m"] * scale,
+        georeference=place,
+        description=f"synthetic image by largegen {__version__}, after {source['name']}",
+        provenance={
+            "command": command,
+            "model": info["name"],
+            "model_licence": info["licence"],
+            "encoder": info["encoder"],
+            "encoder_licence": grid.licence,
+            "licence": " and ".join(sorted({info["licence"], grid.licence})),
+            "reference": source["name"],
+            "reference_xy": list(grid.origin_xy),
+            "seed": sampling.seed,
+            "sampling": {name: value for name, value in asdict(sampling).items() if name != "seed"},
+            "precision": str(model.dtype).removeprefix("torch."),
+            "versions": {"largegen": __version__, "torch": torch.__version__, "diffusers": diffusers.__version__},
+        },
+    )

@@ -1,0 +1,46 @@
+"""How a canvas is sampled: the settings that the command line and the library share."""
+
+import math
+from dataclasses import dataclass
+
+from largegen.errors import InputError
+
+SCHEDULERS = ("ddim", "dpm++", "unipc")
+WINDOWS = ("overlap", "shift")
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How a canvas is sampled. The defaults are the cheapest setting without a loss, see the README's table."""
+
+    steps: int = 20  # of the scheduler
+    guidance: float = 2.0  # eps_null + guidance * (eps_cond - eps_null)
+    eta: float = 0.0  # DDIM's added noise, 0 to 1
+    scheduler: str = "ddim"  # ddim, dpm++ or unipc
+    windows: str = "shift"  # overlap or shift
+    stride: int = 0  # latents between overlapping windows; 0: half a window
+    decode_stride: int = 0  # latents between decoded windows; 0: three quarters of a window
+    batch_size: int = 0  # windows at once; 0: what suits the device
+    seed: int = 0
+
+    def check(self, window: int | None = None) -> None:
+        """Raise an InputError for what cannot be sampled, or not with a model of this window (in latents)."""
+        if self.scheduler not in SCHEDULERS:
+            raise InputError(f"--scheduler {self.scheduler}: use one of {', '.join(SCHEDULERS)}")
+        if self.windows not in WINDOWS:
+            raise InputError(f"--windows {self.windows}: use one of {', '.join(WINDOWS)}")
+        if not 1 <= self.steps <= 1000:
+            raise InputError(f"--steps {self.steps}: must be between 1 and 1000")
+        if not 0 <= self.guidance < math.inf:
+            raise InputError(f"--guidance {self.guidance}: must be 0 or more")
+        if not 0 <= self.eta <= 1 or (self.eta and self.scheduler != "ddim"):
+            raise InputError(f"--eta {self.eta}: between 0 and 1, and 0 for any scheduler but ddim")
+        if self.batch_size < 0:
+            raise InputError(f"--batch-size {self.batch_size}: must be 1 or more, or 0 for auto")
+        if self.stride and self.windows != "overlap":
+            raise InputError(f"--stride {self.stride}: only with --windows overlap")
+        for name, stride in (("--stride", self.stride), ("decode_stride", self.decode_stride)):
+            if stride < 0:
+                raise InputError(f"{name} {stride}: must be 1 or more, or 0 for the default")
+            if window is not None and stride > window:
+                raise InputError(f"{name} {stride}: must be between 1 and the model's window of {window} latents")
