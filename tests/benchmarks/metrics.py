@@ -82,3 +82,20 @@ def psnr(a: np.ndarray, b: np.ndarray) -> tuple[float, float]:
     errors = np.square(a.astype(np.float64) - b).mean((1, 2, 3))
     decibel = 10 * np.log10(255**2 / np.maximum([errors.mean(), *errors], 1e-12))
     return float(decibel[0]), float(decibel[1:].mean())
+
+
+def ridge(inputs: np.ndarray, targets: np.ndarray, strength: float = 1e-2) -> Callable[[np.ndarray], np.ndarray]:
+    """Fit a linear map of inputs (N, D) to targets (N, K), and give it as a function of new inputs.
+
+    strength: of the penalty on the weights, relative to the number of samples, for standardised inputs.
+    """
+    centre, scale, offset = inputs.mean(0), inputs.std(0) + 1e-12, targets.mean(0)
+    z = (inputs - centre) / scale
+    penalty = strength * len(z) * np.eye(z.shape[1])
+    weights = np.linalg.solve(z.T @ z + penalty, z.T @ (targets - offset))
+    return lambda new: (new - centre) / scale @ weights + offset
+
+
+def r_squared(predicted: np.ndarray, true: np.ndarray) -> float:
+    """The part of the variance of `true` (N, K) that is explained: 1 is all of it, 0 none, as by the mean."""
+    return float(1 - np.square(true - predicted).sum() / np.square(true - true.mean(0)).sum())

@@ -1,0 +1,107 @@
+"""The figures that the benchmarks print, held against closed forms and made-up pictures."""
+
+import numpy as np
+import pytest
+from benchmarks.metrics import (
+    encode_all,
+    frechet_distance,
+    gaussian_of,
+    psnr,
+    r_squared,
+    random_crops,
+    retrieval,
+    ridge,
+    seam_score,
+    tiles_of,
+    window_borders,
+)
+
+RNG = np.random.default_rng(0)
+
+
+def texture(size=256):
+    return RNG.integers(60, 160, (size, size, 3), dtype=np.uint8)
+
+
+def test_window_borders_are_starts_and_ends_of_windows():
+    assert window_borders(128, 32, 32) == [32, 64, 96]
+    assert window_borders(128, 32, 24) == [24, 32, 48, 56, 72, 80, 96, 104]  # the last window is clamped to 96
+    assert window_borders(32, 32, 16) == []
+
+
+def test_a_picture_without_seams_scores_one():
+    assert seam_score(texture(512), [128, 256, 384], [128, 256, 384]) == pytest.approx(1, abs=0.05)
+
+
+def test_tiles_of_different_brightness_score_above_one():
+    picture = texture().astype(int)
+    picture[:, 128:] += 60
+    only_columns = seam_score(picture.clip(0, 255).astype(np.uint8), [], [128])
+    assert only_columns > 1.5
+    assert seam_score(picture.clip(0, 255).astype(np.uint8), [], [64]) < 1.1  # the seam is elsewhere
+
+
+def test_the_autoencoders_own_grid_is_no_seam():
+    blocks = RNG.integers(60, 160, (32, 32, 3), dtype=np.uint8).repeat(8, 0).repeat(8, 1)
+    assert seam_score(blocks, [128], [128], phase=8) == pytest.approx(1, abs=0.3)
+    assert seam_score(blocks, [128], [128]) > 4
+
+
+def test_frechet_distance_of_a_gaussian_to_itself_is_zero():
+    gaussian = gaussian_of(RNG.normal(size=(500, 16)))
+    assert frechet_distance(gaussian, gaussian) == pytest.approx(0, abs=1e-9)
+
+
+def test_frechet_distance_closed_forms():
+    mean, ones = np.zeros(5), np.eye(5)
+    # |m|^2, and for diagonal covariances the squared differences of the deviations
+    assert frechet_distance((mean, ones), (mean + 3, ones)) == pytest.approx(45)
+    a, b = np.array([1.0, 4, 9, 16, 25]), np.array([4.0, 4, 1, 1, 36])
+    expected = np.square(np.sqrt(a) - np.sqrt(b)).sum()
+    assert frechet_distance((mean, np.diag(a)), (mean, np.diag(b))) == pytest.approx(expected)
+    turn, _ = np.linalg.qr(RNG.normal(size=(5, 5)))  # the distance does not depend on the axes
+    turned = frechet_distance((mean, turn @ np.diag(a) @ turn.T), (mean, turn @ np.diag(b) @ turn.T))
+    assert turned == pytest.approx(expected)
+
+
+def test_frechet_distance_is_symmetric_for_covariances_that_do_not_commute():
+    a, b = (gaussian_of(RNG.normal(size=(40, 6)) @ RNG.normal(size=(6, 6))) for _ in range(2))
+    assert frechet_distance(a, b) == pytest.approx(frechet_distance(b, a))
+
+
+def test_retrieval_counts_the_tiles_that_find_their_own():
+    real = RNG.normal(size=(16, 32))
+    assert retrieval(real * 5 + 0.01, real) == 16  # length does not count
+    swapped = real[[1, 0, *range(2, 16)]]
+    assert retrieval(swapped, real) == 14
+    assert retrieval(np.roll(real, 1, axis=0), real) == 0
+
+
+def test_tiles_and_crops_are_parts_of_the_picture():
+    picture = texture(96)
+    tiles = tiles_of(picture, 32)
+    assert tiles.shape == (9, 32, 32, 3)
+    assert (tiles[5] == picture[32:64, 64:96]).all()
+    crops = random_crops(picture, 96, 3, seed=0)
+    assert (crops == picture).all()
+    means = encode_all(lambda batch: batch.mean((1, 2)), tiles, batch=4)
+    assert np.allclose(means, tiles.mean((1, 2)))
+
+
+def test_psnr_of_the_mean_error_and_the_mean_of_psnrs():
+    a = np.full((2, 8, 8, 3), 100, np.uint8)
+    b = a.copy()
+    b[0] += 1
+    b[1] += 10
+    of_mean, mean = psnr(a, b)
+    assert of_mean == pytest.approx(10 * np.log10(255**2 / 50.5))
+    assert mean == pytest.approx(10 * np.log10(255**2 / 10))  # the mean of 48.13 and 28.13 dB
+
+
+def test_ridge_finds_a_linear_map_and_nothing_in_noise():
+    inputs = RNG.normal(size=(600, 8))
+    targets = inputs @ RNG.normal(size=(8, 3)) + 5
+    fit = ridge(inputs[:400], targets[:400], strength=1e-6)
+    assert r_squared(fit(inputs[400:]), targets[400:]) > 0.999
+    noise = RNG.normal(size=(600, 3))
+    assert r_squared(ridge(inputs[:400], noise[:400])(inputs[400:]), noise[400:]) < 0.05
