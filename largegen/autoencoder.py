@@ -80,7 +80,7 @@ def latent_statistics(vae: AutoencoderKL | VQModel) -> tuple[Tensor, Tensor]:
 def load_autoencoder(path: Path) -> Autoencoder:
     """Load the autoencoder of a model or run directory, or a bare one in diffusers' layout. Raises ModelError."""
     path = Path(path)
-    for directory in (path, path / "vae", path / "model" / "vae"):
+    for directory in (path / "model" / "vae", path / "vae", path):  # a run directory has a config.json of its own
         if (directory / "config.json").is_file():
             return Autoencoder(load_network(directory, AUTOENCODERS).eval().requires_grad_(False))
     raise ModelError(f"{path}: holds no autoencoder (no config.json, vae/ or model/vae/)")

@@ -7,6 +7,8 @@ that the uninterrupted one would have seen, and two processes see what one would
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import product
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,7 +24,7 @@ TRIES = 20  # draws of a crop that avoids the held-out blocks, before it stays w
 
 def sample_rng(seed: int, sample: int) -> np.random.Generator:
     """The random numbers of training sample `sample` >= 0: a function of the two numbers only."""
-    return np.random.Generator(np.random.Philox(key=np.array([seed, sample], np.uint64)))
+    return np.random.Generator(np.random.Philox(key=np.array([seed % 2**64, sample], np.uint64)))
 
 
 def turn(picture: np.ndarray, k: int) -> np.ndarray:
@@ -77,19 +79,31 @@ class HeldOut:
         digest = hashlib.blake2b(f"{self.seed} {name} {row} {col}".encode(), digest_size=8).digest()
         return int.from_bytes(digest, "big") < self.fraction * 2**64
 
+    @classmethod
+    def for_tiles(cls, tile_px: int, fraction: float, seed: int) -> "HeldOut":
+        """Blocks that tiles of `tile_px` px fit into."""
+        return cls(fraction, max(256, tile_px), seed)
+
     def touches(self, name: str, x: int, y: int, size_px: int) -> bool:
         """Whether the square at (x, y) shares a pixel with a validation block."""
+        return any(self.holds(name, *block) for block in self._blocks(x, y, size_px))
+
+    def covers(self, name: str, x: int, y: int, size_px: int) -> bool:
+        """Whether the square at (x, y) lies wholly in validation blocks."""
+        return all(self.holds(name, *block) for block in self._blocks(x, y, size_px))
+
+    def _blocks(self, x: int, y: int, size_px: int) -> Iterator[tuple[int, int]]:
         rows = range(y // self.block_px, (y + size_px - 1) // self.block_px + 1)
         cols = range(x // self.block_px, (x + size_px - 1) // self.block_px + 1)
-        return any(self.holds(name, row, col) for row in rows for col in cols)
+        return product(rows, cols)
 
 
 class CropDataset(Dataset):
     """Random crops of the tissue of slides, turned and flipped, `views` nearby crops to a sample.
 
     slides: (slide, downsample) pairs. Sample n is a dict with `image`: (views, 3, crop_px, crop_px) float32 in
-    [-1, 1]. Views of one sample are at most `shift_px` apart. Crops never touch the held-out blocks. Raises InputError
-    where no crop is left.
+    [-1, 1]. Views of one sample are at most `shift_px` apart. Crops never touch the blocks kept for validation, a part
+    `held_out` of all. Raises InputError where no crop is left.
     """
 
     def __init__(
@@ -100,11 +114,11 @@ class CropDataset(Dataset):
         views: int = 1,
         shift_px: int = 0,
         min_tissue: float = 0.1,
-        held_out: HeldOut | None = None,
+        held_out: float = 0.05,
         seed: int = 0,
     ):
         self.crop_px, self.views, self.shift_px, self.seed = crop_px, views, shift_px, seed
-        self.held_out = held_out or HeldOut()
+        self.held_out = HeldOut.for_tiles(crop_px, held_out, seed)
         self.pixels = [SlidePixels(slide, downsample) for slide, downsample in slides]
         self.places: list[tuple[int, int, int]] = []  # (slide, x, y)
         for number, (slide, downsample) in enumerate(slides):
@@ -112,7 +126,7 @@ class CropDataset(Dataset):
                 if not self.held_out.touches(slide.name, x, y, crop_px):
                     self.places.append((number, x, y))
         if not self.places:
-            raise InputError("no training tile: the slides have too little tissue; lower --tissue-threshold")
+            raise InputError("no training crop: the slides hold no tissue, or --validation keeps all of it out")
 
     def __getitem__(self, sample: int) -> dict[str, torch.Tensor]:
         rng = sample_rng(self.seed, sample)
@@ -131,11 +145,17 @@ class CropDataset(Dataset):
                 break
         return turn(pixels.crop(x, y, self.crop_px), int(rng.integers(8)))
 
+    def describe(self) -> dict[str, Any]:
+        """The slides and their size, for the record."""
+        tiles = sum(p.width * p.height for p in self.pixels) // self.crop_px**2
+        return {"slides": [p.slide.name for p in self.pixels], "tiles": tiles, "places": len(self.places)}
+
     def validation(self, limit: int = 256) -> np.ndarray:
         """Up to `limit` held-out crops, (N, crop_px, crop_px, 3) uint8, evenly taken; N is 0 where none has tissue."""
-        places = []
+        places, step = [], self.held_out.block_px
         for number, pixels in enumerate(self.pixels):
-            step = self.held_out.block_px
+            if min(pixels.width, pixels.height) < step:
+                continue  # no whole block
             for x, y in tissue_places(pixels.slide, pixels.downsample, step, step, 0.25):
                 if self.held_out.holds(pixels.slide.name, y // step, x // step):
                     places.append((number, x, y))

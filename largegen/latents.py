@@ -1,9 +1,11 @@
-"""Latents of a slide's tiles, computed once and kept in an HDF5 cache for the training of a denoiser."""
+"""Latents of a slide's tiles, computed once and kept in a NumPy file for the training of a denoiser."""
 
 import hashlib
+import io
 import json
 import logging
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from tqdm import tqdm
@@ -12,7 +14,7 @@ from largegen.autoencoder import Autoencoder
 from largegen.dataset import to_network, turn
 from largegen.embedding_file import EmbeddingFile
 from largegen.errors import EmbeddingFileError
-from largegen.runtime import lock, remove, writing
+from largegen.runtime import lock, writing
 from largegen.slide import Slide, open_slide
 
 # Ways to lay a tile (arguments of dataset.turn): as it is; turned by half; and flipped; and by quarters.
@@ -23,7 +25,7 @@ log = logging.getLogger(__name__)
 def find_slide(file: EmbeddingFile, slides: Path | None = None) -> Slide:
     """Open the slide that an embedding file was made from: where it was, or in the directory `slides`.
 
-    Raises EmbeddingFileError where it is not found or has another size than the file says.
+    Raises EmbeddingFileError where it is not found or is not the file that was embedded.
     """
     settings = file.settings
     path = Path(settings.source_path)
@@ -32,43 +34,44 @@ def find_slide(file: EmbeddingFile, slides: Path | None = None) -> Slide:
     if not path.exists():
         raise EmbeddingFileError(f"{file.path}: its slide {path} is not there; say where with --slides DIR")
     slide = open_slide(path)
-    if (slide.width, slide.height) != (settings.source_width, settings.source_height):
+    made_from = (settings.source_width, settings.source_height, settings.source_bytes)
+    found = (slide.width, slide.height, path.stat().st_size)
+    if made_from != found:
+        described = "made from a slide of {}x{} px in {} bytes".format(*made_from)
         raise EmbeddingFileError(
-            f"{file.path}: made from a slide of {settings.source_width}x{settings.source_height} px, but {path}"
-            f" has {slide.width}x{slide.height} px; embed it again"
+            f"{file.path}: {described}, but {path} has {'{}x{} px in {}'.format(*found)}; embed it again"
         )
     return slide
 
 
 def latents_path(file: EmbeddingFile, autoencoder_fingerprint: str, directory: Path, turns: int) -> Path:
-    """The cache of an embedding file's tiles: `<directory>/<slide>.<hash of all it depends on>.h5`."""
+    """The cache of an embedding file's tiles: `<directory>/<slide>.<hash of all it depends on>.npy`."""
     key = json.dumps([file.settings.as_dict(), autoencoder_fingerprint, turns], sort_keys=True, default=str)
     digest = hashlib.sha256(key.encode() + file.coords().tobytes()).hexdigest()[:12]
-    return Path(directory) / f"{file.settings.source_name}.{digest}.h5"
+    return Path(directory) / f"{file.settings.source_name}.{digest}.npy"
 
 
 def cache_latents(
     file: EmbeddingFile, slide: Slide, autoencoder: Autoencoder, path: Path, *, turns: int = 4, batch_size: int = 16
 ) -> None:
-    """Encode every tile of an embedding file, `turns` ways, into the HDF5 file `path`.
+    """Encode every tile of an embedding file, `turns` ways, into the NumPy file `path`.
 
-    /latents is (N, turns, C, h, w) float16, normalised, in the order of the embedding file; turns: 1, 2, 4 or 8, see
-    TURNS. A complete cache is kept, an interrupted one is continued.
+    It is (N, turns, C, h, w) float16, normalised, in the order of the embedding file; turns: 1, 2, 4 or 8, see TURNS.
+    A complete cache is kept, an interrupted one (`<path>.partial`) is continued. NumPy's format grows by plain
+    appending: what is done survives a kill and a full disk, both of which damage an HDF5 file.
     """
-    import h5py
-
     coords, settings = file.coords(), file.settings
     side = settings.tile_px // autoencoder.factor
     shape = (len(coords), turns, autoencoder.channels, side, side)
+    partial = path.with_name(f"{path.name}.partial")
     with lock(path), writing(path):
-        _discard_damaged(path)
-        with h5py.File(path, "a") as cache:
-            if "latents" not in cache:
-                cache.create_dataset("latents", shape, np.float16, chunks=(1, *shape[1:]))
-                cache.attrs["done"] = 0
-            done = int(cache.attrs["done"])
+        if path.exists():
+            return
+        with partial.open("ab") as cache:
+            done = _continue(cache, shape)
             tiles_at_once = max(1, batch_size // turns)
-            bar = tqdm(total=len(coords), initial=done, desc=f"latents {slide.name}", unit="tile", disable=None)
+            quiet = None if log.isEnabledFor(logging.WARNING) else True
+            bar = tqdm(total=len(coords), initial=done, desc=f"latents {slide.name}", unit="tile", disable=quiet)
             with bar:
                 for start in range(done, len(coords), tiles_at_once):
                     rows = coords[start : start + tiles_at_once]
@@ -77,21 +80,22 @@ def cache_latents(
                         for x, y in rows.tolist()
                     ]
                     turned = np.stack([turn(tile, k) for tile in tiles for k in TURNS[turns]])
-                    latents = autoencoder.encode(to_network(turned)).cpu().numpy()
-                    cache["latents"][start : start + len(rows)] = latents.reshape(-1, *shape[1:])
-                    cache.attrs["done"] = start + len(rows)
-                    cache.flush()  # what is done survives a kill
+                    cache.write(autoencoder.encode(to_network(turned)).cpu().numpy().astype("<f2").tobytes())
+                    cache.flush()
                     bar.update(len(rows))
+        partial.replace(path)
 
 
-def _discard_damaged(path: Path) -> None:
-    """Delete a cache that was killed in the middle of a write and cannot be opened any more."""
-    import h5py
-
-    if path.exists():
-        try:
-            with h5py.File(path, "r") as cache:
-                cache["latents"].shape, cache.attrs["done"]
-        except (OSError, KeyError):
-            log.warning("%s: damaged by a kill; computed anew", path)
-            remove(path)
+def _continue(cache: BinaryIO, shape: tuple[int, ...]) -> int:
+    """Cut the open file after its last whole row, or begin it; returns the number of rows it holds."""
+    begin = io.BytesIO()
+    np.lib.format.write_array_header_1_0(begin, {"descr": "<f2", "fortran_order": False, "shape": shape})
+    header, row_bytes = begin.getvalue(), 2 * int(np.prod(shape[1:]))
+    size = cache.tell()
+    if size < len(header):
+        cache.truncate(0)
+        cache.write(header)
+        return 0
+    done = (size - len(header)) // row_bytes
+    cache.truncate(len(header) + done * row_bytes)
+    return done

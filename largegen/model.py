@@ -151,5 +151,11 @@ def load_model(name_or_dir: str | Path = "starter", device: str = "auto", precis
     except (OSError, ValueError) as error:
         raise ModelError(f"{directory / 'scheduler'}: missing or damaged") from error
     vae, unet, conditioner = (network.eval().requires_grad_(False) for network in networks)
+    for part, found, wanted in (
+        ("in_channels", unet.config.in_channels, vae.config.latent_channels),
+        ("cross_attention_dim", unet.config.cross_attention_dim, conditioner.config.cross_attention_dim),
+    ):
+        if found != wanted:
+            raise ModelError(f"{directory}: unet has {part} {found}, but its other networks {wanted}")
     model = Model(Autoencoder(vae), unet, conditioner, scheduler, index["info"], directory)
     return model.to(target, dtype)

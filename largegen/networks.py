@@ -33,12 +33,14 @@ def load_network(directory: Path, classes: dict[str, type], class_name: str | No
     """Load one diffusers module strictly, as fp32, from config.json and safetensors. Raises ModelError."""
     try:
         config = json.loads((directory / "config.json").read_text())
-        cls = classes[class_name or config["_class_name"]]
+        name = class_name or config.get("_class_name")
+        if name not in classes:
+            raise ModelError(f"{directory}: its class is {name}, none of {', '.join(classes)}")
         with init_empty_weights(include_buffers=False):
-            network = cls.from_config(config)
-    except KeyError as error:
-        raise ModelError(f"{directory}: its class {error} is none of {', '.join(classes)}") from error
-    except (OSError, ValueError, TypeError) as error:
+            network = classes[name].from_config(config)
+    except ModelError:
+        raise
+    except Exception as error:  # a damaged configuration fails in a dozen ways within the network's constructor
         raise ModelError(f"{directory / 'config.json'}: missing or damaged: {error}") from error
     weights = directory / WEIGHTS
     try:

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import socket
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -73,16 +74,37 @@ def cpu_has_bf16() -> bool:
 
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Turn the operating system's errors while writing `path` into one-line OutputErrors."""
+    """Turn the errors of the operating system, safetensors and torch.save while writing `path` into OutputErrors."""
     try:
         yield
-    except OSError as error:
-        if isinstance(error, OutputError):
+    except OutputError:
+        raise
+    except Exception as error:
+        if not _is_write_error(error):
             raise
-        if error.errno in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error):
+        if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or _is_full(error, Path(path)):
             raise OutputError(f"{path}: no space left on the disk; free some or choose another --out") from error
-        reason = error.strerror or str(error).splitlines()[0]
+        reason = getattr(error, "strerror", None) or (str(error).splitlines() or [type(error).__name__])[0]
         raise OutputError(f"{path}: cannot be written: {reason}") from error
+
+
+def _is_write_error(error: Exception) -> bool:
+    """safetensors and torch.save have errors of their own, which only their names and texts tell apart."""
+    text = str(error)
+    return (
+        isinstance(error, OSError)
+        or (type(error).__name__ == "SafetensorError" and "I/O error" in text)
+        or (isinstance(error, RuntimeError) and ("inline_container" in text or "iostream error" in text))
+    )
+
+
+def _is_full(error: Exception, path: Path) -> bool:
+    if "No space left" in str(error):
+        return True
+    if isinstance(error, OSError):
+        return False
+    there = next(p for p in (path, *path.absolute().parents) if p.exists())
+    return shutil.disk_usage(there).free < 2**20  # torch.save says nothing of why it failed
 
 
 @contextlib.contextmanager
@@ -131,8 +153,7 @@ def lock(path: Path) -> Iterator[None]:
         file.parent.mkdir(parents=True, exist_ok=True)
         while True:
             try:
-                with file.open("x") as handle:
-                    json.dump({"pid": os.getpid(), "host": socket.gethostname()}, handle)
+                _create(file, json.dumps({"pid": os.getpid(), "host": socket.gethostname()}))
                 break
             except FileExistsError:
                 _break_dead_lock(file)
@@ -142,22 +163,46 @@ def lock(path: Path) -> Iterator[None]:
         file.unlink(missing_ok=True)
 
 
-def _break_dead_lock(file: Path) -> None:
+def _create(file: Path, content: str) -> None:
+    """Make a file that has its content from the first moment on; FileExistsError where it is there already."""
+    temporary = file.with_name(f".{file.name}.{os.getpid()}.{threading.get_ident()}.tmp")
     try:
-        owner = json.loads(file.read_text())
+        temporary.write_text(content)
+        os.link(temporary, file)
+    except FileExistsError:
+        raise
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS):
+            raise
+        with file.open("x") as handle:  # a file system without hard links
+            handle.write(content)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _break_dead_lock(file: Path) -> None:
+    """Delete a dead owner's lock; raises LockedError where the owner may live."""
+    import fcntl
+
+    try:
+        with file.open() as handle:
+            fcntl.flock(handle, fcntl.LOCK_EX)  # of several who find it dead, one looks and deletes at a time
+            if os.fstat(handle.fileno()).st_ino == file.stat().st_ino:
+                _raise_if_alive(file, handle.read())
+                file.unlink()
     except FileNotFoundError:
-        return
+        return  # gone meanwhile
+
+
+def _raise_if_alive(file: Path, content: str) -> None:
+    try:
+        owner = json.loads(content)
     except ValueError:
-        owner = {}  # killed between creating and filling it
-    if owner.get("host", socket.gethostname()) != socket.gethostname():
+        return  # killed between creating and filling it, where there are no hard links
+    if owner["host"] != socket.gethostname():
         raise LockedError(f"{file}: held by process {owner['pid']} on {owner['host']}; delete it if that job is dead")
-    if "pid" in owner and _alive(owner["pid"]):
+    if _alive(owner["pid"]):
         raise LockedError(f"{file}: process {owner['pid']} is writing this output already")
-    # Two takers must not both delete: only the one whose rename succeeds removes the dead lock.
-    grave = file.with_name(f"{file.name}.{os.getpid()}")
-    with contextlib.suppress(FileNotFoundError):
-        file.replace(grave)
-        grave.unlink()
 
 
 def _alive(pid: int) -> bool:

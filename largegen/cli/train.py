@@ -6,15 +6,26 @@ from typing import Annotated
 import typer
 
 from largegen.cli import loop_options as loop
-from largegen.cli import options as shared
 
 
+@loop.with_loop_options(
+    steps=100_000,
+    batch_size=32,
+    learning_rate=1e-4,
+    warmup_steps=1000,
+    schedule="constant",
+    ema_decay=0.9999,
+    validate_every=1000,
+    checkpoint_every=1000,
+)
 def train(
-    embeddings: Annotated[list[Path], typer.Argument(help="Embedding files (.h5) or directories of them.")],
-    out: loop.Out,
-    vae: Annotated[str, typer.Option(help="Autoencoder: a model, run or diffusers directory, or `starter`.")] = (
-        "starter"
-    ),
+    embeddings: Annotated[
+        list[Path], typer.Argument(help="Embedding files (.h5) or directories of them.", metavar="EMBEDDINGS...")
+    ],
+    run: loop.Run,
+    vae: Annotated[
+        str, typer.Option(help="Autoencoder: a model, run or diffusers directory, or `starter`.")
+    ] = "starter",
     slides: Annotated[
         Path | None, typer.Option(help="Where the slides are, if no longer where they were embedded.")
     ] = None,
@@ -31,59 +42,23 @@ def train(
     cache: Annotated[
         Path | None, typer.Option(help="Directory of the computed latents.", show_default="<out>/latents")
     ] = None,
+    validation: loop.Validation = 0.05,
     name: Annotated[str, typer.Option(help="Name of the model.", show_default="the run directory's")] = "",
-    licence: Annotated[str, typer.Option(help="Licence of the model's weights.", show_default="the encoder's")] = "",
+    licence: Annotated[
+        str, typer.Option(help="Licence of the model's weights.", show_default="the encoder's and --init-from's")
+    ] = "",
     export_precision: loop.ExportPrecision = "fp32",
-    steps: loop.Steps = 100_000,
-    batch_size: loop.GlobalBatch = 32,
-    accumulation: loop.Accumulation = 1,
-    learning_rate: loop.LearningRate = 1e-4,
-    warmup_steps: loop.WarmupSteps = 1000,
-    schedule: loop.Schedule = "constant",
-    weight_decay: loop.WeightDecay = 0.01,
-    clip: loop.Clip = 1.0,
-    ema_decay: loop.EmaDecay = 0.9999,
-    mixed_precision: loop.MixedPrecision = "auto",
-    device: shared.Device = "auto",
-    validation: loop.ValidationFraction = 0.05,
-    workers: loop.TrainingWorkers = 2,
-    log_every: loop.LogEvery = 10,
-    validate_every: loop.ValidateEvery = 1000,
-    checkpoint_every: loop.CheckpointEvery = 1000,
-    checkpoints_limit: loop.CheckpointsLimit = 2,
-    resume: loop.Resume = None,
-    seed: shared.Seed = 0,
-    overwrite: shared.Overwrite = False,
 ) -> None:
     """Fit a latent diffusion model conditioned on embeddings, from slides and their embedding files.
 
-    Runs on one device as it is, and on many under `accelerate launch -m largegen train ...`.
+    Runs on one device as it is; on several GPUs, or as several processes on a CPU (then with --device cpu), with:
+    accelerate launch --multi_gpu --num_processes 2 -m largegen train ...
     """
     loop.choose("--preset", preset, ("published", "starter", "tiny"))
     loop.choose("--conditioner", conditioner, ("patch",))
     loop.choose("--turns", turns, (1, 2, 4, 8))
-    config = loop.loop_config(
-        steps=steps,
-        batch_size=batch_size,
-        accumulation=accumulation,
-        learning_rate=learning_rate,
-        warmup_steps=warmup_steps,
-        schedule=schedule,
-        weight_decay=weight_decay,
-        clip=clip,
-        ema_decay=ema_decay,
-        mixed_precision=mixed_precision,
-        device=device,
-        workers=workers,
-        log_every=log_every,
-        validate_every=validate_every,
-        checkpoint_every=checkpoint_every,
-        checkpoints_limit=checkpoints_limit,
-        resume=resume,
-        seed=seed,
-        overwrite=overwrite,
-    )
-    from largegen.training.cohort import CohortConfig, train_denoiser
+    dtype = loop.export_dtype(export_precision)
+    from largegen.training.cohort import CohortConfig, denoiser_task
 
     cohort = CohortConfig(
         embeddings=tuple(embeddings),
@@ -93,11 +68,11 @@ def train(
         conditioner=conditioner,
         init_from=init_from,
         turns=turns,
-        cache=cache or out / "latents",
+        cache=cache or run.out / "latents",
         held_out=validation,
-        name=name or out.name,
+        name=name or run.out.absolute().name,
         licence=licence,
-        export_dtype=loop.export_dtype(export_precision),
+        export_dtype=dtype,
     )
-    model = train_denoiser(cohort, out, config)
-    typer.echo(f"{model}: denoiser, {steps} steps; use it as --model {model}")
+    task = denoiser_task(cohort, run.config, encode=not run.dry_run)
+    run.fit(task, "denoiser, {steps} steps; use it as --model {model}")

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from diffusers import AutoencoderKL
 from torch import Tensor
 
-from largegen.dataset import CropDataset, HeldOut, to_network, to_pictures
+from largegen.dataset import CropDataset, sample_rng, to_network, to_pictures
 from largegen.slide import Slide
 from largegen.training.loop import Task
 from largegen.training.pictures import contact_sheet
@@ -58,10 +58,11 @@ class AutoencoderTask(Task):
 
     def __init__(self, slides: Sequence[tuple[Slide, float]], config: AutoencoderConfig, seed: int, autoencoder=None):
         super().__init__()
+        torch.manual_seed(seed)  # of the first weights, the same in every process
         self.config = config
-        self.settings = {"kind": "autoencoder", **asdict(config), "slides": [s.name for s, _ in slides]}
         self.dataset = _NoisyCrops(slides, config, seed)
         self.held_out = self.dataset.validation()
+        self.settings = {"kind": "autoencoder", **asdict(config), **self.dataset.describe(), "seed": seed}
         self.vae = autoencoder or build_autoencoder(config)
 
     def forward(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
@@ -102,8 +103,7 @@ class AutoencoderTask(Task):
         """Save the autoencoder with the mean and deviation of each latent channel over training crops."""
         device = next(self.vae.parameters()).device
         crops = torch.stack([self.dataset[n]["image"] for n in range(256)])
-        with torch.no_grad():
-            latents = torch.cat([self.vae.encode(b.to(device)).latent_dist.mode() for b in crops.split(16)])
+        latents = torch.cat([self.vae.encode(b.to(device)).latent_dist.mode() for b in crops.split(16)])
         std, mean = torch.std_mean(latents.float(), (0, 2, 3))
         self.vae.register_to_config(latents_mean=mean.tolist(), latents_std=std.tolist(), scaling_factor=1.0)
         self.vae.save_pretrained(directory / "vae")
@@ -113,12 +113,12 @@ class _NoisyCrops(CropDataset):
     """Single crops, with the noise that draws their latents from the posterior."""
 
     def __init__(self, slides: Sequence[tuple[Slide, float]], config: AutoencoderConfig, seed: int):
-        super().__init__(slides, config.crop_px, held_out=HeldOut(config.held_out, seed=seed), seed=seed)
+        super().__init__(slides, config.crop_px, held_out=config.held_out, seed=seed)
         side = config.crop_px // 2 ** (len(config.channels) - 1)
         self.noise_shape = (config.latent_channels, side, side)
 
     def __getitem__(self, sample: int) -> dict[str, Tensor]:
-        noise = np.random.Generator(np.random.Philox(key=[self.seed, 2**63 + sample]))
+        noise = sample_rng(self.seed, 2**63 + sample)  # another stream than that of the crop
         return {
             "image": super().__getitem__(sample)["image"][0],
             "noise": torch.from_numpy(noise.standard_normal(self.noise_shape, np.float32)),

@@ -3,20 +3,19 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
-from accelerate import PartialState
 
 from largegen import __version__
-from largegen.autoencoder import Autoencoder, load_autoencoder
-from largegen.dataset import HeldOut
-from largegen.embedding_file import EmbeddingFile
+from largegen.autoencoder import load_autoencoder
+from largegen.embedding_file import EmbeddingFile, Settings
 from largegen.errors import EmbeddingFileError, InputError
 from largegen.latents import cache_latents, find_slide, latents_path
-from largegen.model import BUNDLED, load_model
+from largegen.model import BUNDLED, find_model, load_model, read_index
 from largegen.runtime import resolve_precision
 from largegen.training.diffusion import PRESETS, DiffusionTask, LatentTiles, build_model, start_from
-from largegen.training.loop import LoopConfig, fit
+from largegen.training.loop import LoopConfig, make_accelerator
 
 CONDITIONER_CLASSES = {"patch": "PatchConditioner"}
 
@@ -39,26 +38,48 @@ class CohortConfig:
     export_dtype: torch.dtype  # of the exported weights
 
 
-def train_denoiser(config: CohortConfig, out: Path, loop: LoopConfig) -> Path:
-    """Encode the tiles' latents once, then fit a denoiser on them in `out`. Returns the model directory."""
-    state = PartialState(cpu=loop.device == "cpu")
+def denoiser_task(config: CohortConfig, loop: LoopConfig, encode: bool = True) -> DiffusionTask:
+    """The denoiser to fit and its data; encodes the tiles' latents into the cache, unless `encode` is false.
+
+    Raises InputError, EmbeddingFileError or ModelError where embedding files, slides, autoencoder and preset do not fit
+    together.
+    """
+    processes = make_accelerator(loop)
     torch.manual_seed(loop.seed)  # of the first weights, the same in every process
     files = [EmbeddingFile(path) for path in find_embeddings(config.embeddings)]
     settings = check_together(files)
+    for file in files:
+        find_slide(file, config.slides).close()  # all are there before the long work begins
     autoencoder = load_autoencoder(BUNDLED.get(config.vae, Path(config.vae)))
-    if settings.tile_px % autoencoder.factor:
-        raise InputError(f"tiles of {settings.tile_px} px do not divide into latents of {autoencoder.factor} px")
-    autoencoder.to(state.device, resolve_precision("auto", state.device))
-    caches = _cache_all(files, config, autoencoder, state)
-    autoencoder.to(state.device, torch.float32)
-    encoder = _encoder_directory(settings.encoder)
+    form, conditioner = PRESETS[config.preset], CONDITIONER_CLASSES[config.conditioner]
+    model = build_model(form, conditioner, autoencoder, settings.width, settings.tile_px, _info(config, files))
+    if config.init_from:
+        start_from(model, load_model(config.init_from, "cpu", "fp32"))
+    paths = [latents_path(file, autoencoder.fingerprint, config.cache, config.turns) for file in files]
+    dataset = LatentTiles(list(zip(files, paths, strict=True)), config.held_out, loop.seed)
+    if encode:
+        autoencoder.to(processes.device, resolve_precision("auto", processes.device))
+        for number, (file, path) in enumerate(zip(files, paths, strict=True)):
+            if number % processes.num_processes == processes.process_index:  # its share of the slides
+                with find_slide(file, config.slides) as slide:
+                    cache_latents(file, slide, autoencoder, path, turns=config.turns)
+        processes.wait_for_everyone()
+        autoencoder.to(processes.device, torch.float32)
+    return DiffusionTask(dataset, model, form, _encoder_directory(settings.encoder), config.export_dtype)
+
+
+def _info(config: CohortConfig, files: Sequence[EmbeddingFile]) -> dict[str, Any]:
+    """What travels with the weights: where they come from, and the licences of all that they come from."""
+    settings = files[0].settings
+    ancestor = read_index(find_model(config.init_from))["info"] if config.init_from else {}
+    licences = dict.fromkeys(filter(None, (settings.encoder_licence, ancestor.get("licence"))))
     info = {
         "name": config.name,
         "largegen_version": __version__,
         "encoder": settings.encoder,
         "encoder_fingerprint": settings.encoder_fingerprint,
         "encoder_licence": settings.encoder_licence,
-        "licence": config.licence or settings.encoder_licence,
+        "licence": config.licence or "; ".join(licences),
         "embedding_dim": settings.width,
         "tile_px": settings.tile_px,
         "trained_on": [
@@ -66,14 +87,7 @@ def train_denoiser(config: CohortConfig, out: Path, loop: LoopConfig) -> Path:
             for f in files
         ],
     }
-    form = PRESETS[config.preset]
-    model = build_model(
-        form, CONDITIONER_CLASSES[config.conditioner], autoencoder, settings.width, settings.tile_px, info
-    )
-    if config.init_from:
-        start_from(model, load_model(config.init_from, "cpu", "fp32"))
-    dataset = LatentTiles(list(zip(files, caches, strict=True)), HeldOut(config.held_out, seed=loop.seed), loop.seed)
-    return fit(DiffusionTask(dataset, model, form, encoder, config.export_dtype), out, loop)
+    return info | ({"init_from": ancestor.get("name", config.init_from)} if ancestor else {})
 
 
 def find_embeddings(paths: Sequence[Path]) -> list[Path]:
@@ -84,7 +98,7 @@ def find_embeddings(paths: Sequence[Path]) -> list[Path]:
     return found
 
 
-def check_together(files: Sequence[EmbeddingFile]):
+def check_together(files: Sequence[EmbeddingFile]) -> Settings:
     """The settings that all files share. Raises EmbeddingFileError where encoder, width or tile size differ."""
     first = files[0]
     for file in files:
@@ -95,20 +109,6 @@ def check_together(files: Sequence[EmbeddingFile]):
         if not file.count:
             raise EmbeddingFileError(f"{file.path}: holds no tile")
     return first.settings
-
-
-def _cache_all(
-    files: Sequence[EmbeddingFile], config: CohortConfig, autoencoder: Autoencoder, state: PartialState
-) -> list[Path]:
-    """Each process encodes its share of the slides, then waits for the others."""
-    fingerprint = autoencoder.fingerprint
-    paths = [latents_path(file, fingerprint, config.cache, config.turns) for file in files]
-    for number, (file, path) in enumerate(zip(files, paths, strict=True)):
-        if number % state.num_processes == state.process_index:
-            with find_slide(file, config.slides) as slide:
-                cache_latents(file, slide, autoencoder, path, turns=config.turns)
-    state.wait_for_everyone()
-    return paths
 
 
 def _encoder_directory(name: str) -> Path | None:

@@ -5,7 +5,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -74,24 +73,23 @@ class LatentTiles(Dataset):
 
     files: embedding files with their latent caches (latents.cache_latents). A sample is the `latents`
     (C, h, w) of a tile laid one of the cached ways, its `embedding` (D,), a `timestep`, the `noise`, and whether to
-    `drop` the condition.
-    Raises InputError for a cohort without training tiles.
+    `drop` the condition. Tiles that touch a validation block, a part `held_out` of all blocks, are left out. Raises
+    InputError for a cohort without training tiles.
     """
 
-    def __init__(self, files: Sequence[tuple[EmbeddingFile, Path]], held_out: HeldOut, seed: int):
+    def __init__(self, files: Sequence[tuple[EmbeddingFile, Path]], held_out: float, seed: int):
         self.caches = [cache for _, cache in files]
         self.features = [file.features() for file, _ in files]
         self.seed = seed
-        self._open: dict[int, Any] = {}
+        self._open: dict[int, np.ndarray] = {}
         training, validation = [], []
         for number, (file, _) in enumerate(files):
             s = file.settings
+            blocks = HeldOut.for_tiles(s.tile_px, held_out, seed)
             for row, (x, y) in enumerate(np.rint(file.coords() / s.downsample).astype(int).tolist()):
-                if not held_out.touches(s.source_name, x, y, s.tile_px):
+                if not blocks.touches(s.source_name, x, y, s.tile_px):
                     training.append((number, row))
-                elif x % held_out.block_px == y % held_out.block_px == 0 and held_out.holds(
-                    s.source_name, y // held_out.block_px, x // held_out.block_px
-                ):
+                elif blocks.covers(s.source_name, x, y, s.tile_px):
                     validation.append((number, row))
         if not training:
             raise InputError("no training tile: the embedding files are empty, or --validation holds all of them")
@@ -112,14 +110,14 @@ class LatentTiles(Dataset):
     def read(self, number: int, row: int, rng: np.random.Generator | None = None) -> tuple[Tensor, Tensor]:
         """Latents (C, h, w) and embedding (D,) float32 of one tile: laid at random, or as it is without `rng`."""
         if number not in self._open:
-            self._open[number] = h5py.File(self.caches[number], "r")["latents"]
+            self._open[number] = np.load(self.caches[number], mmap_mode="r")
         cache = self._open[number]
         way = int(rng.integers(cache.shape[1])) if rng else 0
         latents = torch.from_numpy(cache[row, way].astype(np.float32))
         return latents, torch.from_numpy(self.features[number][row])
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_open": {}}  # an open HDF5 file does not travel to a worker
+        return {**self.__dict__, "_open": {}}  # a worker maps the files itself; pickled, they would be copied
 
     def batch(self, tiles: np.ndarray) -> tuple[Tensor, Tensor]:
         """Latents (N, C, h, w) and embeddings (N, D) of tiles (N, 2), as they are."""
@@ -135,7 +133,8 @@ class DiffusionTask(Task):
         self.dataset, self.model, self.encoder, self.dtype = dataset, model, encoder, dtype
         self.unet, self.conditioner = model.unet, model.conditioner
         self.scheduler = model.scheduler
-        self.settings = {"kind": "denoiser", **asdict(config), **model.info}
+        counts = {"tiles": len(dataset.training), "validation_tiles": len(dataset.validation)}
+        self.settings = {"kind": "denoiser", **asdict(config), **model.info, **counts, "seed": dataset.seed}
 
     def _predict(self, latents: Tensor, timestep: Tensor, context: Tensor) -> Tensor:
         return self.unet(latents, timestep, context).sample.float()
@@ -167,7 +166,7 @@ class DiffusionTask(Task):
     def preview(self, path: Path) -> None:
         """Above: real tiles, as the autoencoder gives them; below: tiles sampled from their embeddings."""
         tiles = self.dataset.validation if len(self.dataset.validation) >= 8 else self.dataset.training
-        latents, embeddings = self.dataset.batch(tiles[:: len(tiles) // 8][:8])
+        latents, embeddings = self.dataset.batch(tiles[:: max(1, len(tiles) // 8)][:8])
         context = self.conditioner(embeddings.to(self.unet.device))
         denoise = guided(self._predict, self.conditioner.null(1), PREVIEW_GUIDANCE)
         scheduler: DDIMScheduler = make_scheduler("ddim", self.scheduler, PREVIEW_STEPS)
@@ -185,7 +184,13 @@ class DiffusionTask(Task):
 def build_model(
     config: DenoiserConfig, conditioner: str, autoencoder, width: int, tile_px: int, info: dict[str, Any]
 ) -> Model:
-    """A model with new weights for embeddings of `width` numbers and tiles of `tile_px` px."""
+    """A model with new weights for embeddings of `width` numbers and tiles of `tile_px` px.
+
+    Raises InputError for a size of tiles that the networks cannot halve as often as they do.
+    """
+    divisor = autoencoder.factor * 2 ** (len(config.channels) - 1)
+    if tile_px % divisor:
+        raise InputError(f"tiles of {tile_px} px: this autoencoder and preset need a multiple of {divisor} px")
     unet = build_denoiser(config, autoencoder.channels, tile_px // autoencoder.factor)
     tokens = CONDITIONERS[conditioner](embedding_dim=width, cross_attention_dim=config.cross_attention_dim)
     return Model(autoencoder, unet, tokens, DDPMScheduler(**NOISE_SCHEDULE), info)

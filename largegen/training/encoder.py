@@ -13,10 +13,11 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from largegen import __version__
-from largegen.dataset import CropDataset, HeldOut, to_network, to_pictures
+from largegen.dataset import CropDataset, to_network, to_pictures
+from largegen.errors import InputError
 from largegen.networks import as_saved
 from largegen.runtime import write_json
 from largegen.slide import Slide
@@ -40,25 +41,29 @@ class EncoderConfig:
     licence: str = "Apache-2.0"  # of the weights
 
 
+def _create(config: EncoderConfig) -> nn.Module:
+    import timm
+
+    try:
+        return timm.create_model(config.architecture, num_classes=config.width)
+    except (RuntimeError, ValueError, TypeError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"--architecture {config.architecture}: timm cannot make it: {reason}") from error
+
+
 class EncoderTask(Task):
     """A timm network whose output of `width` numbers is the embedding, and the pairs of crops it learns from."""
 
     def __init__(self, slides: Sequence[tuple[Slide, float]], config: EncoderConfig, seed: int, dtype=None):
         super().__init__()
-        import timm
-
+        torch.manual_seed(seed)  # of the first weights, the same in every process
         self.config, self.dtype = config, dtype
-        self.settings = {"kind": "encoder", **asdict(config), "slides": [s.name for s, _ in slides]}
         self.dataset = CropDataset(
-            slides,
-            config.tile_px,
-            views=2,
-            shift_px=config.shift_px,
-            held_out=HeldOut(config.held_out, seed=seed),
-            seed=seed,
+            slides, config.tile_px, views=2, shift_px=config.shift_px, held_out=config.held_out, seed=seed
         )
         self.held_out = self.dataset.validation()
-        self.network = timm.create_model(config.architecture, num_classes=config.width)
+        self.settings = {"kind": "encoder", **asdict(config), **self.dataset.describe(), "seed": seed}
+        self.network = _create(config)
         self.register_buffer("mean", torch.tensor(IMAGENET_MEAN)[:, None, None], persistent=False)
         self.register_buffer("std", torch.tensor(IMAGENET_STD)[:, None, None], persistent=False)
 

@@ -1,9 +1,8 @@
 """The training loop: any number of devices, mixed precision, EMA, validation, checkpoints that survive a kill."""
 
-import json
 import logging
+import math
 import os
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
@@ -20,8 +19,17 @@ from tqdm import tqdm
 
 from largegen import __version__
 from largegen.dataset import StepSampler
-from largegen.errors import InputError, OutputError, TrainingError
-from largegen.runtime import atomic, cpu_has_bf16, lock, remove, writing
+from largegen.distributed import join
+from largegen.errors import InputError, TrainingError
+from largegen.runtime import atomic, cpu_has_bf16, lock, remove, resolve_device, write_json, writing
+from largegen.training.checkpoints import (
+    find_checkpoint,
+    load_checkpoint,
+    remove_unfinished,
+    save_checkpoint,
+    step_of,
+)
+from largegen.training.metrics import Metrics, plot_losses, read_metrics
 
 log = logging.getLogger(__name__)
 
@@ -59,7 +67,7 @@ class Task(nn.Module):
     """
 
     dataset: Dataset
-    settings: dict[str, Any]
+    settings: dict[str, Any]  # what it is and how much data it has, for config.json and --dry-run
 
     def validate(self) -> dict[str, float]:
         """Figures on the held-out data, with the EMA weights in place."""
@@ -73,44 +81,72 @@ class Task(nn.Module):
         raise NotImplementedError
 
 
-def fit(task: Task, out: Path, config: LoopConfig) -> Path:
-    """Fit `task` in the run directory `out` and return the exported model directory, `out/model`.
+def fit(task: Task, out: Path, config: LoopConfig) -> dict[str, Any]:
+    """Fit `task` in the run directory `out`; returns where the `model` is, and the last figure of each kind.
 
-    Leaves `checkpoint-N/` (resumable), `metrics.jsonl`, `samples/step-N.png`, `loss.png` and `config.json`. Raises
-    TrainingError on a NaN or infinite loss, OutputError where a run is in the way or cannot be written, and
+    Leaves `model/`, `checkpoint-N/` (resumable), `metrics.jsonl`, `samples/step-N.png`, `loss.png` and `config.json`.
+    Raises TrainingError on a NaN or infinite loss, OutputError where a run is in the way or cannot be written, and
     InputError for settings that do not fit together.
     """
     accelerator = make_accelerator(config)
-    main = accelerator.is_main_process
-    with lock(out / "run") if main else nullcontext():
+    with lock(out / "run") if accelerator.is_main_process else nullcontext():
         return _Run(task, out, config, accelerator).run()
+
+
+def plan(task: Task, out: Path, config: LoopConfig) -> dict[str, Any]:
+    """What `fit` would do: its effective settings, and how much there would be to train, to see and to store."""
+    accelerator = make_accelerator(config)
+    _micro_batch(config, accelerator)
+    trained = sum(p.numel() for p in task.parameters() if p.requires_grad)
+    checkpoint_mb = (16 * trained + sum(4 * b.numel() for b in task.buffers())) / 1e6  # weights, their EMA, two moments
+    kept = config.checkpoints_limit or math.ceil(config.steps / config.checkpoint_every)
+    return {
+        "out": str(out),
+        "device": str(accelerator.device),
+        "processes": accelerator.num_processes,
+        "mixed_precision": accelerator.mixed_precision,
+        "config": asdict(config),
+        "task": task.settings,
+        "samples": config.steps * config.batch_size,
+        "parameters": trained,
+        "checkpoint_mb": round(checkpoint_mb, 1),
+        "disk_mb": round((kept + 1) * checkpoint_mb, 1),  # one more while it is written
+    }
 
 
 def make_accelerator(config: LoopConfig) -> Accelerator:
     """The process group and precision of a run; `auto` is what `accelerate launch` says, else the best there is."""
+    device = resolve_device(config.device)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
     precision = None if config.mixed_precision == "auto" else config.mixed_precision
     if precision is None and "ACCELERATE_MIXED_PRECISION" not in os.environ:
-        on_gpu = torch.cuda.is_available() and config.device != "cpu"
-        native = torch.cuda.is_bf16_supported() if on_gpu else cpu_has_bf16()
+        native = {"cpu": cpu_has_bf16, "cuda": torch.cuda.is_bf16_supported}.get(device.type, lambda: False)()
         precision = "bf16" if native else "no"
+    if precision == "fp16" and device.type == "cpu":
+        raise InputError("--mixed-precision fp16: not on a CPU; use bf16 or no")
+    join(device)
     return Accelerator(
-        mixed_precision=precision,
-        gradient_accumulation_steps=config.accumulation,
-        cpu=config.device == "cpu",
+        mixed_precision=precision, gradient_accumulation_steps=config.accumulation, cpu=device.type == "cpu"
     )
+
+
+def _micro_batch(config: LoopConfig, accelerator: Accelerator) -> int:
+    """Samples that one process sees at once."""
+    shares = accelerator.num_processes * config.accumulation
+    if config.batch_size % shares:
+        raise InputError(
+            f"--batch-size {config.batch_size} does not divide into {accelerator.num_processes} process(es)"
+            f" x {config.accumulation} accumulation step(s)"
+        )
+    return config.batch_size // shares
 
 
 class _Run:
     def __init__(self, task: Task, out: Path, config: LoopConfig, accelerator: Accelerator):
         self.out, self.config, self.accelerator = out, config, accelerator
-        shares = accelerator.num_processes * config.accumulation
-        if config.batch_size % shares:
-            raise InputError(
-                f"--batch-size {config.batch_size} does not divide into {accelerator.num_processes} process(es)"
-                f" x {config.accumulation} accumulation step(s)"
-            )
-        self.micro_batch = config.batch_size // shares
-        self.resume_from = _find_resume(out, config)
+        self.micro_batch = _micro_batch(config, accelerator)
+        self.resume_from = find_checkpoint(out, config.resume, config.overwrite)
         parameters = [p for p in task.parameters() if p.requires_grad]
         optimizer = torch.optim.AdamW(parameters, config.learning_rate, weight_decay=config.weight_decay)
         self.schedule = get_scheduler(
@@ -128,66 +164,61 @@ class _Run:
         self.ema.to(accelerator.device)
         accelerator.register_for_checkpointing(self.schedule, self.ema)
 
-    def run(self) -> Path:
-        config, out = self.config, self.out
-        start = self._start()
-        bar = tqdm(
-            initial=start,
-            total=config.steps,
-            desc="training",
-            unit="step",
-            disable=None if self.accelerator.is_main_process else True,
-        )
-        progress: list[float] = []
-        parts: dict[str, Tensor] = {}
+    def run(self) -> dict[str, Any]:
+        config, out, main = self.config, self.out, self.accelerator.is_main_process
+        if main:
+            self._make_directory()
+        start = self._resume()
+        metrics = Metrics(out, start) if main else None
+        quiet = None if main and log.isEnabledFor(logging.WARNING) else True
+        bar = tqdm(initial=start, total=config.steps, desc="training", unit="step", disable=quiet)
+        losses: list[float] = []
         with bar:
             for step, batches in enumerate(self._steps(start), start + 1):
                 loss, parts, norm = self._optimize(batches, step)
-                progress.append(loss)
+                losses.append(loss)
                 bar.update()
                 bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
                 if step % config.log_every == 0 or step == config.steps:
-                    self._log(
-                        step=step,
-                        loss=sum(progress) / len(progress),
-                        learning_rate=self.schedule.get_last_lr()[0],
-                        gradient_norm=norm,
-                        **{name: float(value) for name, value in parts.items()},
-                    )
-                    progress = []
+                    if metrics:
+                        mean, rate = sum(losses) / len(losses), self.schedule.get_last_lr()[0]
+                        figures = {name: float(value) for name, value in parts.items()}
+                        metrics.log(step, loss=mean, learning_rate=rate, gradient_norm=norm, **figures)
+                    losses = []
                 if step % config.validate_every == 0 or step == config.steps:
-                    self._validate(step)
+                    if metrics:
+                        self._validate(step, metrics)
+                    self.accelerator.wait_for_everyone()
                 if step % config.checkpoint_every == 0 or step == config.steps:
-                    self._save(step)
-        if self.accelerator.is_main_process:
-            plot_losses(out / "metrics.jsonl", out / "loss.png")
-            with self._averaged(), atomic(out / "model") as temporary:
+                    save_checkpoint(self.accelerator, out, step, config.checkpoints_limit)
+        if metrics:
+            metrics.close()
+            plot_losses(read_metrics(metrics.path), out / "loss.png")
+            with self._averaged(), torch.no_grad(), atomic(out / "model") as temporary:
                 self.bare.export(temporary)
         self.accelerator.wait_for_everyone()
-        return out / "model"
+        last = {name: value for line in read_metrics(out / "metrics.jsonl") for name, value in line.items()}
+        return {"model": str(out / "model"), "steps": config.steps, **last}
 
-    def _start(self) -> int:
-        """Make or clean the run directory and load the checkpoint to go on from; returns its step."""
-        out, main = self.out, self.accelerator.is_main_process
-        if main:
-            with writing(out):
-                out.mkdir(parents=True, exist_ok=True)
-                if self.config.overwrite and not self.resume_from:
-                    for old in (*out.glob("checkpoint-*"), *(out / n for n in ("metrics.jsonl", "samples"))):
-                        remove(old)
-                content = {"version": __version__, **asdict(self.config), "task": self.bare.settings}
-                (out / "config.json").write_text(json.dumps(content, indent=2, default=str) + "\n")
-        start = 0
-        if self.resume_from:
-            start = int(self.resume_from.name.rpartition("-")[2])
-            try:
-                self.accelerator.load_state(str(self.resume_from))
-            except (OSError, RuntimeError, ValueError, KeyError) as error:
-                reason = str(error).splitlines()[0]
-                raise InputError(f"{self.resume_from}: does not fit this run: {reason}") from error
-            if main:
-                _truncate_metrics(out / "metrics.jsonl", start)
-            log.info("resuming after step %d from %s", start, self.resume_from)
+    def _make_directory(self) -> None:
+        out = self.out
+        with writing(out):
+            out.mkdir(parents=True, exist_ok=True)
+            remove_unfinished(out)
+            if self.config.overwrite and not self.resume_from:
+                for name in ("metrics.jsonl", "samples", "tensorboard", "loss.png", "model"):
+                    remove(out / name)
+                for old in out.glob("checkpoint-*"):
+                    remove(old)
+            write_json(out / "config.json", {"version": __version__, **asdict(self.config), "task": self.bare.settings})
+
+    def _resume(self) -> int:
+        """Load the checkpoint to go on from; returns its step."""
+        if not self.resume_from:
+            return 0
+        load_checkpoint(self.accelerator, self.resume_from)
+        start = step_of(self.resume_from)
+        log.info("resuming after step %d from %s", start, self.resume_from)
         return start
 
     def _steps(self, start: int) -> Iterator[list[dict[str, Tensor]]]:
@@ -202,48 +233,52 @@ class _Run:
             sampler=sampler,
             num_workers=config.workers,
             pin_memory=accelerator.device.type == "cuda",
-            persistent_workers=False,
+            generator=torch.Generator(),  # else it draws from the global one, and a resumed run would go on otherwise
         )
         batches = iter(loader)
         for _ in sampler.steps:
             yield [next(batches) for _ in range(config.accumulation)]
 
     def _optimize(self, batches: list[dict[str, Tensor]], step: int) -> tuple[float, dict[str, Tensor], float]:
-        accelerator = self.accelerator
+        """One optimizer step: its loss, the parts of the last micro-batch's loss, and the norm of the gradient."""
+        accelerator, config = self.accelerator, self.config
         self.task.train()
-        total, norm = torch.zeros((), device=accelerator.device), 0.0
-        for number, batch in enumerate(batches):
+        total = torch.zeros((), device=accelerator.device)
+        for batch in batches:
             batch = {k: v.to(accelerator.device, non_blocking=True) for k, v in batch.items()}
             with accelerator.accumulate(self.task):
                 with accelerator.autocast():
                     loss, parts = self.task(batch)
                 total += loss.detach() / len(batches)
-                if number == len(batches) - 1:
-                    total = accelerator.reduce(total, "mean")
-                    if not torch.isfinite(total):
-                        raise TrainingError(
-                            f"step {step}: the loss is {total.item()}; the last checkpoint is sound:"
-                            " resume from it with a lower --learning-rate or --mixed-precision no"
-                        )
                 accelerator.backward(loss)
-                if accelerator.sync_gradients and self.config.clip:
-                    norm = float(accelerator.clip_grad_norm_(self.parameters, self.config.clip))
+                if accelerator.sync_gradients:
+                    mean = accelerator.reduce(total, "mean").item()
+                    norm = float(accelerator.clip_grad_norm_(self.parameters, config.clip or math.inf))
+                    self._check(step, mean, norm)
                 self.optimizer.step()
                 self.optimizer.zero_grad()
         self.schedule.step()
         self.ema.step(self.parameters)
-        return total.item(), parts, norm
+        return mean, parts, norm
 
-    def _validate(self, step: int) -> None:
-        if self.accelerator.is_main_process:
-            with self._averaged(), torch.no_grad():
-                figures = self.bare.validate()
-                if figures:
-                    self._log(step=step, **figures)
-                with writing(self.out):
-                    (self.out / "samples").mkdir(exist_ok=True)
-                    self.bare.preview(self.out / "samples" / f"step-{step:06d}.png")
-        self.accelerator.wait_for_everyone()
+    def _check(self, step: int, loss: float, norm: float) -> None:
+        """Stop before a NaN or infinity reaches the weights; fp16's gradient scaler sees to infinite gradients."""
+        for name, value in (("loss", loss), ("gradient", norm)):
+            if not math.isfinite(value) and not (name == "gradient" and self.accelerator.scaler):
+                raise TrainingError(
+                    f"step {step}: the {name} is {value}; go on from a checkpoint with --resume and a lower"
+                    " --learning-rate or --mixed-precision no"
+                )
+
+    def _validate(self, step: int, metrics: Metrics) -> None:
+        """Log figures on the held-out data and draw a sample picture, both with the EMA weights."""
+        with self._averaged(), torch.no_grad():
+            with writing(self.out):
+                (self.out / "samples").mkdir(exist_ok=True)
+            self.bare.preview(self.out / "samples" / f"step-{step:06d}.png")
+            figures = self.bare.validate()
+        if figures:
+            metrics.log(step, **figures)
 
     @contextmanager
     def _averaged(self) -> Iterator[None]:
@@ -256,105 +291,3 @@ class _Run:
         finally:
             self.ema.restore(self.parameters)
             self.bare.train()
-
-    def _log(self, **figures: float) -> None:
-        if not self.accelerator.is_main_process:
-            return
-        with writing(self.out), (self.out / "metrics.jsonl").open("a") as file:
-            file.write(json.dumps(figures) + "\n")
-        board = _tensorboard(self.out)
-        for name, value in figures.items() if board else ():
-            if name != "step":
-                board.add_scalar(name, value, figures["step"])
-
-    def _save(self, step: int) -> None:
-        """Write `checkpoint-N/` under another name first, so that a kill leaves no broken one."""
-        final, temporary = self.out / f"checkpoint-{step}", self.out / f".checkpoint-{step}.tmp"
-        main = self.accelerator.is_main_process
-        if main:
-            remove(temporary)
-        self.accelerator.wait_for_everyone()
-        try:
-            with writing(final):
-                self.accelerator.save_state(str(temporary))
-                self.accelerator.wait_for_everyone()
-                if main:
-                    remove(final)
-                    temporary.rename(final)
-        finally:
-            if main:
-                remove(temporary)
-        if main and self.config.checkpoints_limit:
-            for old in checkpoints(self.out)[: -self.config.checkpoints_limit]:
-                shutil.rmtree(old, ignore_errors=True)
-        self.accelerator.wait_for_everyone()
-
-
-def checkpoints(out: Path) -> list[Path]:
-    """The checkpoint directories of a run, oldest first."""
-    found = [p for p in out.glob("checkpoint-*") if p.name.rpartition("-")[2].isdigit()]
-    return sorted(found, key=lambda path: int(path.name.rpartition("-")[2]))
-
-
-def _find_resume(out: Path, config: LoopConfig) -> Path | None:
-    there = checkpoints(out)
-    if config.resume is None:
-        if there and not config.overwrite:
-            raise OutputError(f"{out}: holds a run already; --resume latest goes on with it, --overwrite starts anew")
-        return None
-    if config.resume == "latest":
-        return there[-1] if there else None
-    path = Path(config.resume)
-    if not path.is_dir() or not path.name.rpartition("-")[2].isdigit():
-        raise InputError(f"--resume {path}: not a checkpoint directory; give `latest` or a path to checkpoint-N")
-    return path
-
-
-def _truncate_metrics(path: Path, step: int) -> None:
-    """Drop what the interrupted run logged after its last checkpoint: those steps are done again."""
-    if path.exists():
-        kept = [line for line in path.read_text().splitlines() if _step_of(line) <= step]
-        with atomic(path) as temporary:
-            temporary.write_text("".join(line + "\n" for line in kept))
-
-
-def _step_of(line: str) -> float:
-    try:
-        return json.loads(line)["step"]
-    except ValueError:
-        return float("inf")  # cut off by the kill
-
-
-_boards: dict[Path, Any] = {}
-
-
-def _tensorboard(out: Path) -> Any | None:
-    """A TensorBoard writer for the run, or None where TensorBoard is not installed."""
-    if out not in _boards:
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError:
-            _boards[out] = None
-        else:
-            _boards[out] = SummaryWriter(str(out / "tensorboard"))
-    return _boards[out]
-
-
-def plot_losses(metrics: Path, path: Path) -> None:
-    """Draw every logged loss of `metrics.jsonl` against the step into the PNG `path`."""
-    from matplotlib.figure import Figure
-
-    curves: dict[str, list[tuple[int, float]]] = {}
-    for line in metrics.read_text().splitlines():
-        figures = json.loads(line)
-        for name in ("loss", "validation_loss"):
-            if name in figures:
-                curves.setdefault(name, []).append((figures["step"], figures[name]))
-    figure = Figure(figsize=(7, 4), layout="constrained")
-    axes = figure.add_subplot(xlabel="step", ylabel="loss", yscale="log")
-    for name, points in curves.items():
-        axes.plot(*zip(*points, strict=True), label=name.replace("_", " "), marker="o" if len(points) < 20 else None)
-    axes.grid(alpha=0.3)
-    axes.legend()
-    with atomic(path) as temporary:
-        figure.savefig(temporary, dpi=120)

@@ -1,0 +1,160 @@
+"""Files are whole or not there, an output has one writer, and errors of writing are one line."""
+
+import errno
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+
+import pytest
+import safetensors.torch
+import torch
+from small_disk import small_disk
+
+from largegen.errors import InputError, LockedError, OutputError
+from largegen.runtime import atomic, lock, resolve_device, resolve_precision, write_json, writing
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_atomic_file_appears_when_it_is_complete(tmp_path):
+    with atomic(tmp_path / "new" / "a.txt") as temporary:
+        assert temporary.suffix == ".txt"
+        temporary.write_text("whole")
+        assert not (tmp_path / "new" / "a.txt").exists()
+    assert names(tmp_path / "new") == ["a.txt"]
+
+
+def test_atomic_leaves_the_old_file_and_no_half_one(tmp_path):
+    (tmp_path / "a.txt").write_text("old")
+    with pytest.raises(KeyError), atomic(tmp_path / "a.txt") as temporary:
+        temporary.write_text("half")
+        raise KeyError
+    assert names(tmp_path) == ["a.txt"]
+    assert (tmp_path / "a.txt").read_text() == "old"
+
+
+def test_atomic_replaces_a_directory(tmp_path):
+    for text in ("first", "second"):
+        with atomic(tmp_path / "model") as temporary:
+            temporary.mkdir()
+            (temporary / text).write_text(text)
+    assert names(tmp_path) == ["model"]
+    assert names(tmp_path / "model") == ["second"]
+
+
+def test_write_json(tmp_path):
+    write_json(tmp_path / "a.json", {"path": tmp_path, "n": 1})
+    assert json.loads((tmp_path / "a.json").read_text()) == {"path": str(tmp_path), "n": 1}
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), "no space left"),
+        (PermissionError(errno.EACCES, "Permission denied"), "cannot be written: Permission denied"),
+    ],
+)
+def test_errors_of_the_operating_system_are_output_errors(tmp_path, error, words):
+    with pytest.raises(OutputError, match=words) as raised, writing(tmp_path / "a"):
+        raise error
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("error", [RuntimeError("shapes do not match"), KeyError("a"), OutputError("mine")])
+def test_other_errors_pass(tmp_path, error):
+    with pytest.raises(type(error)) as raised, writing(tmp_path / "a"):
+        raise error
+    assert raised.value is error
+
+
+@pytest.mark.parametrize("save", ["safetensors", "torch.save", "small torch.save"])
+def test_a_full_disk_is_an_output_error(tmp_path, save):
+    large = {"a": torch.ones(100_000)}
+    with small_disk(tmp_path / "disk", 64) as disk:
+        if save == "small torch.save":
+            (disk / "filler").write_bytes(b"0" * 60_000)
+        with pytest.raises(OutputError, match="no space left"), atomic(disk / "weights") as temporary:
+            if save == "safetensors":
+                safetensors.torch.save_file(large, temporary)
+            else:
+                torch.save(large, temporary)
+        assert not (disk / "weights").exists()
+        assert [n for n in names(disk) if n != "filler"] == []
+
+
+def test_a_lock_names_its_owner_and_goes_away(tmp_path):
+    with lock(tmp_path / "out"):
+        assert json.loads((tmp_path / "out.lock").read_text()) == {"pid": os.getpid(), "host": socket.gethostname()}
+        with pytest.raises(LockedError, match=str(os.getpid())), lock(tmp_path / "out"):
+            pass
+    assert names(tmp_path) == []
+
+
+def test_a_second_live_process_is_kept_out(tmp_path):
+    code = "import sys, time\nfrom largegen.runtime import lock\n" + (
+        "with lock(sys.argv[1]):\n    print('held', flush=True)\n    time.sleep(60)"
+    )
+    with subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "out")], stdout=subprocess.PIPE) as other:
+        try:
+            assert other.stdout.readline() == b"held\n"
+            with pytest.raises(LockedError, match=f"process {other.pid} "), lock(tmp_path / "out"):
+                pass
+        finally:
+            other.kill()
+    with lock(tmp_path / "out"):  # a killed owner's lock is taken over
+        assert json.loads((tmp_path / "out.lock").read_text())["pid"] == os.getpid()
+    assert names(tmp_path) == []
+
+
+def test_a_lock_of_another_host_stays(tmp_path):
+    (tmp_path / "out.lock").write_text(json.dumps({"pid": 1, "host": "elsewhere"}))
+    with pytest.raises(LockedError, match="on elsewhere; delete it if"), lock(tmp_path / "out"):
+        pass
+    assert names(tmp_path) == ["out.lock"]
+
+
+def test_of_many_who_find_a_dead_lock_one_at_a_time_holds_it(tmp_path):
+    (tmp_path / "out.lock").write_text("")  # cut off by a kill
+    inside, most, refused = [], [], []
+
+    def take():
+        try:
+            with lock(tmp_path / "out"):
+                inside.append(1)
+                most.append(len(inside))
+                threading.Event().wait(0.05)
+                inside.pop()
+        except LockedError:
+            refused.append(1)
+
+    threads = [threading.Thread(target=take) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert max(most) == 1
+    assert len(most) + len(refused) == 8
+    assert names(tmp_path) == []
+
+
+def test_devices_that_are_not_there():
+    assert resolve_device("cpu") == torch.device("cpu")
+    for name in ("gpu", "meta", *([] if torch.cuda.is_available() else ["cuda"])):
+        with pytest.raises(InputError, match=f"--device {name}"):
+            resolve_device(name)
+
+
+def test_precisions():
+    cpu = torch.device("cpu")
+    assert resolve_precision("fp32", cpu) == torch.float32
+    assert resolve_precision("bf16", cpu) == torch.bfloat16
+    assert resolve_precision("auto", cpu) in (torch.float32, torch.bfloat16)
+    assert resolve_precision("fp16", torch.device("cuda")) == torch.float16
+    for name in ("fp16", "double"):
+        with pytest.raises(InputError, match=f"--precision {name}"):
+            resolve_precision(name, cpu)
