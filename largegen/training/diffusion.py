@@ -46,7 +46,7 @@ class DenoiserConfig:
 
 PRESETS = {
     "published": DenoiserConfig((192, 384, 576, 960), (False, True, True, True), 2, 512),
-    "starter": DenoiserConfig((96, 160, 224), (False, False, True), 1, 256, heads=4, norm_groups=16),
+    "starter": DenoiserConfig((64, 128, 192), (False, False, True), 1, 256, heads=4, norm_groups=16),
     "tiny": DenoiserConfig((16, 32), (False, True), 1, 32, norm_groups=8),
 }
 
