@@ -73,6 +73,7 @@ def pad_batches(model: Model, windows: int) -> None:
         missing = windows - len(latents)
         if missing:
             latents, context = (torch.cat([x, x[:1].repeat(missing, *[1] * (x.ndim - 1))]) for x in (latents, context))
+        latents = latents.contiguous(memory_format=torch.channels_last)  # another layout would be compiled anew
         return UNet2DConditionOutput(compiled(latents, timestep, context).sample[: windows - missing])
 
     model.unet.forward = call
