@@ -241,7 +241,10 @@ def load_encoder(
     path = Path(weights) if weights else _weight_file(spec)
     net = _build(spec)
     load_weights(net, path)
-    return Encoder(spec, net.to(device, dtype).eval().requires_grad_(False), device, dtype)
+    encoder = Encoder(spec, net.eval().requires_grad_(False), device, dtype)
+    _ = encoder.fingerprint  # of the weights before they are cast, so that every precision has the same
+    net.to(device, dtype)
+    return encoder
 
 
 class Encoder:

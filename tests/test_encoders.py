@@ -119,6 +119,14 @@ def test_the_fingerprint_is_of_the_weights(directory):
     assert encoder.fingerprint != again.fingerprint
 
 
+def test_the_fingerprint_is_the_same_in_every_precision(directory):
+    fingerprints = {
+        load_encoder(f"local-dir:{directory}", device="cpu", dtype=dtype).fingerprint
+        for dtype in (torch.float32, torch.float16, torch.bfloat16)
+    }
+    assert len(fingerprints) == 1
+
+
 def test_a_timm_directory_is_loaded(tmp_path):
     net = timm.create_model("test_vit", num_classes=5)
     timm.models.save_for_hf(net, tmp_path, safe_serialization=True)
