@@ -1,0 +1,339 @@
+"""The chain train-vae, train-encoder, embed, train on a small slide; killed, shared between processes, and misused."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from accelerate.state import AcceleratorState, GradientState, PartialState
+from PIL import Image
+from small_disk import small_disk
+
+from largegen.cli import run
+from largegen.encoders import load_encoder
+from largegen.model import load_model
+from largegen.training.metrics import read_metrics
+
+LOOP = ["--warmup-steps", "2", "--workers", "0", "--log-every", "1", "--mixed-precision", "no", "--device", "cpu"]
+
+
+def words(text: str, *more) -> list[str]:
+    return [*text.split(), *map(str, more)]
+
+
+def reset_accelerate():
+    """Forget the settings of a finished run: accelerate keeps them, one set per process."""
+    for state in (AcceleratorState, GradientState, PartialState):
+        state._reset_state()
+
+
+@pytest.fixture(autouse=True)
+def _fresh_accelerate():
+    yield
+    reset_accelerate()
+
+
+@pytest.fixture(scope="module")
+def slide(make_slide):
+    return make_slide(1600, 1300, name="a.tif")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("runs")
+
+
+@pytest.fixture(scope="module")
+def vae(slide, folder):
+    out = folder / "vae"
+    command = words("train-vae --preset tiny --steps 40 --batch-size 8 --learning-rate 2e-3 --validation 0.2", slide)
+    assert run([*command, *LOOP, *words("--validate-every 40 --out", out)]) == 0
+    return out
+
+
+@pytest.fixture(scope="module")
+def encoder(slide, folder):
+    out = folder / "encoder"
+    sizes = words("--architecture test_resnet --width 16 --tile-px 64 --input-px 32 --licence CC0-1.0")
+    assert run([*words("train-encoder --steps 3 --batch-size 8", slide, "--out", out), *sizes, *LOOP]) == 0
+    return out
+
+
+@pytest.fixture(scope="module")
+def embeddings(slide, encoder, folder):
+    command = words("embed", slide, "--out", folder / "embeddings", "--encoder", f"local-dir:{encoder / 'model'}")
+    assert run([*command, *words("--tile-px 64 --device cpu")]) == 0
+    return folder / "embeddings"
+
+
+@pytest.fixture
+def train(embeddings, vae, folder):
+    """The arguments of a short `largegen train`; options given twice are those of the second."""
+    small = words("--preset tiny --turns 2 --steps 4 --batch-size 8 --checkpoint-every 2 --validate-every 4")
+    shared = ["--cache", folder / "latents", "--vae", vae, "--validation", "0.2"]
+    return lambda *more: ["train", str(embeddings), *map(str, (*shared, *small, *LOOP, *more))]
+
+
+def losses(out: Path) -> list[float]:
+    return [line["loss"] for line in read_metrics(out / "metrics.jsonl") if "loss" in line]
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def fails(capsys, arguments, code, text):
+    capsys.readouterr()
+    assert run(arguments) == code
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert last.startswith("error: ") and text in last, last
+
+
+RUN = ["checkpoint-2", "checkpoint-4", "config.json", "loss.png", "metrics.jsonl", "model", "samples", "tensorboard"]
+
+
+def test_train_vae_learns_and_measures(vae):
+    found = losses(vae)
+    assert len(found) == 40 and np.mean(found[-5:]) < 0.75 * np.mean(found[:5])
+    last = read_metrics(vae / "metrics.jsonl")[-1]
+    assert last["validation_psnr"] > 10
+    config = json.loads((vae / "model" / "vae" / "config.json").read_text())
+    assert len(config["latents_mean"]) == len(config["latents_std"]) == 4 and min(config["latents_std"]) > 0
+
+
+def test_train_encoder_makes_an_encoder(encoder):
+    loaded = load_encoder(f"local-dir:{encoder / 'model'}", device="cpu")
+    assert loaded.width == 16 and loaded.spec.licence == "CC0-1.0"
+    lines = read_metrics(encoder / "metrics.jsonl")
+    assert all(0 <= line["retrieval"] <= 1 for line in lines if "retrieval" in line)
+    assert Image.open(next((encoder / "samples").iterdir())).size[0] > 100
+
+
+def test_train_makes_a_model(train, tmp_path, embeddings, capsys):
+    assert run(train("--out", tmp_path / "run")) == 0
+    assert f"use it as --model {tmp_path / 'run' / 'model'}" in capsys.readouterr().out
+    assert names(tmp_path / "run") == RUN
+    assert names(tmp_path / "run" / "model") == [
+        "conditioner",
+        "encoder",
+        "model_index.json",
+        "scheduler",
+        "unet",
+        "vae",
+    ]
+    model = load_model(tmp_path / "run", "cpu")
+    assert (model.window, model.tile_px, model.info["embedding_dim"]) == (8, 64, 16)
+    assert model.info["name"] == "run" and model.info["licence"] == model.info["encoder_licence"] == "CC0-1.0"
+    assert model.info["trained_on"][0]["name"] == "a" and model.info["trained_on"][0]["mpp"] == 0.5
+    sheet = np.asarray(Image.open(tmp_path / "run" / "samples" / "step-000004.png"))
+    assert sheet.shape == (2 * 64 + 4, 8 * 64 + 7 * 4, 3) and sheet.std() > 5
+    assert "validation_loss" in read_metrics(tmp_path / "run" / "metrics.jsonl")[-1]
+    task = json.loads((tmp_path / "run" / "config.json").read_text())["task"]
+    with h5py.File(embeddings / "a.h5") as file:
+        count = len(file["features"])
+    assert 0 < task["validation_tiles"] < task["tiles"] and task["tiles"] + task["validation_tiles"] <= count
+
+
+def test_the_denoiser_learns(train, tmp_path):
+    options = "--steps 60 --batch-size 16 --learning-rate 3e-3 --checkpoint-every 60 --validate-every 60"
+    assert run(train(*words(options), "--out", tmp_path)) == 0
+    found = losses(tmp_path)
+    assert np.mean(found[-10:]) < 0.85 * np.mean(found[:10])
+
+
+def test_training_killed_in_the_middle_goes_on_as_if_it_had_not_been(train, tmp_path):
+    steps = "--steps 200 --checkpoint-every 5 --validate-every 200 --checkpoints-limit 2"
+    command = [sys.executable, "-m", "largegen", *train(*words(steps), "--out", tmp_path / "cut")]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        try:
+            deadline = time.monotonic() + 120
+            while not (tmp_path / "cut" / "checkpoint-10").exists() and process.poll() is None:
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
+            os.kill(process.pid, signal.SIGKILL)
+        finally:
+            process.kill()
+    assert process.returncode == -signal.SIGKILL
+    last = max(int(path.name.split("-")[1]) for path in (tmp_path / "cut").glob("checkpoint-*"))
+    more = words("--checkpoint-every 100 --validate-every 200 --steps", last + 10)
+    assert run(train(*more, "--resume", "latest", "--out", tmp_path / "cut")) == 0
+    assert run(train(*more, "--out", tmp_path / "whole")) == 0
+    assert losses(tmp_path / "cut") == losses(tmp_path / "whole")
+    assert not list((tmp_path / "cut").glob(".checkpoint*")) and not (tmp_path / "cut" / "run.lock").exists()
+
+
+@pytest.mark.parametrize("command", ["train", "train-vae", "train-encoder"])
+def test_two_processes_do_what_one_does(train, slide, tmp_path, command):
+    if command == "train":
+        arguments = train()
+    else:
+        sizes = "--preset tiny" if command == "train-vae" else "--architecture test_resnet --tile-px 64 --input-px 32"
+        steps = "--steps 3 --batch-size 8 --checkpoint-every 3"
+        arguments = [command, str(slide), *words(sizes), *words(steps), *LOOP]
+    launch = "-m accelerate.commands.launch --multi_gpu --num_processes 2 --main_process_port 0 -m largegen"
+    done = subprocess.run(
+        [sys.executable, *words(launch), *arguments, "--out", str(tmp_path / "two")], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.count("use it as") == 1
+    assert run([*arguments, "--out", str(tmp_path / "one")]) == 0
+    assert names(tmp_path / "two") == names(tmp_path / "one")
+    if command == "train-encoder":  # a crop's rivals, and batch normalisation, are those of its own process
+        assert len(losses(tmp_path / "two")) == len(losses(tmp_path / "one"))
+    else:
+        assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=1e-5)
+
+
+def test_accumulated_micro_batches_are_one_batch(train, tmp_path):
+    assert run(train("--out", tmp_path / "one")) == 0
+    reset_accelerate()
+    assert run(train("--accumulation", "4", "--out", tmp_path / "four")) == 0
+    assert losses(tmp_path / "four") == pytest.approx(losses(tmp_path / "one"), rel=1e-5)
+
+
+def test_init_from_starts_where_the_other_ended(train, tmp_path):
+    options = (
+        "--steps 60 --batch-size 16 --learning-rate 3e-3 --checkpoint-every 60 --validate-every 60 --ema-decay 0.5"
+    )
+    assert run(train(*words(options), "--out", tmp_path / "first", "--licence", "CC-BY-4.0")) == 0
+    assert run(train("--out", tmp_path / "anew", "--learning-rate", 0)) == 0
+    assert run(train("--out", tmp_path / "on", "--learning-rate", 0, "--init-from", tmp_path / "first")) == 0
+    assert np.mean(losses(tmp_path / "on")) < 0.85 * np.mean(losses(tmp_path / "anew"))
+    info = load_model(tmp_path / "on", "cpu").info
+    assert info["init_from"] == "first" and info["licence"] == "CC0-1.0; CC-BY-4.0"
+
+
+def test_fp16_export(train, tmp_path):
+    assert run(train("--out", tmp_path / "half", "--export-precision", "fp16", "--name", "small")) == 0
+    assert run(train("--out", tmp_path / "full")) == 0
+    sizes = [(tmp_path / n / "model/unet/diffusion_pytorch_model.safetensors").stat().st_size for n in ("half", "full")]
+    assert sizes[0] < 0.6 * sizes[1]
+    assert load_model(tmp_path / "half", "cpu").info["name"] == "small"
+
+
+def test_latents_are_computed_once(train, tmp_path, folder):
+    assert run(train("--out", tmp_path / "a")) == 0
+    before = {path.name: path.stat().st_mtime_ns for path in (folder / "latents").iterdir()}
+    assert run(train("--out", tmp_path / "b")) == 0
+    assert {path.name: path.stat().st_mtime_ns for path in (folder / "latents").iterdir()} == before
+    assert run(train("--out", tmp_path / "c", "--turns", 1, "--cache", tmp_path / "cache")) == 0
+    assert len(names(tmp_path / "cache")) == 1
+
+
+def test_dry_runs_write_nothing(train, slide, tmp_path, capsys):
+    commands = [
+        train("--cache", tmp_path / "cache"),
+        [*words("train-vae --preset tiny --steps 4 --batch-size 8", slide), *LOOP],
+        [*words("train-encoder --architecture test_resnet --steps 4 --batch-size 8 --tile-px 64", slide), *LOOP],
+    ]
+    for command in commands:
+        capsys.readouterr()
+        assert run([*command, "-n", "--out", str(tmp_path / "out")]) == 0
+        report = json.loads(capsys.readouterr().out)
+        assert report["samples"] == 32 and report["parameters"] > 1000 and report["task"]["tiles"] > 0
+        assert report["config"]["steps"] == 4 and report["disk_mb"] > report["checkpoint_mb"] > 0
+    assert names(tmp_path) == []
+
+
+def test_json_result(train, tmp_path, capsys):
+    assert run(train("--out", tmp_path / "run", "--json")) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["model"] == str(tmp_path / "run" / "model") and report["steps"] == 4
+    assert report["loss"] == losses(tmp_path / "run")[-1] and report["validation_loss"] > 0
+
+
+def test_a_run_is_not_overwritten_unasked(train, tmp_path, capsys):
+    assert run(train("--out", tmp_path)) == 0
+    fails(capsys, train("--out", tmp_path), 1, "holds a run already; --resume latest goes on with it")
+    assert run(train("--out", tmp_path, "--overwrite")) == 0
+
+
+def test_a_loss_that_explodes(train, tmp_path, capsys):
+    options = words("--steps 50 --learning-rate 1e30 --warmup-steps 0 --checkpoint-every 50")
+    fails(capsys, train(*options, "--out", tmp_path), 1, "go on from a checkpoint with --resume and a lower")
+    assert not list(tmp_path.glob("*checkpoint*")) and not (tmp_path / "model").exists()
+
+
+def test_a_full_disk(train, tmp_path, capsys):
+    with small_disk(tmp_path / "disk", 1500) as disk:
+        fails(capsys, train("--out", disk / "run"), 1, "no space left on the disk; free some or choose another --out")
+        assert not list((disk / "run").glob("*checkpoint*")) and not (disk / "run" / "run.lock").exists()
+
+
+def test_embedding_files_of_another_slide(train, slide, make_slide, tmp_path, capsys):
+    other = make_slide(1400, 1300, name="a.tif")
+    arguments = train("--slides", other.parent, "--out", tmp_path / "run")
+    fails(capsys, arguments, 2, "a.h5: made from a slide of 1600x1300 px")
+    fails(capsys, train("--slides", tmp_path, "--out", tmp_path / "run"), 2, "is not there; say where with --slides")
+
+
+def changed(embeddings: Path, folder: Path, change) -> Path:
+    """A directory with the embedding file and a changed copy of it."""
+    folder.mkdir()
+    for name in ("a.h5", "b.h5"):
+        shutil.copy(embeddings / "a.h5", folder / name)
+    with h5py.File(folder / "b.h5", "r+") as file:
+        change(file)
+    return folder
+
+
+def empty(file):
+    file["features"].resize(0, axis=0)
+    file["coords"].resize(0, axis=0)
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        (lambda file: file.attrs.update(encoder="uni_v1"), "b.h5: encoder uni_v1, but"),
+        (lambda file: file.attrs.update(encoder_fingerprint="0"), "b.h5: encoder_fingerprint 0, but"),
+        (lambda file: file.attrs.update(tile_px=128), "b.h5: tile_px 128, but"),
+        (lambda file: file.attrs.update(complete=False), "b.h5: incomplete"),
+        (empty, "b.h5: holds no tile"),
+    ],
+)
+def test_embedding_files_that_cannot_be_trained_on(train, embeddings, tmp_path, capsys, change, text):
+    folder = changed(embeddings, tmp_path / "embeddings", change)
+    command = train("--out", tmp_path / "run")
+    fails(capsys, [command[0], str(folder), *command[2:]], 2, text)
+    assert not (tmp_path / "run").exists()
+
+
+def test_no_embedding_files(train, tmp_path, capsys):
+    command = train("--out", tmp_path / "run")
+    fails(capsys, [command[0], str(tmp_path), *command[2:]], 2, "no embedding files (.h5); `largegen embed` makes them")
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ("--preset huge", "--preset huge: use one of published, starter, tiny"),
+        ("--conditioner mind", "--conditioner mind: use one of patch"),
+        ("--turns 3", "--turns 3: use one of 1, 2, 4, 8"),
+        ("--batch-size 6 --accumulation 4", "--batch-size 6 does not divide"),
+        ("--mixed-precision fp64", "--mixed-precision fp64: use one of auto, no, bf16, fp16"),
+        ("--lr-schedule steep", "--lr-schedule steep: use one of constant, cosine"),
+        ("--export-precision int8", "--export-precision int8: use one of"),
+        ("--device cuda:99", "--device cuda:99"),
+        ("--vae /nowhere", "/nowhere: holds no autoencoder"),
+        ("--init-from /nowhere", "/nowhere: no model there"),
+        ("--resume /nowhere", "--resume /nowhere: not a checkpoint directory"),
+        ("--steps 0", "--steps"),
+    ],
+)
+def test_wrong_options(train, tmp_path, capsys, options, text):
+    fails(capsys, train("--out", tmp_path / "run", *words(options)), 2, text)
+
+
+def test_wrong_options_of_the_other_two(slide, tmp_path, capsys):
+    out = ["--out", str(tmp_path / "run"), *LOOP]
+    fails(capsys, [*words("train-vae", tmp_path), *out], 2, str(tmp_path))
+    fails(capsys, [*words("train-vae --mag 20 --native", slide), *out], 2, "give only one of them")
+    fails(capsys, [*words("train-encoder --architecture unheard", slide), *out], 2, "--architecture unheard")
