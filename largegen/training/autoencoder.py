@@ -16,6 +16,8 @@ from largegen.slide import Slide
 from largegen.training.loop import Task
 from largegen.training.pictures import contact_sheet
 
+STAIN_PX = 8  # side of the squares whose mean colour is held to: normalisation layers let colour drift, L1 barely minds
+
 
 @dataclass(frozen=True)
 class AutoencoderConfig:
@@ -74,8 +76,9 @@ class AutoencoderTask(Task):
         l1 = (decoded - image).abs().mean()
         kl = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).sum((1, 2, 3)).mean()
         dissimilarity = 1 - ssim(decoded, image)
-        loss = l1 + self.config.perceptual_weight * dissimilarity + self.config.kl_weight * kl
-        parts = {"l1": l1, "dissimilarity": dissimilarity, "kl": kl}
+        stain = F.avg_pool2d(decoded - image, STAIN_PX).abs().mean()
+        loss = l1 + stain + self.config.perceptual_weight * dissimilarity + self.config.kl_weight * kl
+        parts = {"l1": l1, "stain": stain, "dissimilarity": dissimilarity, "kl": kl}
         return loss, {name: value.detach() for name, value in parts.items()}
 
     def _reconstruct(self, pictures: np.ndarray) -> np.ndarray:
