@@ -15,7 +15,7 @@ from largegen.autoencoder import AUTOENCODERS, Autoencoder
 from largegen.conditioning import CONDITIONERS
 from largegen.errors import ModelError
 from largegen.networks import load_network, save_network
-from largegen.runtime import atomic, resolve_device, resolve_precision, write_json
+from largegen.runtime import atomic, keep_freed_memory, resolve_device, resolve_precision, write_json
 
 log = logging.getLogger(__name__)
 
@@ -140,6 +140,8 @@ def load_model(name_or_dir: str | Path = "starter", device: str = "auto", precis
     """
     target = resolve_device(device)
     dtype = resolve_precision(precision, target)
+    if target.type == "cpu":
+        keep_freed_memory()
     directory = find_model(name_or_dir)
     index = read_index(directory)
     networks = [

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import socket
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -70,6 +71,21 @@ def cpu_has_bf16() -> bool:
 
     check = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
     return bool(check and check())
+
+
+def keep_freed_memory() -> None:
+    """Let the C library keep freed memory for the next tensors, where it can be told to (glibc).
+
+    By default it gives every large block back to the system and faults it in anew, which takes a quarter of a CPU's
+    time in sampling and training.
+    """
+    import ctypes
+
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt:
+        trim_threshold, mmap_max = -1, -4
+        mallopt(trim_threshold, 2**31 - 1)
+        mallopt(mmap_max, 0)
 
 
 @contextlib.contextmanager

@@ -67,9 +67,7 @@ def shared() -> Path:
 def make_slide(tmp_path_factory):
     """Factory: `make_slide(width, height, mpp=0.5, name="slide.tif", seed=0)` writes a new H&E-like file."""
 
-    def make(
-        width: int, height: int, mpp: float | None = 0.5, name: str = "slide.tif", seed: int = 0
-    ) -> Path:
+    def make(width: int, height: int, mpp: float | None = 0.5, name: str = "slide.tif", seed: int = 0) -> Path:
         return save_slide(tmp_path_factory.mktemp("slides") / name, tissue_like(width, height, seed), mpp)
 
     return make

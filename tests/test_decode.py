@@ -17,10 +17,7 @@ def enlarge(latents):
 def slanted(latents):
     """A decoder whose windows disagree: a ramp along each of them."""
     pixels = enlarge(latents)
-    return (
-        pixels * 0.3
-        + torch.linspace(-0.6, 0.6, pixels.shape[-1]) * torch.linspace(0, 1, pixels.shape[-2])[:, None]
-    )
+    return pixels * 0.3 + torch.linspace(-0.6, 0.6, pixels.shape[-1]) * torch.linspace(0, 1, pixels.shape[-2])[:, None]
 
 
 def canvas(height, width):

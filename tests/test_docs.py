@@ -1,4 +1,8 @@
-"""Every command and every option says what it is for."""
+"""Every command and every option says what it is for, and the documents name only what is there."""
+
+import re
+import shlex
+from pathlib import Path
 
 import pytest
 import typer
@@ -39,3 +43,41 @@ def test_options_are_kebab_case(parameter):
 def test_every_command_takes_config_verbose_and_quiet(name):
     options = {option for parameter in GROUP.commands[name].params for option in parameter.opts}
     assert {"--config", "--verbose", "-v", "--quiet", "-q"} <= options
+
+
+ROOT = Path(__file__).resolve().parents[1]
+DOCUMENTS = [
+    ROOT / "README.md",
+    *sorted((ROOT / "examples").rglob("*.md")),
+    *sorted((ROOT / "examples").rglob("Makefile")),
+]
+COMMAND_LINE = rf"^[^#`|\n]*?\blargegen ((?:{'|'.join(COMMANDS)})\b[^`&\n]*)"
+
+
+def documented_commands():
+    """Each `largegen COMMAND ...` line of the documents' code blocks and makefiles."""
+    for document in DOCUMENTS:
+        text = document.read_text().replace("\\\n", " ")
+        for line in re.findall(COMMAND_LINE, text, re.MULTILINE):
+            yield pytest.param(line.strip(), id=f"{document.name}: {line.strip()[:60]}")
+
+
+@pytest.mark.parametrize("line", documented_commands())
+def test_a_documented_command_names_options_that_exist(line):
+    name, *words = shlex.split(line, comments=True)
+    options = {o for parameter in GROUP.commands[name].params for o in (*parameter.opts, *parameter.secondary_opts)}
+    for word in words:
+        if word.startswith("-"):
+            assert word.partition("=")[0] in {*options, "--help"}, f"largegen {name} has no option {word}"
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_a_documents_links_lead_somewhere(document):
+    for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", document.read_text()):
+        assert (document.parent / target).exists(), f"{document.name} links to {target}"
+
+
+def test_the_readme_installs_in_two_commands():
+    blocks = re.findall(r"^```\n(.*?)^```", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
+    assert any("pip install ." in b and "largegen generate --ref examples/" in b for b in blocks)
+    assert any("pip install '.[test]'" in b and "pytest" in b for b in blocks)

@@ -152,9 +152,7 @@ def test_guidance_without_a_null_condition_is_refused():
 def test_same_picture_for_every_batch_size(windows):
     one = run(windows=windows, batch_size=1, eta=0.3)
     for batch_size in (2, 5, 100):
-        torch.testing.assert_close(
-            run(windows=windows, batch_size=batch_size, eta=0.3), one, rtol=1e-5, atol=1e-5
-        )
+        torch.testing.assert_close(run(windows=windows, batch_size=batch_size, eta=0.3), one, rtol=1e-5, atol=1e-5)
 
 
 def test_seed_latents_and_origin_choose_the_picture():
@@ -199,9 +197,7 @@ def test_contexts_are_computed_once_per_overlapping_window():
 def test_a_scheduler_can_be_used_again():
     scheduler = make_scheduler("unipc", TRAIN, 5)
     options = {"window": 16, "stride": 8}
-    first, second = (
-        sample_canvas(mixing, place_contexts, scheduler, (3, 16, 24), **options) for _ in range(2)
-    )
+    first, second = (sample_canvas(mixing, place_contexts, scheduler, (3, 16, 24), **options) for _ in range(2))
     assert torch.equal(first, second)
 
 
@@ -229,9 +225,7 @@ def test_background_windows_are_skipped_and_end_at_the_background_latent(windows
     )
     assert seen
     assert max(left for _, left in seen) < 20
-    torch.testing.assert_close(
-        found[0, :, :, 40:], glass[:, None, None].expand(3, 48, 24), rtol=1e-3, atol=1e-3
-    )
+    torch.testing.assert_close(found[0, :, :, 40:], glass[:, None, None].expand(3, 48, 24), rtol=1e-3, atol=1e-3)
     whole = run(pointwise(0.0, 1.0), no_contexts, name, shape=(3, 48, 64), windows=windows, guidance=1)
     torch.testing.assert_close(found[..., :20], whole[..., :20], rtol=1e-4, atol=1e-4)
 

@@ -151,9 +151,7 @@ def test_a_thumbnail_keeps_the_shape_and_is_never_enlarged(slide_path):
 
 def test_grey_alpha_and_16_bit_images_become_rgb(tmp_path):
     grey = gradient(300, 200)[..., :1]
-    assert np.array_equal(
-        open_slide(save_slide(tmp_path / "g.png", grey)).read(0, 0, 300, 200)[..., 2], grey[..., 0]
-    )
+    assert np.array_equal(open_slide(save_slide(tmp_path / "g.png", grey)).read(0, 0, 300, 200)[..., 2], grey[..., 0])
     clear = np.dstack([gradient(300, 200), np.zeros((200, 300), np.uint8)])
     assert (open_slide(save_slide(tmp_path / "c.png", clear)).read(0, 0, 300, 200) == 255).all()
     deep = gradient(300, 200).astype(np.uint16) * 257
@@ -219,9 +217,7 @@ def test_a_16_bit_scene_is_stretched_alike_everywhere(tmp_path):
         "dtype": "uint16",
         "crs": "EPSG:32633",
     }
-    with rasterio.open(
-        tmp_path / "a.tif", "w", transform=rasterio.Affine(10, 0, 0, 0, -10, 0), **profile
-    ) as scene:
+    with rasterio.open(tmp_path / "a.tif", "w", transform=rasterio.Affine(10, 0, 0, 0, -10, 0), **profile) as scene:
         scene.write(bands)
     slide = open_slide(tmp_path / "a.tif")
     whole = slide.read(0, 0, 400, 300)
@@ -252,9 +248,7 @@ def test_asking_for_much_finer_than_the_slide_is_warned_of(slide_path, caplog):
     assert "5.0x finer" in caplog.text
 
 
-@pytest.mark.parametrize(
-    "name", ["missing.svs", "folder.svs", "empty.svs", "text.svs", "header.svs", "float.tif"]
-)
+@pytest.mark.parametrize("name", ["missing.svs", "folder.svs", "empty.svs", "text.svs", "header.svs", "float.tif"])
 def test_a_bad_file_is_one_line_that_names_it(tmp_path, make_slide, name, capfd):
     path = tmp_path / name
     if name == "folder.svs":

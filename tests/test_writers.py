@@ -35,9 +35,7 @@ class Place:  # what writers needs of slide.Georeference
 def picture():
     """(HEIGHT, WIDTH, 3) uint8, smooth, no two places alike: a JPEG keeps it, and a flip or a shift shows."""
     y, x = np.mgrid[:HEIGHT, :WIDTH]
-    return np.stack([x * 255 // WIDTH, y * 255 // HEIGHT, (x + y) * 255 // (WIDTH + HEIGHT)], -1).astype(
-        np.uint8
-    )
+    return np.stack([x * 255 // WIDTH, y * 255 // HEIGHT, (x + y) * 255 // (WIDTH + HEIGHT)], -1).astype(np.uint8)
 
 
 @pytest.fixture
@@ -219,9 +217,7 @@ def test_other_scenes_get_a_world_file(tmp_path, picture, scene, name, world):
         assert tuple(opened.transform)[:6] == scene.georeference.transform
 
 
-def test_without_rasterio_a_scene_gets_a_world_file_and_a_warning(
-    tmp_path, picture, scene, monkeypatch, caplog
-):
+def test_without_rasterio_a_scene_gets_a_world_file_and_a_warning(tmp_path, picture, scene, monkeypatch, caplog):
     real_import = builtins.__import__
 
     def without_rasterio(name, *args, **kwargs):
@@ -325,9 +321,7 @@ def small_disk(tmp_path):
     folder.mkdir()
 
     def make(size_kb):
-        done = subprocess.run(
-            ["mount", "-t", "tmpfs", "-o", f"size={size_kb}k", "none", folder], capture_output=True
-        )
+        done = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size_kb}k", "none", folder], capture_output=True)
         if done.returncode:
             pytest.skip("needs the permission to mount a tmpfs")
         return folder

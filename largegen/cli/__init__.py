@@ -102,7 +102,8 @@ def run(arguments: list[str] | None = None) -> int:
         text = f"unexpected {type(error).__name__}: {error}; LARGEGEN_DEBUG=1 shows where"
         return _fail(error, text, 1)
     if code == 130:
-        print("interrupted; the same command again goes on where it stopped (training: with --resume latest)", file=sys.stderr)
+        again = "the same command again goes on where it stopped (training: with --resume latest)"
+        print(f"interrupted; {again}", file=sys.stderr)
     return code
 
 

@@ -21,7 +21,7 @@ from largegen import __version__
 from largegen.dataset import StepSampler
 from largegen.distributed import join
 from largegen.errors import InputError, TrainingError
-from largegen.runtime import atomic, cpu_has_bf16, lock, remove, resolve_device, write_json, writing
+from largegen.runtime import atomic, cpu_has_bf16, keep_freed_memory, lock, remove, resolve_device, write_json, writing
 from largegen.training.checkpoints import (
     find_checkpoint,
     load_checkpoint,
@@ -119,6 +119,8 @@ def make_accelerator(config: LoopConfig) -> Accelerator:
     device = resolve_device(config.device)
     if device.type == "cuda":
         torch.cuda.set_device(device)
+    elif device.type == "cpu":
+        keep_freed_memory()
     precision = None if config.mixed_precision == "auto" else config.mixed_precision
     if precision is None and "ACCELERATE_MIXED_PRECISION" not in os.environ:
         native = {"cpu": cpu_has_bf16, "cuda": torch.cuda.is_bf16_supported}.get(device.type, lambda: False)()
