@@ -79,8 +79,10 @@ class Model:
     @torch.inference_mode()
     def eps(self, latents: Tensor, timestep: Tensor | int, context: Tensor) -> Tensor:
         """The predicted noise (B, C, w, w) float32 of noisy latents at a 0-based timestep, given context (B, T, D)."""
-        latents = latents.to(self.device, self.dtype, memory_format=torch.channels_last)
-        return self.unet(latents, timestep, context.to(self.device, self.dtype)).sample.float()
+        latents = latents.to(self.device)
+        inputs = latents.to(self.dtype, memory_format=torch.channels_last)
+        output = self.unet(inputs, timestep, context.to(self.device, self.dtype)).sample
+        return to_eps(output, latents, timestep, self.scheduler)
 
     @torch.inference_mode()
     def context(self, embeddings: Tensor) -> Tensor:
@@ -110,6 +112,17 @@ class Model:
             directory / INDEX,
             {"_class_name": "LargegenModel", "_largegen_version": __version__, **classes, "info": self.info},
         )
+
+
+def to_eps(output: Tensor, latents: Tensor, timestep: Tensor | int, scheduler: DDPMScheduler) -> Tensor:
+    """The noise that a denoiser's output stands for, float32: itself, or sqrt(a) v + sqrt(1 - a) x_t of a v-prediction.
+
+    output, latents x_t: (B, C, h, w); a is the schedule's cumulative alpha at `timestep` (Salimans & Ho 2022, app. D).
+    """
+    if scheduler.config.prediction_type == "epsilon":
+        return output.float()
+    a = scheduler.alphas_cumprod.to(latents.device)[timestep].float().reshape(-1, 1, 1, 1)
+    return a.sqrt() * output.float() + (1 - a).sqrt() * latents.float()
 
 
 def find_model(name_or_dir: str | Path) -> Path:

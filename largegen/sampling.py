@@ -50,10 +50,12 @@ def make_scheduler(name: str, train_scheduler: DDPMScheduler, steps: int) -> Sch
     config = train_scheduler.config
     if not 1 <= steps <= config.num_train_timesteps:
         raise InputError(f"--steps {steps}: must be between 1 and {config.num_train_timesteps}")
-    if config.prediction_type != "epsilon":
-        raise ModelError(f"scheduler: the model predicts {config.prediction_type}; it must be noise (epsilon)")
+    if config.prediction_type not in ("epsilon", "v_prediction"):
+        raise ModelError(f"scheduler: the model predicts {config.prediction_type}; it must be epsilon or v_prediction")
     kind, options = SCHEDULERS[name]
-    options = {"timestep_spacing": "trailing", "clip_sample": False, "thresholding": False} | options
+    # Whatever the network predicts, `denoise` gives the noise.
+    fixed = {"timestep_spacing": "trailing", "prediction_type": "epsilon", "clip_sample": False, "thresholding": False}
+    options = fixed | options
     scheduler = kind.from_config(config, **options)
     scheduler.set_timesteps(steps)
     if len(scheduler.timesteps) != steps:  # rounding in diffusers adds a timestep -1 for 61, 103 and 60 others

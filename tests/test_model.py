@@ -7,13 +7,13 @@ import pytest
 import safetensors.torch
 import torch
 from accelerate import init_empty_weights
-from diffusers import AutoencoderKL, VQModel
+from diffusers import AutoencoderKL, DDPMScheduler, VQModel
 from tiny import WIDTH, save_encoder, save_model
 
 from largegen.autoencoder import Autoencoder, load_autoencoder
 from largegen.errors import InputError, ModelError
-from largegen.model import load_model
-from largegen.training.diffusion import PRESETS, build_denoiser, build_model, start_from
+from largegen.model import load_model, to_eps
+from largegen.training.diffusion import NOISE_SCHEDULE, PRESETS, build_denoiser, build_model, start_from
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 
@@ -260,3 +260,18 @@ def test_weights_of_another_form_cannot_be_taken_over(model):
     with pytest.raises(ModelError, match=r"its conditioner has another form: .*projection.weight") as raised:
         start_from(wider, model)
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("timestep", [0, 500, 999])
+def test_the_noise_is_found_in_a_v_prediction(timestep):
+    scheduler = DDPMScheduler(**NOISE_SCHEDULE, prediction_type="v_prediction")
+    clean, noise = torch.randn(2, 3, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    when = torch.tensor([timestep])
+    noisy = scheduler.add_noise(clean, noise, when)
+    eps = to_eps(scheduler.get_velocity(clean, noise, when), noisy, timestep, scheduler)
+    torch.testing.assert_close(eps, noise, atol=1e-5, rtol=1e-5)
+
+
+def test_a_prediction_of_the_noise_is_taken_as_it_is():
+    output, latents = torch.randn(2, 3, 4, 8, 8)
+    assert torch.equal(to_eps(output, latents, 500, DDPMScheduler(**NOISE_SCHEDULE)), output)

@@ -44,7 +44,7 @@ def test_unknown_scheduler_and_prediction_are_refused():
     with pytest.raises(InputError, match="ddim"):
         make_scheduler("euler", TRAIN, 10)
     with pytest.raises(ModelError, match="v_prediction"):
-        make_scheduler("ddim", DDPMScheduler(prediction_type="v_prediction"), 10)
+        make_scheduler("ddim", DDPMScheduler(prediction_type="sample"), 10)
 
 
 def starting_from(mean, variance, field):

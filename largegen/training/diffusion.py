@@ -16,7 +16,7 @@ from largegen.conditioning import CONDITIONERS
 from largegen.dataset import HeldOut, sample_rng, to_pictures
 from largegen.embedding_file import EmbeddingFile
 from largegen.errors import InputError, ModelError
-from largegen.model import Model
+from largegen.model import Model, to_eps
 from largegen.sampling import guided, make_scheduler
 from largegen.training.loop import Task
 from largegen.training.pictures import contact_sheet
@@ -42,11 +42,12 @@ class DenoiserConfig:
     cross_attention_dim: int  # width of a context token
     heads: int = 1
     norm_groups: int = 32
+    prediction: str = "epsilon"  # what the network is trained to give: epsilon (the noise) or v_prediction
 
 
 PRESETS = {
     "published": DenoiserConfig((192, 384, 576, 960), (False, True, True, True), 2, 512),
-    "starter": DenoiserConfig((64, 128, 192), (False, False, True), 1, 256, heads=4, norm_groups=16),
+    "starter": DenoiserConfig((64, 128, 192), (False, False, True), 1, 256, 4, 16, "v_prediction"),
     "tiny": DenoiserConfig((16, 32), (False, True), 1, 32, norm_groups=8),
 }
 
@@ -126,7 +127,7 @@ class LatentTiles(Dataset):
 
 
 class DiffusionTask(Task):
-    """The denoiser and the conditioner; the loss is the error of the predicted noise at a uniform timestep [L, Z]."""
+    """The denoiser and the conditioner; the loss is the error of what it predicts at a uniform timestep [L, Z]."""
 
     def __init__(self, dataset: LatentTiles, model: Model, config: DenoiserConfig, encoder: Path | None, dtype=None):
         super().__init__()
@@ -143,8 +144,15 @@ class DiffusionTask(Task):
         noisy = self.scheduler.add_noise(batch["latents"], batch["noise"], batch["timestep"])
         context = self.conditioner(batch["embedding"])
         context = torch.where(batch["drop"][:, None, None], self.conditioner.null(1), context)
-        eps = self._predict(noisy, batch["timestep"], context)
-        return F.mse_loss(eps, batch["noise"]), {}
+        target = self._target(batch["latents"], batch["noise"], batch["timestep"])
+        return F.mse_loss(self._predict(noisy, batch["timestep"], context), target), {}
+
+    def _target(self, latents: Tensor, noise: Tensor, timestep: Tensor) -> Tensor:
+        """What the network should give: the noise, or v = sqrt(a) eps - sqrt(1 - a) x0, which at high noise tells x0
+        rather than eps, so that a small network learns colour and layout soon."""
+        if self.scheduler.config.prediction_type == "v_prediction":
+            return self.scheduler.get_velocity(latents, noise, timestep)
+        return noise
 
     def validate(self) -> dict[str, float]:
         """The loss on up to 64 held-out tiles at 8 evenly spaced timesteps, always with the same noise."""
@@ -159,7 +167,7 @@ class DiffusionTask(Task):
             noise = sample_rng(self.dataset.seed, 2**63 + timestep).standard_normal(latents.shape, np.float32)
             noise, when = torch.from_numpy(noise).to(latents), torch.tensor([timestep], device=latents.device)
             noisy = self.scheduler.add_noise(latents, noise, when)
-            parts = zip(noisy.split(16), noise.split(16), context.split(16), strict=True)
+            parts = zip(noisy.split(16), self._target(latents, noise, when).split(16), context.split(16), strict=True)
             losses += [(self._predict(x, when, c) - target).square().mean().item() for x, target, c in parts]
         return {"validation_loss": float(np.mean(losses))}
 
@@ -168,7 +176,11 @@ class DiffusionTask(Task):
         tiles = self.dataset.validation if len(self.dataset.validation) >= 8 else self.dataset.training
         latents, embeddings = self.dataset.batch(tiles[:: max(1, len(tiles) // 8)][:8])
         context = self.conditioner(embeddings.to(self.unet.device))
-        denoise = guided(self._predict, self.conditioner.null(1), PREVIEW_GUIDANCE)
+
+        def eps(x: Tensor, timestep: Tensor, tokens: Tensor) -> Tensor:
+            return to_eps(self._predict(x, timestep, tokens), x, timestep, self.scheduler)
+
+        denoise = guided(eps, self.conditioner.null(1), PREVIEW_GUIDANCE)
         scheduler: DDIMScheduler = make_scheduler("ddim", self.scheduler, PREVIEW_STEPS)
         noise = sample_rng(self.dataset.seed, 2**63).standard_normal(latents.shape, np.float32)
         sampled = torch.from_numpy(noise).to(self.unet.device)
@@ -193,7 +205,7 @@ def build_model(
         raise InputError(f"tiles of {tile_px} px: this autoencoder and preset need a multiple of {divisor} px")
     unet = build_denoiser(config, autoencoder.channels, tile_px // autoencoder.factor)
     tokens = CONDITIONERS[conditioner](embedding_dim=width, cross_attention_dim=config.cross_attention_dim)
-    return Model(autoencoder, unet, tokens, DDPMScheduler(**NOISE_SCHEDULE), info)
+    return Model(autoencoder, unet, tokens, DDPMScheduler(**NOISE_SCHEDULE, prediction_type=config.prediction), info)
 
 
 def start_from(model: Model, other: Model) -> None:
