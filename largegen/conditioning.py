@@ -29,15 +29,16 @@ def slerp(a: Tensor, b: Tensor, t: Tensor) -> Tensor:
 def interpolate_grid(features: Tensor, y: Tensor, x: Tensor) -> Tensor:
     """Embeddings between the points of a grid: slerp along the row, then between the two rows [L, sec. 3].
 
-    features: (R, C, D) float, one embedding per tile; y, x: (N,) in tiles, on the same device, with (0, 0) at
-    the first tile. Returns (N, D) float32. The grid goes on past its edges by repetition.
+    features: (R, C, D) float, one embedding per tile, on any device; y, x: (N,) in tiles, on the CPU, with (0, 0)
+    at the first tile. Returns (N, D) float32. The grid goes on past its edges by repetition.
     """
     features = features.float()
     rows, cols, _ = features.shape
-    y, x = y.double().clamp(0, rows - 1), x.double().clamp(0, cols - 1)
+    y, x = y.double().clamp(0, rows - 1), x.double().clamp(0, cols - 1)  # on the CPU: not every device has float64
     top, left = y.floor().long(), x.floor().long()
     bottom, right = (top + 1).clamp(max=rows - 1), (left + 1).clamp(max=cols - 1)
-    v, u = (y - top).float(), (x - left).float()
+    places = (top, left, bottom, right, (y - top).float(), (x - left).float())
+    top, left, bottom, right, v, u = (place.to(features.device) for place in places)
     upper = slerp(features[top, left], features[top, right], u)
     lower = slerp(features[bottom, left], features[bottom, right], u)
     return slerp(upper, lower, v)

@@ -1,11 +1,16 @@
 """Interpolation on the embedding grid, and the patch conditioner."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
+from diffusers import DDPMScheduler
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from largegen.conditioning import CONDITIONERS, PatchConditioner, interpolate_grid, slerp
+from largegen.generation import sample_latents
+from largegen.settings import Sampling
 
 
 def test_slerp_goes_round_the_circle_at_constant_speed():
@@ -47,6 +52,28 @@ def test_grid_goes_on_past_its_edges_by_repetition():
     features = torch.randn(2, 3, 8)
     found = interpolate_grid(features, torch.tensor([1.75, -0.5]), torch.tensor([2.5, -1.0]))
     torch.testing.assert_close(found, torch.stack([features[1, 2], features[0, 0]]))
+
+
+class NoDoubles(TorchDispatchMode):
+    """Refuses float64 on any device but the CPU, as Apple's GPUs do."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        found = func(*args, **kwargs or {})
+        tensors = [value for value in (*args, found) if isinstance(value, torch.Tensor)]
+        assert not any(value.device.type != "cpu" and value.dtype == torch.float64 for value in tensors)
+        return found
+
+
+def test_a_device_without_float64_sees_none(monkeypatch):
+    monkeypatch.setattr("largegen.generation.sample_canvas", lambda eps, condition_at, *_, **__: condition_at)
+    scheduler = DDPMScheduler()
+    names = {"eps": None, "window": 8, "factor": 8, "scheduler": scheduler, "autoencoder": SimpleNamespace(channels=4)}
+    meta = torch.device("meta")  # shapes only
+    model = SimpleNamespace(device=meta, context=lambda found: found, null_context=lambda: None, **names)
+    condition_at = sample_latents(model, torch.randn(2, 3, 16), 128, 192, Sampling())
+    with NoDoubles():
+        found = condition_at([(0, 0), (3, 5)])
+    assert found.shape == (2, 16) and found.device == meta
 
 
 def test_patch_conditioner_sees_directions_only():
