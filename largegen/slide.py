@@ -7,6 +7,7 @@ level-0 pixel (`mpp`) for slides, metres (`gsd_m`) for scenes; `downsample` is l
 import logging
 import math
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ SUFFIXES = (
 )
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
 LANCZOS_SUPPORT = 3
+WHITE = (255, 255, 255)
 LARGEST_READ = 2**24  # level pixels decoded at once; larger regions are read in bands
 log = logging.getLogger(__name__)
 
@@ -30,7 +32,7 @@ class Slide:
 
     path, name (its stem); kind: "slide", "scene" or "image"; width, height: in level-0 pixels; levels: sizes.
     mpp: um per level-0 pixel, None for scenes or if unknown; gsd_m: metres per level-0 pixel of a scene;
-    magnification: the objective in the metadata or `source_mag`, never derived; background: of empty glass.
+    magnification: the objective in the metadata or `source_mag`, never derived; background: see there.
     """
 
     def __init__(self, path: Path, source_mpp: float | None, source_mag: float | None, source_gsd: float | None):
@@ -54,8 +56,8 @@ class Slide:
             self.magnification = source_mag or _number(properties.get("openslide.objective-power"))
             nominal = 10 / source_mag if source_mag else None
             self.mpp = source_mpp or nominal or _number(properties.get("openslide.mpp-x"))
-        colour = properties.get("openslide.background-color", "ffffff")
-        self.background = (0, 0, 0) if geo else tuple(bytes.fromhex(colour))
+        named = properties.get("openslide.background-color")
+        self._named_background = (0, 0, 0) if geo else tuple(bytes.fromhex(named)) if named else None
         self._range: tuple[float, float] | None = None
 
     def __reduce__(self):
@@ -70,6 +72,11 @@ class Slide:
     def close(self) -> None:
         self._reader.close()
 
+    @cached_property
+    def background(self) -> tuple[int, int, int]:
+        """Colour of empty glass: as the metadata name it, else as a thumbnail shows it; black for scenes."""
+        return self._named_background or _glass_colour(self._resample(0, 0, *self._thumbnail_size(512)))
+
     def read(self, x: float, y: float, width: int, height: int, downsample: float = 1.0) -> np.ndarray:
         """Read a region as (height, width, 3) uint8 RGB.
 
@@ -82,9 +89,10 @@ class Slide:
         if width < 1 or height < 1 or not downsample > 0:
             raise InputError(f"{self.path}: cannot read {width}x{height} px at downsample {downsample}")
         out = np.empty((height, width, 3), np.uint8)
-        out[:] = self.background
         left, right = _inside(x, width, downsample, self.width)
         top, bottom = _inside(y, height, downsample, self.height)
+        if (right - left, bottom - top) != (width, height):
+            out[:] = self.background
         if left < right and top < bottom:
             start = (x + left * downsample, y + top * downsample)
             out[top:bottom, left:right] = self._resample(*start, right - left, bottom - top, downsample)
@@ -122,7 +130,7 @@ class Slide:
         return np.ascontiguousarray(pixels), x - pad_x[0], y - pad_y[0]
 
     def _to_rgb(self, raw: np.ndarray) -> np.ndarray:
-        """Bands as stored => (h, w, 3) uint8: grey repeated, alpha laid on the background, NIR dropped."""
+        """Bands as stored => (h, w, 3) uint8: grey repeated, alpha laid on the named colour or white, NIR dropped."""
         bands = raw.shape[2]
         has_alpha = bands in (2, 4) and self.kind != "scene"
         colour = raw[..., :3] if bands >= 3 else raw[..., :1].repeat(3, axis=2)
@@ -131,7 +139,8 @@ class Slide:
             colour = np.clip((colour - low) * (255 / (high - low)) + 0.5, 0, 255).astype(np.uint8)
         if has_alpha:
             alpha = raw[..., -1:] / np.float32(np.iinfo(raw.dtype).max)
-            colour = (colour * alpha + np.float32(self.background) * (1 - alpha) + 0.5).astype(np.uint8)
+            behind = np.float32(self._named_background or WHITE)
+            colour = (colour * alpha + behind * (1 - alpha) + 0.5).astype(np.uint8)
         if self.kind == "scene":
             colour = np.where(self._is_nodata(raw)[..., None], np.uint8(self.background), colour)
         return colour
@@ -219,10 +228,7 @@ class Slide:
 
 
 def open_slide(
-    path: Path | str,
-    source_mpp: float | None = None,
-    source_mag: float | None = None,
-    source_gsd: float | None = None,
+    path: Path | str, source_mpp: float | None = None, source_mag: float | None = None, source_gsd: float | None = None
 ) -> Slide:
     """Open a slide, scene or image; `source_*` supply or override the resolution in its metadata.
 
@@ -273,6 +279,13 @@ def _inside(start: float, count: int, step: float, size: int) -> tuple[int, int]
     """Indices [first, stop) of `count` pixels of width `step` from `start` whose centres lie in [0, size)."""
     first = max(0, math.ceil(-start / step - 0.5))
     return first, max(first, min(count, math.ceil((size - start) / step - 0.5)))
+
+
+def _glass_colour(pixels: np.ndarray) -> tuple[int, int, int]:
+    """The median of the bright, colourless ones of (h, w, 3) uint8 pixels; white if fewer than 1 % are such."""
+    highest, lowest = pixels.max(axis=2).astype(int), pixels.min(axis=2)
+    glass = pixels[(highest > 200) & (highest - lowest < 0.05 * highest)]  # saturation below 0.05
+    return tuple(int(v) for v in np.median(glass, axis=0)) if 100 * len(glass) >= highest.size else WHITE
 
 
 def _with_margin(start: float, count: int, scale: float) -> tuple[int, int]:

@@ -28,7 +28,7 @@ def test_a_pyramid_tells_its_size_levels_and_resolution(slide_path):
         assert slide.levels[:2] == [(1300, 1000), (650, 500)]
         assert slide.mpp == pytest.approx(0.5)
         assert slide.magnification is None and slide.gsd_m is None and slide.georeference is None
-        assert slide.background == (255, 255, 255)
+        assert all(abs(value - GLASS) <= 2 for value in slide.background)  # no name for it in the metadata
 
 
 def test_an_aperio_slide_tells_its_objective(make_slide):
@@ -137,9 +137,30 @@ def test_the_nearest_larger_level_is_read(tmp_path):
 
 def test_outside_is_background_and_the_edge_does_not_darken(slide_path):
     region = open_slide(slide_path).read(-64, -64, 128, 128, 2.0)
-    assert (region[:32] == 255).all() and (region[:, :32] == 255).all()
+    glass = open_slide(slide_path).background
+    assert (region[:32] == glass).all() and (region[:, :32] == glass).all()
     assert np.abs(region[32:, 32:].astype(int) - GLASS).max() < 10
-    assert (open_slide(slide_path).read(5000, 5000, 8, 8) == 255).all()
+    assert (open_slide(slide_path).read(5000, 5000, 8, 8) == glass).all()
+
+
+@pytest.mark.parametrize(("glass_rows", "expected"), [(30, (240, 238, 241)), (1, (255, 255, 255))])
+def test_the_background_is_measured_where_there_is_enough_glass(tmp_path, glass_rows, expected):
+    pixels = np.full((200, 100, 3), (200, 120, 160), np.uint8)  # tissue
+    pixels[150:] = 190  # grey, but too dark for glass
+    pixels[:glass_rows] = (240, 238, 241)
+    assert open_slide(save_slide(tmp_path / "a.png", pixels)).background == expected
+
+
+def test_a_background_that_the_metadata_name_is_taken(make_slide, monkeypatch):
+    from largegen.readers import open_reader
+
+    def named(path):
+        reader = open_reader(path)
+        reader.properties = reader.properties | {"openslide.background-color": "0A0b0C"}
+        return reader
+
+    monkeypatch.setattr("largegen.slide.open_reader", named)
+    assert open_slide(make_slide(600, 600)).background == (10, 11, 12)
 
 
 def test_a_thumbnail_keeps_the_shape_and_is_never_enlarged(slide_path):
@@ -330,6 +351,7 @@ def test_directories_expand_to_their_slides(tmp_path):
 def test_the_real_slides(shared):
     jpeg = open_slide(shared / "data" / "CMU-1-Small-Region.svs")
     assert (jpeg.reader, jpeg.mpp, jpeg.magnification, jpeg.levels) == ("vips", 0.499, 20.0, [(2220, 2967)])
+    assert jpeg.background == (246, 243, 243)
     jpeg2000 = open_slide(shared / "data" / "TCGA-CR-7395-01A-01-TS1.svs")
     assert (jpeg2000.reader, jpeg2000.mpp, jpeg2000.levels) == (
         "openslide",
