@@ -15,9 +15,12 @@ from toys import (
     gaussian,
     mixing,
     no_contexts,
+    pixels,
     place_contexts,
     pointwise,
     run,
+    unblocks,
+    unpixels,
 )
 
 from largegen.errors import InputError, LargegenError, ModelError
@@ -80,15 +83,24 @@ def test_mean_and_variance_of_gaussian_data(name, eta, steps, windows):
 
 
 @pytest.mark.parametrize(
+    ("windows", "stride", "split", "join"),
+    [
+        ("overlap", 4, blocks, unblocks),  # a stride at which windows cut no block
+        ("overlap", 4, pixels, unpixels),
+        ("shift", None, pixels, unpixels),
+    ],
+    ids=["overlap-blocks", "overlap-channels", "shift-channels"],
+)
+@pytest.mark.parametrize(
     ("name", "eta", "steps"), [("ddim", 0, 200), ("ddim", 1, 200), ("dpm++", 0, 50), ("unipc", 0, 50)]
 )
-def test_covariance_of_correlated_gaussian_data(name, eta, steps):
+def test_covariance_of_correlated_gaussian_data(name, eta, steps, windows, stride, split, join):
     mean = torch.tensor([0.5, -0.5, 1.0, 0.0])
     root = torch.randn(4, 4, generator=torch.Generator().manual_seed(0))
     covariance = root @ root.T + torch.eye(4)
-    denoise = gaussian(mean, covariance)
-    options = {"window": 8, "stride": 4, "guidance": 1, "eta": eta, "batch_size": 64}  # windows cut no block
-    samples = blocks(run(denoise, no_contexts, name, steps, (3, 96, 96), **options))
+    denoise = gaussian(mean, covariance, split, join)
+    options = {"window": 8, "windows": windows, "stride": stride, "guidance": 1, "eta": eta, "batch_size": 64}
+    samples = split(run(denoise, no_contexts, name, steps, (4, 96, 96), **options))
     n, variance = len(samples), covariance.diag()
     error = ((variance[:, None] * variance + covariance**2) / n).sqrt()  # of a sample covariance
     tolerance = 4 * error + 0.02 * (variance[:, None] * variance).sqrt()

@@ -9,8 +9,8 @@ TRAIN = DDPMScheduler(beta_schedule="scaled_linear", beta_start=0.0015, beta_end
 ALPHA_BAR = TRAIN.alphas_cumprod
 
 
-def gaussian(mean, covariance):
-    """The exact eps where every 2x2 block of a channel is N(mean, covariance) by itself.
+def gaussian(mean, covariance, split, join):
+    """The exact eps where every row of `split`, (N, 4), is N(mean, covariance) by itself; `join` puts them together.
 
     x_t = sqrt(a) x0 + sqrt(1 - a) eps, so E[eps | x_t] = sqrt(1 - a) (a S + (1 - a) I)^-1 (x_t - sqrt(a) m).
     """
@@ -18,7 +18,7 @@ def gaussian(mean, covariance):
     def eps(latents, timestep, contexts):
         a = ALPHA_BAR[timestep]
         inverse = torch.linalg.inv(a * covariance + (1 - a) * torch.eye(4))
-        return unblocks((blocks(latents) - a.sqrt() * mean) @ inverse * (1 - a).sqrt(), latents.shape)
+        return join((split(latents) - a.sqrt() * mean) @ inverse * (1 - a).sqrt(), latents.shape)
 
     return eps
 
@@ -31,6 +31,15 @@ def blocks(latents):  # (B, C, H, W) => (N, 4), the 2x2 blocks
 def unblocks(values, shape):
     b, c, h, w = shape
     return values.view(b, c, h // 2, w // 2, 2, 2).permute(0, 1, 2, 4, 3, 5).reshape(shape)
+
+
+def pixels(latents):  # (B, 4, H, W) => (N, 4), the channels at one latent
+    return latents.permute(0, 2, 3, 1).reshape(-1, 4)
+
+
+def unpixels(values, shape):
+    b, c, h, w = shape
+    return values.view(b, h, w, c).permute(0, 3, 1, 2)
 
 
 def pointwise(mean, variance):
