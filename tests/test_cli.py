@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -362,6 +363,22 @@ def test_info_of_an_embedding_file(capfd, embed, slide_path, tmp_path):
 def test_info_of_an_encoder(capfd, encoder):
     found = info(capfd, encoder.removeprefix("local-dir:"))
     assert (found["what"], found["width"], found["licence"]) == ("encoder", 16, "CC-BY-4.0")
+
+
+def test_info_of_what_other_trainings_leave(capfd, encoder, tmp_path):
+    from largegen.training.autoencoder import PRESETS, build_autoencoder
+
+    runs = tmp_path / "encoder", tmp_path / "vae"
+    shutil.copytree(encoder.removeprefix("local-dir:"), runs[0] / "model")
+    build_autoencoder(PRESETS["tiny"]).save_pretrained(runs[1] / "model" / "vae")
+    for folder in runs:
+        (folder / "config.json").write_text('{"steps": 1}')  # the run's own
+    found = info(capfd, runs[0])
+    assert (found["what"], found["width"], found["licence"]) == ("encoder", 16, "CC-BY-4.0")
+    for path in (runs[1], runs[1] / "model", runs[1] / "model" / "vae"):
+        found = info(capfd, path)
+        assert (found["what"], found["class"]) == ("autoencoder", "AutoencoderKL")
+        assert (found["factor"], found["channels"]) == (8, 4) and found["weights_mb"] > 0
 
 
 def test_info_of_a_generated_picture(capfd, tmp_path):

@@ -15,7 +15,9 @@ MODEL_INDEX = "model_index.json"
 def info(
     path: Annotated[
         Path,
-        typer.Argument(help="A slide, scene, embedding file, generated picture, model or encoder directory."),
+        typer.Argument(
+            help="A slide, scene, embedding file or generated picture; a model's, autoencoder's or encoder's directory."
+        ),
     ],
     source_mpp: SourceMpp = None,
     source_mag: SourceMag = None,
@@ -37,23 +39,46 @@ def info(
 
 
 def _directory(path: Path) -> dict[str, Any]:
-    for folder in (path, path / "model"):  # the second is where a run directory of `train` keeps its model
+    for folder in (path, path / "model"):  # the second is where a run directory keeps what it trained
         if (folder / MODEL_INDEX).is_file():
             return _model(folder)
-    config = _read_json(path / "config.json") if (path / "config.json").is_file() else {}
-    if config.get("format") == "largegen-encoder":
-        from largegen.encoders import encoder_spec
+        config = _read_json(folder / "config.json") if (folder / "config.json").is_file() else {}
+        if config.get("format") == "largegen-encoder":
+            return _encoder(folder)
+        for part in (folder, folder / "vae"):
+            if (part / "config.json").is_file() and "block_out_channels" in _read_json(part / "config.json"):
+                return _autoencoder(part)
+    raise InputError(
+        f"{path}: neither a model directory ({MODEL_INDEX}) nor an autoencoder's or encoder's (config.json)"
+    )
 
-        spec = encoder_spec(f"local-dir:{path}")
-        return {
-            "path": str(path),
-            "what": "encoder",
-            "architecture": spec.architecture,
-            "width": spec.width,
-            "input_px": spec.input_px,
-            "licence": spec.licence,
-        }
-    raise InputError(f"{path}: neither a model directory ({MODEL_INDEX}) nor an encoder's (config.json)")
+
+def _encoder(path: Path) -> dict[str, Any]:
+    from largegen.encoders import encoder_spec
+
+    spec = encoder_spec(f"local-dir:{path}")
+    return {
+        "path": str(path),
+        "what": "encoder",
+        "architecture": spec.architecture,
+        "width": spec.width,
+        "input_px": spec.input_px,
+        "licence": spec.licence,
+    }
+
+
+def _autoencoder(path: Path) -> dict[str, Any]:
+    from largegen.autoencoder import load_autoencoder
+
+    autoencoder = load_autoencoder(path)
+    return {
+        "path": str(path),
+        "what": "autoencoder",
+        "class": type(autoencoder.vae).__name__,
+        "factor": autoencoder.factor,
+        "channels": autoencoder.channels,
+        "weights_mb": _weights_mb(path),
+    }
 
 
 def _model(path: Path) -> dict[str, Any]:
@@ -63,8 +88,11 @@ def _model(path: Path) -> dict[str, Any]:
     missing = [name for name in parts if not (path / name).is_dir()]
     if missing:
         raise ModelError(f"{path}: its part {missing[0]}/ is missing")
-    weights_mb = sum(file.stat().st_size for file in path.rglob("*.safetensors")) / 1e6
-    return {"path": str(path), "what": "model", "parts": parts, "weights_mb": round(weights_mb, 1)} | about
+    return {"path": str(path), "what": "model", "parts": parts, "weights_mb": _weights_mb(path)} | about
+
+
+def _weights_mb(path: Path) -> float:
+    return round(sum(file.stat().st_size for file in path.rglob("*.safetensors")) / 1e6, 1)
 
 
 def _is_embedding_file(path: Path) -> bool:
