@@ -125,8 +125,15 @@ def encoder_spec(name: str) -> EncoderSpec:
     if name == "starter" or (kind == "local-dir" and where):
         return _directory_spec(name, STARTER_DIR if name == "starter" else Path(where))
     if kind == "hf-hub" and where:
-        config = _read_config(hub_file(where, "config.json"))
-        return _timm_spec(name, config, name, page_of(where))
+        page = page_of(where)
+        try:
+            file = hub_file(where, "config.json")
+        except HubError as error:  # weights alone would not do
+            raise HubError(
+                f"encoder {name}: the hub does not give its config.json; accept its terms and set HF_TOKEN if it is "
+                f"gated, or download the repository from {page} and use local-dir:DIR"
+            ) from error
+        return _timm_spec(name, _read_config(file), name, page)
     return _timm_name_spec(name)
 
 

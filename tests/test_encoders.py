@@ -252,9 +252,14 @@ def test_dinov2_weights_of_its_authors_give_the_same_embeddings(tmp_path):
 def test_offline_a_hub_encoder_is_one_line_with_its_page(tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    for name, page in [("uni_v1", "MahmoodLab/UNI"), ("hf-hub:some/thing", "some/thing")]:
-        with pytest.raises(HubError, match=f"https://huggingface.co/{page}.*--encoder-weights") as caught:
-            load_encoder(name, device="cpu")
+    ways = [
+        ("uni_v1", "MahmoodLab/UNI.*--encoder-weights", None),
+        ("hf-hub:some/thing", "some/thing.*local-dir:DIR", None),
+        ("hf-hub:some/thing", "some/thing.*local-dir:DIR", tmp_path / "weights.safetensors"),  # says not what it is
+    ]
+    for name, words, weights in ways:
+        with pytest.raises(HubError, match=f"https://huggingface.co/{words}") as caught:
+            load_encoder(name, weights, device="cpu")
         assert "\n" not in str(caught.value)
 
 
