@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors.torch import save_file
 from torch import Tensor
 
 from largegen.runtime import atomic
@@ -22,8 +22,10 @@ log = logging.getLogger(__name__)
 SCHEDULER_MEMORY = ("model_outputs", "last_sample", "lower_order_nums", "this_order", "_step_index")
 
 
-def save_progress(path: Path, fingerprint: str, step: int, canvas: Tensor, scheduler: "SchedulerMixin") -> None:
-    """Write the canvas after `step` steps and the scheduler's memory, as one safetensors file."""
+def save_progress(
+    path: Path, fingerprint: str, step: int, batch_size: int, canvas: Tensor, scheduler: "SchedulerMixin"
+) -> None:
+    """Write the canvas after `step` steps of so many windows at once, and the scheduler's memory, as safetensors."""
     tensors, numbers = {"canvas": canvas}, {}
     for name in SCHEDULER_MEMORY:
         value = getattr(scheduler, name, None)
@@ -33,14 +35,14 @@ def save_progress(path: Path, fingerprint: str, step: int, canvas: Tensor, sched
             tensors[name] = value
         elif value is not None:
             numbers[name] = value
-    metadata = {"fingerprint": fingerprint, "step": str(step), "memory": json.dumps(numbers)}
+    metadata = {"step": str(step), "batch_size": str(batch_size), "memory": json.dumps(numbers)}
     with atomic(path) as temporary:
-        # Not save_file: its error for a full disk is no OSError.
-        temporary.write_bytes(save({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, metadata))
+        on_host = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
+        save_file(on_host, temporary, metadata | {"fingerprint": fingerprint})
 
 
 def load_progress(path: Path, fingerprint: str, processes: "PartialState | None" = None) -> dict | None:
-    """Read what `save_progress` wrote: {"step", "canvas", "memory"}; the main one reads, all get it.
+    """Read what `save_progress` wrote: {"step", "batch_size", "canvas", "memory"}; the main one reads, all get it.
 
     None where there is no such file, or one that is damaged or has another fingerprint, which is logged.
     """
@@ -61,7 +63,8 @@ def _read(path: Path, fingerprint: str) -> dict | None:
                 return None
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
         memory = tensors | json.loads(metadata["memory"])
-        return {"step": int(metadata["step"]), "canvas": memory.pop("canvas"), "memory": memory}
+        step, batch_size = int(metadata["step"]), int(metadata["batch_size"])
+        return {"step": step, "batch_size": batch_size, "canvas": memory.pop("canvas"), "memory": memory}
     except FileNotFoundError:
         return None
     except (OSError, SafetensorError, ValueError, KeyError, TypeError):

@@ -36,6 +36,7 @@ SCHEDULERS: dict[str, tuple[type[Scheduler], dict]] = {
     "unipc": (UniPCMultistepScheduler, {"solver_order": 2}),
 }
 DEVICE_CANVAS_VALUES = 2**27  # a canvas of up to 512 MB lives on the device, a larger one on the host
+SAVES_APART = 20  # as long as the last save took, so that a huge canvas is not saved all the time
 KEPT_CONTEXT_VALUES = 2**26  # up to 256 MB of the windows' contexts are kept from step to step
 
 
@@ -110,6 +111,7 @@ def sample_canvas(
     checkpoint: Path | None = None,
     fingerprint: str = "",
     save_every_s: float = 60.0,
+    keep_batch_size: bool = False,
     progress: bool = False,
 ) -> Tensor:
     """Sample a canvas of latents under a condition that varies over it [L, sec. 3].
@@ -127,9 +129,11 @@ def sample_canvas(
     processes: share the windows among accelerate's processes; each returns the whole canvas.
     skip: (H, W) bool, True for background: windows of nothing else are not denoised. Latents that no other
         window covers are taken for noise around `skip_latent`, (C,) (default: 0), and end up there.
-    checkpoint: a file for the canvas, written at the end and at most every `save_every_s` before. A run that
-        finds it goes on from there, to the same result bit for bit, if settings and `fingerprint` are equal.
+    checkpoint: a file for the canvas, written at the end and at most every `save_every_s` before, nor in more than a
+        20th of the time (0: at every step). A run that finds it goes on from there, to the same result bit for bit,
+        if settings and `fingerprint` are equal.
     fingerprint: stands for what the settings don't tell: model, conditions, skip, latents.
+    keep_batch_size: go on with the batch size of the run that wrote the checkpoint.
 
     Windows are summed in their order, so the result depends on neither `batch_size` nor the number of
     processes, but for the rounding of `denoise` itself.
@@ -168,10 +172,11 @@ def sample_canvas(
     if checkpoint is not None and (saved := load_progress(checkpoint, fingerprint, processes)):
         first, canvas = saved["step"], saved["canvas"].to(canvas.device)
         restore_memory(scheduler, saved["memory"], canvas.device)
+        batch_size = saved["batch_size"] if keep_batch_size else batch_size
         log.info("%s: going on after step %d of %d", checkpoint, first, steps)
 
     main = processes is None or processes.is_main_process
-    last_saved = time.monotonic()
+    last_saved, pause = time.monotonic(), save_every_s
     bar = tqdm(
         desc="sample",
         unit="window",
@@ -193,10 +198,12 @@ def sample_canvas(
             canvas = scheduler.step(eps, timestep, canvas, **added).prev_sample
             if not canvas.isfinite().all():
                 raise LargegenError(f"step {step + 1} of {steps} gave NaN or infinite latents; try --precision fp32")
-            due = step == steps - 1 or time.monotonic() - last_saved >= save_every_s
+            due = step == steps - 1 or time.monotonic() - last_saved >= pause
             if checkpoint is not None and main and due:
-                save_progress(checkpoint, fingerprint, step + 1, canvas, scheduler)
+                started = time.monotonic()
+                save_progress(checkpoint, fingerprint, step + 1, batch_size, canvas, scheduler)
                 last_saved = time.monotonic()
+                pause = save_every_s and max(save_every_s, SAVES_APART * (last_saved - started))
     return canvas.cpu()
 
 
