@@ -26,7 +26,7 @@ from largegen.reference import Region, check_size, pure_background
 from largegen.runtime import lock, remove
 from largegen.sampling import make_scheduler, sample_canvas
 from largegen.settings import Sampling
-from largegen.windows import overlap_windows, shift_windows
+from largegen.windows import Place, overlap_windows, shift_windows
 from largegen.writers import check_output, write_image
 
 
@@ -110,7 +110,7 @@ def sample_latents(
     features = features.to(model.device)
 
     def condition_at(places: list[tuple[int, int]]) -> Tensor:
-        y, x = (torch.tensor(places, dtype=torch.float64, device=model.device) / model.window).T
+        y, x = (torch.tensor(places, dtype=torch.float64) / model.window).T
         return model.context(interpolate_grid(features, y, x))
 
     return sample_canvas(
@@ -143,7 +143,7 @@ def auto_batch_size(model: Model) -> int:
     per_window = max(1, torch.cuda.max_memory_allocated(model.device) - before)
     free, _ = torch.cuda.mem_get_info(model.device)
     room = int(min(64, max(1, free // 2 // per_window)))
-    return 1 << room.bit_length() - 1  # a power of two, so that a resumed run most likely computes the same batches
+    return 1 << room.bit_length() - 1
 
 
 def _decode(
@@ -183,11 +183,12 @@ def generate_file(
     already (unless `overwrite`) or a disk that refuses it.
     """
     processes = join(model.device)
+    automatic = sampling.batch_size == 0
     sampling = effective(sampling, model)
     sampling = replace(sampling, batch_size=least(processes, sampling.batch_size))
     height, width = region.height // model.factor, region.width // model.factor
     colour = tuple(grid.source["background"])
-    skip = pure_background(grid.tissue, model.window) if region.full else None
+    skip = pure_background(grid.tissue, model.window, height, width) if region.full else None
     partial = out.with_name(f".{out.name}.partial")
     started = time.perf_counter()
     with ExitStack() as stack:
@@ -210,6 +211,7 @@ def generate_file(
             skip_latent=None if skip is None else _flat_latent(model, colour),
             processes=processes,
             checkpoint=partial,
+            keep_batch_size=automatic,
             fingerprint=_fingerprint(model, grid, region),
             save_every_s=save_every_s,
             progress=progress,
@@ -256,12 +258,20 @@ def count_calls(sampling: Sampling, window: int, height: int, width: int, skip: 
 
     sampling: as `effective` gives it; skip: (height, width) bool, True for background.
     """
-    h, w = min(window, height), min(window, width)
     calls = 0
     for step in range(sampling.steps):
         if sampling.windows == "overlap":
             places = overlap_windows(height, width, window, sampling.stride)
         else:
             places = shift_windows(height, width, window, sampling.seed, step)
-        calls += sum(skip is None or not skip[y : y + h, x : x + w].all() for y, x in places)
+        calls += _count(places, window, skip)
     return calls * (1 if sampling.guidance in (0, 1) else 2)
+
+
+def count_decoded(sampling: Sampling, window: int, height: int, width: int, skip: np.ndarray | None = None) -> int:
+    """How many windows the decoder sees; parameters as for `count_calls`."""
+    return _count(overlap_windows(height, width, window, sampling.decode_stride), window, skip)
+
+
+def _count(places: list[Place], window: int, skip: np.ndarray | None) -> int:
+    return sum(skip is None or not skip[y : y + window, x : x + window].all() for y, x in places)

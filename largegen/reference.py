@@ -26,7 +26,7 @@ class Region:
     height: int
     row: int  # first tile
     col: int
-    rows: int  # tiles
+    rows: int  # tiles; past the last of the reference the picture goes on by repetition
     cols: int
     full: bool  # the whole reference
 
@@ -40,6 +40,8 @@ class Region:
 class Reference:
     """A grid of tiles that pictures can be laid over, each tile as large as a model's window."""
 
+    width: int  # px of the whole at the working resolution, with what the grid's whole tiles leave right and below
+    height: int
     tissue: np.ndarray  # (rows, cols) bool
     origin_xy: tuple[int, int]  # level-0 top-left corner of the first tile
     tile_level0_px: float  # side of a tile in level-0 px
@@ -48,23 +50,24 @@ class Reference:
     def region(self, model: Model, size: tuple[int, int] | None, corner: tuple[int, int] | None = None) -> Region:
         """Lay a picture over the grid. Raises InputError for a size that the grid or the model does not allow.
 
-        size: (width, height) in px, None for all of the grid. corner: the wanted top-left corner (x, y) in level-0 px,
+        size: (width, height) in px, None for the whole. corner: the wanted top-left corner (x, y) in level-0 px,
         moved up and left to a tile's; by default the place with most tissue.
         """
         grid_rows, grid_cols = self.tissue.shape
         tile_px = model.tile_px
+        largest = self.width // model.factor * model.factor, self.height // model.factor * model.factor
         if size is None:
             if corner is not None:
                 raise InputError("--region: not with --size full, which is all of the reference")
-            return Region(grid_cols * tile_px, grid_rows * tile_px, 0, 0, grid_rows, grid_cols, full=True)
+            return Region(*largest, 0, 0, grid_rows, grid_cols, full=True)
         check_size(size, model)
         width, height = size
-        rows, cols = -(-height // tile_px), -(-width // tile_px)
-        if rows > grid_rows or cols > grid_cols:
+        if width > largest[0] or height > largest[1]:
             raise InputError(
                 f"--size {width}x{height}: the reference is too small at this resolution;"
-                f" the largest size that fits is {grid_cols * tile_px}x{grid_rows * tile_px}"
+                f" the largest size that fits is {largest[0]}x{largest[1]}"
             )
+        rows, cols = min(-(-height // tile_px), grid_rows), min(-(-width // tile_px), grid_cols)
         if corner is None:
             row, col = most_tissue(self.tissue, rows, cols)
         else:
@@ -121,15 +124,17 @@ def most_tissue(tissue: np.ndarray, rows: int, cols: int) -> tuple[int, int]:
     return int(row), int(col)
 
 
-def pure_background(tissue: np.ndarray, window: int) -> np.ndarray:
-    """(rows, cols) bool of tiles -> bool over the canvas of latents, `window` to a tile: True where no tissue is near.
+def pure_background(tissue: np.ndarray, window: int, height: int, width: int) -> np.ndarray:
+    """(rows, cols) bool of tiles -> (height, width) bool of latents, `window` to a tile: True where no tissue is near.
 
-    A tile that touches tissue is not pure, so that tissue does not end at a tile's border.
+    A tile that touches tissue is not pure, so that tissue does not end at a tile's border. Past the last tiles the
+    canvas, no smaller than they, goes on by repetition.
     """
     rows, cols = tissue.shape
     padded = np.pad(tissue, 1)
     near = np.any([padded[i : i + rows, j : j + cols] for i in range(3) for j in range(3)], axis=0)
-    return (~near).repeat(window, 0).repeat(window, 1)
+    pure = (~near).repeat(window, 0).repeat(window, 1)
+    return np.pad(pure, ((0, height - rows * window), (0, width - cols * window)), mode="edge")
 
 
 def file_reference(model: Model, path: Path) -> Reference:
@@ -137,7 +142,14 @@ def file_reference(model: Model, path: Path) -> Reference:
     file = EmbeddingFile(path)
     check_embeddings(model, file)
     grid = file.grid()
+    rows, cols = grid.tissue.shape
+    width, height = cols * grid.tile_px, rows * grid.tile_px
+    source = _size_at(file.settings.source_width, file.settings.source_height, grid.downsample)
+    if file.settings.region == (0, 0, source[1] // grid.tile_px, source[0] // grid.tile_px):  # all of the slide
+        width, height = source
     return Reference(
+        width=width,
+        height=height,
         tissue=grid.tissue,
         origin_xy=grid.origin_xy,
         tile_level0_px=grid.tile_px * grid.downsample,
@@ -180,12 +192,20 @@ def slide_reference(
         check_embeddings(model, file)
         return file.grid()
 
+    width, height = _size_at(slide.width, slide.height, downsample)
     return Reference(
+        width=width,
+        height=height,
         tissue=kept_tiles(slide, tiles, tissue_threshold, tissue_filter),
         origin_xy=(0, 0),
         tile_level0_px=tiles.stride_level0_px,
         grid=lambda region: from_main(join(model.device), lambda: embed(region)),
     )
+
+
+def _size_at(width: int, height: int, downsample: float) -> tuple[int, int]:
+    """A slide's size in whole px at a resolution; as little short of one as in tiles.tile_grid counts for one."""
+    return int(width / downsample + 1e-6), int(height / downsample + 1e-6)
 
 
 def encoder_of(model: Model) -> str:

@@ -134,17 +134,19 @@ def test_a_region_is_embedded_once(generate, cache, tmp_path):
 def test_an_embedding_file_makes_the_same_picture_as_its_slide(generate, model, slide_path, tmp_path):
     encoder = ["--encoder", f"local-dir:{model}/encoder", "--tile-px", "64", "--device", "cpu"]
     assert run(["embed", str(slide_path), "--out", str(tmp_path), *encoder]) == 0
-    for place in ([], ["--region", "256,128"]):
+    for place in ([], ["--region", "256,128"], ["--size", "1296x1000", "--steps", 1]):
         assert generate(*place, "--overwrite")[0] == 0
         assert generate(*place, "--embeddings", tmp_path / "slide.h5", "--overwrite", ref=None, out="b.png")[0] == 0
         assert levels_apart(pixels(tmp_path / "a.png"), pixels(tmp_path / "b.png")) <= 1
 
 
-def test_full_is_laid_over_the_whole_slide(generate, tmp_path):
+def test_full_is_laid_over_the_whole_slide(generate, slide_path, tmp_path):
     code, _, _ = generate("--windows", "overlap", "--stride", 8, "--json", size="full")
     picture = pixels(tmp_path / "a.png")
-    assert code == 0 and picture.shape == (960, 1280, 3)
-    assert (picture[:64, :64] == 255).all()  # the slide does not say its background, so white
+    assert code == 0 and picture.shape == (1000, 1296, 3)  # of 1300x1000, what is a multiple of 8
+    with open_slide(slide_path) as slide:
+        assert np.ptp(slide.background) <= 2 and abs(slide.background[0] - GLASS) <= 2
+        assert (picture[:64, :64] == slide.background).all() and (picture[-8:, -8:] == slide.background).all()
     assert picture[448:512, 608:672].std() > 20
 
 
@@ -196,8 +198,8 @@ def test_a_dry_run_embeds_and_writes_nothing(generate, tmp_path):
     plan = json.loads(out)
     assert code == 0 and not list(tmp_path.iterdir())
     assert plan["tiles"] == 300 and 0 < plan["tissue_tiles"] < 300
-    assert plan["region"]["width"] == 1280 and plan["settings"]["batch_size"] == 8
-    assert plan["seconds"] >= 0 and plan["memory_mb"] > 0 and plan["disk_mb"] > 0
+    assert plan["region"]["width"] == 1296 and plan["settings"]["batch_size"] == 8
+    assert plan["seconds"] >= 0 and plan["memory_mb"] > 100 and plan["disk_mb"] > 0
     code, out, _ = generate("--cache", cache, "--json", size="full")
     assert json.loads(out)["denoiser_calls"] == plan["denoiser_calls"]
 
@@ -210,7 +212,7 @@ def test_a_dry_run_embeds_and_writes_nothing(generate, tmp_path):
     [
         (["--size", 0], ["--size 0x0", "64 px and multiples of 8"]),
         (["--size", 129], ["--size 129x129", "multiples of 8"]),
-        (["--size", 1344], ["largest size that fits is 1280x960"]),
+        (["--size", 1344], ["largest size that fits is 1296x1000"]),
         (["--size", "big"], ["--size big"]),
         (["--region", "100000,0"], ["--region 100000,0", "from 0,0 to 1152,832"]),
         (["--region", "here"], ["--region here"]),

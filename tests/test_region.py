@@ -18,9 +18,10 @@ from largegen.reference import (
 MODEL = SimpleNamespace(tile_px=256, factor=8)
 
 
-def reference(rows=5, cols=7, origin_xy=(0, 0), tile_level0_px=512.0, tissue=None) -> Reference:
+def reference(rows=5, cols=7, origin_xy=(0, 0), tile_level0_px=512.0, tissue=None, strip=0) -> Reference:
     tissue = np.ones((rows, cols), bool) if tissue is None else tissue
-    return Reference(tissue, origin_xy, tile_level0_px, grid=None)
+    width, height = tissue.shape[1] * 256 + strip, tissue.shape[0] * 256 + strip
+    return Reference(width, height, tissue, origin_xy, tile_level0_px, grid=None)
 
 
 @pytest.mark.parametrize(
@@ -54,6 +55,16 @@ def test_full_is_all_tiles():
     assert (region.width, region.height, region.rows, region.cols, region.full) == (7 * 256, 5 * 256, 5, 7, True)
     with pytest.raises(InputError, match="--region"):
         reference().region(MODEL, None, (0, 0))
+
+
+def test_full_and_the_largest_size_hold_the_strip_that_fills_no_tile():
+    whole = reference(strip=100)  # 96 of them in multiples of 8
+    region = whole.region(MODEL, None)
+    assert (region.width, region.height, region.rows, region.cols) == (7 * 256 + 96, 5 * 256 + 96, 5, 7)
+    region = whole.region(MODEL, (7 * 256 + 96, 5 * 256 + 88))
+    assert (region.width, region.height, region.tiles) == (7 * 256 + 96, 5 * 256 + 88, (slice(0, 5), slice(0, 7)))
+    with pytest.raises(InputError, match="the largest size that fits is 1888x1376"):
+        whole.region(MODEL, (7 * 256 + 104, 256))
 
 
 @pytest.mark.parametrize("size", [(0, 0), (255, 256), (260, 256), (256, 300), (128, 128)])
@@ -99,9 +110,17 @@ def test_a_place_outside_names_those_that_fit(corner):
 def test_background_beside_tissue_is_not_pure():
     tissue = np.zeros((4, 5), bool)
     tissue[0, 0] = True
-    skip = pure_background(tissue, 2)
+    skip = pure_background(tissue, 2, 8, 10)
     assert skip.shape == (8, 10)
     assert not skip[:4, :4].any() and skip[4:].all() and skip[:, 4:].all()
+
+
+def test_past_the_last_tiles_background_goes_on():
+    tissue = np.zeros((4, 5), bool)
+    tissue[3, 4] = True
+    skip = pure_background(tissue, 2, 9, 11)
+    assert skip.shape == (9, 11)
+    assert not skip[4:, 6:].any() and skip[:4].all() and skip[:, :6].all()
 
 
 @pytest.mark.parametrize(
