@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import itertools
 import json
 import os
 import shutil
@@ -136,19 +137,41 @@ def atomic(path: Path) -> Iterator[Path]:
         with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             yield temporary
-            if temporary.is_dir() and path.is_dir():
-                shutil.rmtree(path)
-            temporary.replace(path)
+            replace(temporary, path)
     finally:
         remove(temporary)
 
 
+def replace(new: Path, path: Path) -> None:
+    """Rename `new` to `path`, in place of what is there: what a kill leaves under that name is whole."""
+    if not (new.is_dir() and path.is_dir()):
+        new.replace(path)
+        return
+    old = path.rename(_hidden(path))
+    try:
+        new.rename(path)
+    except OSError:
+        old.rename(path)
+        raise
+    remove(old)
+
+
 def remove(path: Path) -> None:
-    """Delete a file or directory tree if it is there."""
-    if path.is_dir():
-        shutil.rmtree(path, ignore_errors=True)
+    """Delete a file or directory tree if it is there; a kill leaves no half of a tree under its name."""
+    if path.is_dir() and not path.is_symlink():
+        hidden = path if path.name.startswith(".") else path.rename(_hidden(path))
+        shutil.rmtree(hidden, ignore_errors=True)
     else:
         path.unlink(missing_ok=True)
+
+
+def _hidden(path: Path) -> Path:
+    """A free name beside `path` for what is about to be deleted."""
+    return next(
+        name
+        for number in itertools.count()
+        if not (name := path.with_name(f".{path.name}.{os.getpid()}.{number}.tmp")).exists()
+    )
 
 
 def write_json(path: Path, content: dict) -> None:
@@ -159,17 +182,18 @@ def write_json(path: Path, content: dict) -> None:
 
 @contextlib.contextmanager
 def lock(path: Path) -> Iterator[None]:
-    """Hold `<path>.lock` (process id and host) while writing `path`.
+    """Hold `<path>.lock` (process id, its birth and host) while writing `path`.
 
-    A lock left by a dead process of this host is taken over. Raises LockedError while its owner lives, or when it
-    was taken on another host, where that cannot be known.
+    A lock left by a dead process of this host is taken over, also where its process id has gone to another since.
+    Raises LockedError while its owner lives, or when it was taken on another host, where that cannot be known.
     """
     file = Path(path).with_name(f"{Path(path).name}.lock")
+    pid = os.getpid()
     with writing(file):
         file.parent.mkdir(parents=True, exist_ok=True)
         while True:
             try:
-                _create(file, json.dumps({"pid": os.getpid(), "host": socket.gethostname()}))
+                _create(file, json.dumps({"pid": pid, "host": socket.gethostname(), "birth": _birth(pid)}))
                 break
             except FileExistsError:
                 _break_dead_lock(file)
@@ -217,15 +241,27 @@ def _raise_if_alive(file: Path, content: str) -> None:
         return  # killed between creating and filling it, where there are no hard links
     if owner["host"] != socket.gethostname():
         raise LockedError(f"{file}: held by process {owner['pid']} on {owner['host']}; delete it if that job is dead")
-    if _alive(owner["pid"]):
-        raise LockedError(f"{file}: process {owner['pid']} is writing this output already")
+    if _alive(owner["pid"], owner.get("birth")):
+        raise LockedError(
+            f"{file}: process {owner['pid']} is writing this output already; delete it if that job is dead"
+        )
 
 
-def _alive(pid: int) -> bool:
+def _alive(pid: int, birth: str | None) -> bool:
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
     except PermissionError:
-        return True
-    return True
+        pass
+    return birth is None or _birth(pid) in (None, birth)
+
+
+def _birth(pid: int) -> str | None:
+    """When a process began, to tell it from a later one of the same number; None where the system does not say."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()  # from the third field on
+    except OSError:
+        return None
+    return f"{boot} {fields[19]}"  # field 22: clock ticks from the boot to the process's start

@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import pytest
 import safetensors.torch
@@ -14,7 +15,7 @@ import torch
 from small_disk import small_disk
 
 from largegen.errors import InputError, LockedError, OutputError
-from largegen.runtime import atomic, lock, resolve_device, resolve_precision, write_json, writing
+from largegen.runtime import atomic, lock, remove, replace, resolve_device, resolve_precision, write_json, writing
 
 
 def names(folder):
@@ -45,6 +46,49 @@ def test_atomic_replaces_a_directory(tmp_path):
             (temporary / text).write_text(text)
     assert names(tmp_path) == ["model"]
     assert names(tmp_path / "model") == ["second"]
+
+
+def test_a_kill_while_the_old_directory_is_deleted_leaves_the_new_one(tmp_path, monkeypatch):
+    def killed(path, **_):
+        raise SystemExit
+
+    with atomic(tmp_path / "model") as temporary:
+        temporary.mkdir()
+    (tmp_path / "model" / "first").touch()
+    with monkeypatch.context() as patch, pytest.raises(SystemExit):
+        patch.setattr("largegen.runtime.shutil.rmtree", killed)
+        with atomic(tmp_path / "model") as temporary:
+            temporary.mkdir()
+            (temporary / "second").touch()
+    assert names(tmp_path / "model") == ["second"]
+    with monkeypatch.context() as patch, pytest.raises(SystemExit):
+        patch.setattr("largegen.runtime.shutil.rmtree", killed)
+        remove(tmp_path / "model")
+    assert not (tmp_path / "model").exists()
+
+
+def test_an_old_directory_comes_back_where_the_new_one_cannot_take_its_place(tmp_path, monkeypatch):
+    rename = Path.rename
+
+    def refuse(self, target):
+        if self.name == "new":
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return rename(self, target)
+
+    for name in ("model", "new"):
+        (tmp_path / name / name).mkdir(parents=True)
+    monkeypatch.setattr(Path, "rename", refuse)
+    with pytest.raises(PermissionError):
+        replace(tmp_path / "new", tmp_path / "model")
+    assert names(tmp_path) == ["model", "new"] and names(tmp_path / "model") == ["model"]
+
+
+def test_removing_takes_a_link_and_leaves_what_it_leads_to(tmp_path):
+    (tmp_path / "there").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "there")
+    for name in ("link", "nothing"):
+        remove(tmp_path / name)
+    assert names(tmp_path) == ["there"]
 
 
 def test_write_json(tmp_path):
@@ -89,8 +133,9 @@ def test_a_full_disk_is_an_output_error(tmp_path, save):
 
 def test_a_lock_names_its_owner_and_goes_away(tmp_path):
     with lock(tmp_path / "out"):
-        assert json.loads((tmp_path / "out.lock").read_text()) == {"pid": os.getpid(), "host": socket.gethostname()}
-        with pytest.raises(LockedError, match=str(os.getpid())), lock(tmp_path / "out"):
+        owner = json.loads((tmp_path / "out.lock").read_text())
+        assert (owner["pid"], owner["host"]) == (os.getpid(), socket.gethostname())
+        with pytest.raises(LockedError, match=f"process {os.getpid()} is .* delete it if"), lock(tmp_path / "out"):
             pass
     assert names(tmp_path) == []
 
@@ -109,6 +154,18 @@ def test_a_second_live_process_is_kept_out(tmp_path):
     with lock(tmp_path / "out"):  # a killed owner's lock is taken over
         assert json.loads((tmp_path / "out.lock").read_text())["pid"] == os.getpid()
     assert names(tmp_path) == []
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="the system does not say when a process began")
+def test_a_dead_owner_s_process_id_may_have_gone_to_another(tmp_path):
+    with lock(tmp_path / "out"):
+        owner = json.loads((tmp_path / "out.lock").read_text())
+    (tmp_path / "out.lock").write_text(json.dumps(owner | {"birth": owner["birth"] + "0"}))
+    with lock(tmp_path / "out"):
+        assert json.loads((tmp_path / "out.lock").read_text()) == owner
+    (tmp_path / "out.lock").write_text(json.dumps({"pid": owner["pid"], "host": owner["host"]}))  # of an old version
+    with pytest.raises(LockedError), lock(tmp_path / "out"):
+        pass
 
 
 def test_a_lock_of_another_host_stays(tmp_path):
