@@ -18,15 +18,19 @@ WEIGHTS = "diffusion_pytorch_model.safetensors"
 def save_network(network: nn.Module, directory: Path, dtype: torch.dtype | None) -> None:
     """Save one diffusers module as config.json and safetensors, cast to `dtype` if given."""
     network.save_config(directory)
-    save_file(as_saved(network, dtype), directory / WEIGHTS, {"format": "pt"})
+    save_weights(network, directory / WEIGHTS, dtype)
 
 
-def as_saved(network: nn.Module, dtype: torch.dtype | None) -> dict[str, torch.Tensor]:
-    """The network's weights as they go to a file: on the CPU, contiguous, cast to `dtype` if given."""
-    return {
+def save_weights(network: nn.Module, path: Path, dtype: torch.dtype | None) -> None:
+    """Write the network's weights as safetensors, cast to `dtype` if given."""
+    weights = {
         name: (value.to(dtype) if dtype and value.is_floating_point() else value).cpu().contiguous()
         for name, value in network.state_dict().items()
     }
+    path.touch()
+    mode = path.stat().st_mode  # that of any new file here; safetensors makes its files readable to their owner alone
+    save_file(weights, path, {"format": "pt"})
+    path.chmod(mode)
 
 
 def load_network(directory: Path, classes: dict[str, type], class_name: str | None = None) -> nn.Module:

@@ -12,6 +12,7 @@ from diffusers import AutoencoderKL
 from torch import Tensor
 
 from largegen.dataset import CropDataset, sample_rng, to_network, to_pictures
+from largegen.networks import save_network
 from largegen.slide import Slide
 from largegen.training.loop import Task
 from largegen.training.pictures import contact_sheet
@@ -109,7 +110,7 @@ class AutoencoderTask(Task):
         latents = torch.cat([self.vae.encode(b.to(device)).latent_dist.mode() for b in crops.split(16)])
         std, mean = torch.std_mean(latents.float(), (0, 2, 3))
         self.vae.register_to_config(latents_mean=mean.tolist(), latents_std=std.tolist(), scaling_factor=1.0)
-        self.vae.save_pretrained(directory / "vae")
+        save_network(self.vae, directory / "vae", None)
 
 
 class _NoisyCrops(CropDataset):

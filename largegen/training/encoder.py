@@ -12,13 +12,12 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from largegen import __version__
 from largegen.dataset import CropDataset, to_network, to_pictures
 from largegen.errors import InputError
-from largegen.networks import as_saved
+from largegen.networks import save_weights
 from largegen.runtime import write_json
 from largegen.slide import Slide
 from largegen.training.loop import Task
@@ -105,7 +104,7 @@ class EncoderTask(Task):
         """Write config.json and model.safetensors, the form of a `local-dir:` encoder."""
         config = self.config
         directory.mkdir(parents=True, exist_ok=True)
-        save_file(as_saved(self.network, self.dtype), directory / "model.safetensors", {"format": "pt"})
+        save_weights(self.network, directory / "model.safetensors", self.dtype)
         write_json(
             directory / "config.json",
             {
