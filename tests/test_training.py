@@ -1,13 +1,16 @@
 """The training loop on a network of a few weights: exact resumption, same losses however the batch is cut, errors."""
 
 import json
+import os
 import shutil
 import sys
 
 import pytest
 import torch
 from accelerate.state import AcceleratorState, GradientState, PartialState
+from diffusers.training_utils import EMAModel
 from PIL import Image
+from safetensors.torch import load_file
 from small_disk import small_disk
 from torch import nn
 from torch.utils.data import Dataset
@@ -18,6 +21,7 @@ from largegen.training.checkpoints import checkpoints
 from largegen.training.loop import LoopConfig, Task, fit, plan
 from largegen.training.metrics import Metrics, plot_losses, read_metrics
 from largegen.training.pictures import contact_sheet
+from largegen.training.setup import make_accelerator
 
 
 class Line(Dataset):
@@ -81,6 +85,7 @@ def _fresh_accelerate():
 
 
 def config(**changes):
+    """The settings of a short run."""
     usual = {"steps": 8, "batch_size": 8, "warmup_steps": 2, "learning_rate": 0.05, "workers": 0, "device": "cpu"}
     every = {"log_every": 1, "checkpoint_every": 2, "validate_every": 4, "mixed_precision": "no"}
     return LoopConfig(**{**usual, **every, **changes})
@@ -141,6 +146,121 @@ def test_resume_from_an_earlier_checkpoint(tmp_path):
     task = LineTask()
     fit(task, tmp_path, config(resume=str(tmp_path / "checkpoint-4")))
     assert task.passes == 4 and losses(tmp_path) == before
+
+
+def test_later_checkpoints_are_of_a_future_that_is_given_up(tmp_path):
+    fit(LineTask(), tmp_path, config(checkpoints_limit=0, steps=12))
+    fit(LineTask(), tmp_path, config(steps=6, resume=str(tmp_path / "checkpoint-2")))
+    assert [path.name for path in checkpoints(tmp_path)] == ["checkpoint-4", "checkpoint-6"]
+    task = LineTask()
+    fit(task, tmp_path, config(resume="latest"))
+    assert task.passes == 2 and [path.name for path in checkpoints(tmp_path)] == ["checkpoint-6", "checkpoint-8"]
+
+
+def test_a_run_is_not_mixed_with_a_checkpoint_of_another(tmp_path):
+    fit(LineTask(), tmp_path / "a", config(steps=2))
+    fit(LineTask(), tmp_path / "b", config(steps=4))
+    with pytest.raises(OutputError, match="a: holds another run than that of --resume"):
+        fit(LineTask(), tmp_path / "a", config(resume=str(tmp_path / "b" / "checkpoint-2")))
+    fit(LineTask(), tmp_path / "c", config(steps=4, resume=str(tmp_path / "b" / "checkpoint-2")))
+    assert [path.name for path in checkpoints(tmp_path / "b")] == ["checkpoint-2", "checkpoint-4"]
+
+
+@pytest.mark.parametrize("schedule", ["constant", "cosine"])
+def test_a_resumed_run_goes_on_with_the_settings_it_is_given(tmp_path, schedule):
+    fit(LineTask(), tmp_path / "whole", config(schedule=schedule))
+    with pytest.raises(Stop):
+        fit(LineTask(stop_at(6)), tmp_path / "cut", config(schedule=schedule))
+    changes = {"learning_rate": 0.01, "weight_decay": 0.5, "ema_decay": 0.0}
+    task = LineTask()
+    fit(task, tmp_path / "cut", config(schedule=schedule, resume="latest", **changes))
+    whole, cut = (
+        [x["learning_rate"] for x in read_metrics(tmp_path / run / "metrics.jsonl") if "loss" in x]
+        for run in ("whole", "cut")
+    )
+    assert cut[:4] == whole[:4] and cut[4:] == pytest.approx([rate / 5 for rate in whole[4:]])
+    optimizer = torch.load(tmp_path / "cut" / "checkpoint-8" / "optimizer.bin")
+    assert optimizer["param_groups"][0]["weight_decay"] == 0.5
+    exported = torch.load(tmp_path / "cut" / "model" / "net.pt")["1.weight"]
+    assert torch.equal(exported, task.net[1].weight)  # the average over no more than the last step
+
+
+def test_the_first_step_after_resuming_has_the_new_rate(tmp_path):
+    fit(LineTask(), tmp_path, config(steps=4))
+    fit(LineTask(), tmp_path, config(steps=5, learning_rate=0.0, resume="latest"))
+    states = [load_file(tmp_path / f"checkpoint-{n}" / "model.safetensors")["net.1.weight"] for n in (4, 5)]
+    assert torch.equal(*states)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU")
+def test_a_run_on_a_gpu_is_resumed(tmp_path):
+    fit(LineTask(), tmp_path, config(steps=4, device="cuda"))
+    fit(LineTask(), tmp_path, config(device="cuda", resume="latest"))
+    assert len(losses(tmp_path)) == 8
+
+
+def test_the_averaged_weights_are_moved_to_the_device_after_loading(tmp_path, monkeypatch):
+    fit(LineTask(), tmp_path, config(steps=2))
+    calls = []
+    for name in ("load_state_dict", "to", "step"):
+        original = getattr(EMAModel, name)
+        monkeypatch.setattr(EMAModel, name, lambda s, *a, n=name, f=original, **k: (calls.append(n), f(s, *a, **k))[1])
+    fit(LineTask(), tmp_path, config(steps=3, resume="latest"))
+    assert calls == ["to", "load_state_dict", "to", "step"]
+
+
+@pytest.mark.parametrize(
+    ("task", "changes", "text"),
+    [
+        ({"kind": "square"}, {}, "kind line, not square"),
+        ({"trained_on": [{"name": "b"}]}, {}, r"trained_on \[{'name': 'a'}\], not \[{'name': 'b'}\]"),
+        ({"autoencoder": "2"}, {}, "autoencoder 1, not 2"),
+        ({"channels": (1, 3)}, {}, r"channels \[1, 2\], not \[1, 3\]"),
+        ({}, {"seed": 1}, "seed 0, not 1"),
+        ({}, {"batch_size": 16}, "batch_size 8, not 16"),
+    ],
+)
+def test_another_run_is_not_resumed(tmp_path, task, changes, text):
+    settings = {"kind": "line", "trained_on": [{"name": "a"}], "autoencoder": "1", "channels": (1, 2)}
+
+    def line(**more):
+        made = LineTask()
+        made.settings = settings | more
+        return made
+
+    fit(line(), tmp_path, config(steps=2))
+    before = (tmp_path / "config.json").read_bytes()
+    with pytest.raises(InputError, match=rf"checkpoint-2: that run has {text}; go on with the same") as raised:
+        fit(line(**task), tmp_path, config(resume="latest", **changes))
+    assert "\n" not in str(raised.value)
+    assert (tmp_path / "config.json").read_bytes() == before and len(checkpoints(tmp_path)) == 1
+    fit(line(), tmp_path, config(resume="latest", learning_rate=0.1, accumulation=2, log_every=2))
+    assert json.loads((tmp_path / "config.json").read_text())["learning_rate"] == 0.1
+
+
+def test_settings_that_an_earlier_version_did_not_write_are_not_compared(tmp_path):
+    fit(LineTask(), tmp_path, config(steps=2))
+    task = LineTask()
+    task.settings = {"kind": "line", "autoencoder": "1"}
+    fit(task, tmp_path, config(steps=4, resume="latest"))
+    (tmp_path / "config.json").unlink()
+    fit(task, tmp_path, config(steps=6, resume="latest"))
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(InputError, match=r"config\.json: damaged"):
+        fit(task, tmp_path, config(resume="latest"))
+
+
+@pytest.mark.parametrize(("launcher", "found"), [(None, "bf16"), ("no", "bf16"), ("fp16", "fp16"), ("bf16", "bf16")])
+def test_auto_precision_is_the_hardware_s_unless_the_launcher_names_one(monkeypatch, launcher, found):
+    monkeypatch.delenv("ACCELERATE_MIXED_PRECISION", raising=False)
+    if launcher:
+        monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", launcher)
+    monkeypatch.setattr("largegen.training.setup.cpu_has_bf16", lambda: True)
+    made = []
+    monkeypatch.setattr("largegen.training.setup.Accelerator", lambda **options: made.append(options))
+    make_accelerator(config(mixed_precision="auto"))
+    make_accelerator(config(mixed_precision="no"))
+    assert [options["mixed_precision"] or os.environ["ACCELERATE_MIXED_PRECISION"] for options in made] == [found, "no"]
 
 
 def test_accumulated_micro_batches_are_one_batch(tmp_path):

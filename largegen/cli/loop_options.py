@@ -13,7 +13,8 @@ from largegen.cli import options as shared
 
 if TYPE_CHECKING:
     from largegen.slide import Slide
-    from largegen.training.loop import LoopConfig, Task
+    from largegen.training.loop import Task
+    from largegen.training.setup import LoopConfig
 
 DryRun = Annotated[
     bool,
@@ -71,7 +72,10 @@ def _options(
     clip: Annotated[float, typer.Option(min=0.0, help="Largest gradient norm; 0 for no clipping.")] = 1.0,
     mixed_precision: Annotated[
         str,
-        typer.Option(help="auto, no, bf16 or fp16. auto is what `accelerate launch` says, else the hardware's best."),
+        typer.Option(
+            help="auto, no (fp32), bf16 or fp16. auto is bf16 or fp16 if `accelerate launch` says so, else the "
+            "hardware's best."
+        ),
     ] = "auto",
     workers: Annotated[int, typer.Option(min=0, help="Processes that prepare samples.")] = 2,
     log_every: Annotated[int, typer.Option(min=1, help="Steps between lines of metrics.jsonl.")] = 10,
@@ -116,7 +120,7 @@ def with_loop_options(**defaults: Any) -> Callable:
 def _loop_config(options: dict[str, Any]) -> "LoopConfig":
     choose("--mixed-precision", options["mixed_precision"], ("auto", "no", "bf16", "fp16"))
     choose("--lr-schedule", options["schedule"], ("constant", "cosine"))
-    from largegen.training.loop import LoopConfig
+    from largegen.training.setup import LoopConfig
 
     return LoopConfig(**options)
 

@@ -1,14 +1,23 @@
 """The checkpoints of a training run: `checkpoint-N/`, complete or not there at all."""
 
+import json
 import pickle
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
 from safetensors import SafetensorError
 
 from largegen.errors import InputError, OutputError, TrainingError
-from largegen.runtime import remove, writing
+from largegen.runtime import remove, replace, writing
+
+# What a run must share with the one that it goes on: the rest of its settings may change on the way.
+OF_THE_RUN = ("seed", "batch_size")
+OF_THE_TASK = (
+    *("kind", "encoder_fingerprint", "embedding_dim", "tile_px", "prediction", "channels", "latent_channels"),
+    *("autoencoder", "trained_on", "slides"),
+)
 
 
 def checkpoints(out: Path) -> list[Path]:
@@ -25,8 +34,8 @@ def step_of(checkpoint: Path) -> int:
 def find_checkpoint(out: Path, resume: str | None, overwrite: bool) -> Path | None:
     """The checkpoint to go on from; None to start anew.
 
-    resume: `latest`, a checkpoint directory or None. Raises OutputError where a run is in the way, and InputError where
-    there is no such checkpoint.
+    resume: `latest`, a checkpoint directory or None. Raises OutputError where a run or another one is in the way, and
+    InputError where there is no such checkpoint.
     """
     there = checkpoints(out)
     if resume is None:
@@ -38,7 +47,29 @@ def find_checkpoint(out: Path, resume: str | None, overwrite: bool) -> Path | No
     path = Path(resume)
     if path not in checkpoints(path.parent) or not path.is_dir():
         raise InputError(f"--resume {path}: not a checkpoint directory; give `latest` or a path to checkpoint-N")
+    if there and path.resolve().parent != out.resolve():
+        raise OutputError(f"{out}: holds another run than that of --resume {path}; choose another --out")
     return path
+
+
+def check_same_run(checkpoint: Path, settings: dict[str, Any]) -> None:
+    """Raise InputError where the run of `checkpoint` is not the one that `settings`, those of config.json, describe.
+
+    A setting that the run's config.json lacks is not compared: earlier versions did not write it.
+    """
+    file = checkpoint.parent / "config.json"
+    try:
+        before = json.loads(file.read_text())
+    except FileNotFoundError:
+        return
+    except ValueError as error:
+        raise InputError(f"{file}: damaged: {error}; delete it to resume without comparing settings") from error
+    now = json.loads(json.dumps(settings, default=str))
+    for names, old, new in ((OF_THE_TASK, before.get("task", {}), now["task"]), (OF_THE_RUN, before, now)):
+        for name in names:
+            if name in old and old[name] != new.get(name):
+                values = f"{name} {old[name]!s:.200}, not {new.get(name)!s:.200}"
+                raise InputError(f"--resume {checkpoint}: that run has {values}; go on with the same, or start anew")
 
 
 def load_checkpoint(accelerator: Accelerator, checkpoint: Path) -> None:
@@ -68,18 +99,24 @@ def save_checkpoint(accelerator: Accelerator, out: Path, step: int, keep: int) -
             accelerator.save_state(str(temporary))
             accelerator.wait_for_everyone()
             if main:
-                remove(final)
-                temporary.rename(final)
+                replace(temporary, final)
     finally:
         if main:
             remove(temporary)
     if main and keep:
         for old in checkpoints(out)[:-keep]:
-            remove(old.rename(old.with_name(f".{old.name}.tmp")))  # renamed first: a kill leaves no half checkpoint
+            remove(old)
     accelerator.wait_for_everyone()
 
 
+def remove_later(out: Path, step: int) -> None:
+    """Delete the checkpoints after `step`: a run that goes on from there takes their place."""
+    for path in reversed(checkpoints(out)):
+        if step_of(path) > step:
+            remove(path)
+
+
 def remove_unfinished(out: Path) -> None:
-    """Delete what a kill left of checkpoints that were being written or deleted."""
-    for path in out.glob(".checkpoint-*.tmp"):
+    """Delete what a kill left of checkpoints and models that were being written or deleted."""
+    for path in (*out.glob(".checkpoint-*.tmp"), *out.glob(".model.*.tmp")):
         remove(path)

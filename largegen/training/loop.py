@@ -2,10 +2,9 @@
 
 import logging
 import math
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,44 +18,21 @@ from tqdm import tqdm
 
 from largegen import __version__
 from largegen.dataset import StepSampler
-from largegen.distributed import join
-from largegen.errors import InputError, TrainingError
-from largegen.runtime import atomic, cpu_has_bf16, keep_freed_memory, lock, remove, resolve_device, write_json, writing
+from largegen.errors import TrainingError
+from largegen.runtime import atomic, lock, remove, write_json, writing
 from largegen.training.checkpoints import (
+    check_same_run,
     find_checkpoint,
     load_checkpoint,
+    remove_later,
     remove_unfinished,
     save_checkpoint,
     step_of,
 )
 from largegen.training.metrics import Metrics, plot_losses, read_metrics
+from largegen.training.setup import LoopConfig, make_accelerator, micro_batch
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class LoopConfig:
-    """How a network is fitted, whichever it is."""
-
-    steps: int = 10_000  # optimizer steps in all
-    batch_size: int = 32  # samples per optimizer step, over all processes and accumulation steps
-    accumulation: int = 1  # micro-batches per process and optimizer step
-    learning_rate: float = 1e-4  # after the warm-up
-    warmup_steps: int = 1000  # optimizer steps
-    schedule: str = "constant"  # of the learning rate after the warm-up: constant or cosine (to zero)
-    weight_decay: float = 0.01  # AdamW's
-    clip: float = 1.0  # largest gradient norm; 0 switches clipping off
-    ema_decay: float = 0.9999  # per step, reached gradually
-    mixed_precision: str = "auto"  # auto, no, bf16 or fp16
-    device: str = "auto"  # auto, cpu, cuda or mps
-    seed: int = 0
-    workers: int = 2  # processes that prepare samples
-    log_every: int = 10  # steps
-    validate_every: int = 500  # steps
-    checkpoint_every: int = 500  # steps
-    checkpoints_limit: int = 2  # how many are kept; 0 keeps all
-    resume: str | None = None  # "latest", or a checkpoint directory
-    overwrite: bool = False  # start anew where a run is
 
 
 class Task(nn.Module):
@@ -96,7 +72,7 @@ def fit(task: Task, out: Path, config: LoopConfig) -> dict[str, Any]:
 def plan(task: Task, out: Path, config: LoopConfig) -> dict[str, Any]:
     """What `fit` would do: its effective settings, and how much there would be to train, to see and to store."""
     accelerator = make_accelerator(config)
-    _micro_batch(config, accelerator)
+    micro_batch(config, accelerator)
     trained = sum(p.numel() for p in task.parameters() if p.requires_grad)
     checkpoint_mb = (16 * trained + sum(4 * b.numel() for b in task.buffers())) / 1e6  # weights, their EMA, two moments
     kept = config.checkpoints_limit or math.ceil(config.steps / config.checkpoint_every)
@@ -114,40 +90,10 @@ def plan(task: Task, out: Path, config: LoopConfig) -> dict[str, Any]:
     }
 
 
-def make_accelerator(config: LoopConfig) -> Accelerator:
-    """The process group and precision of a run; `auto` is what `accelerate launch` says, else the best there is."""
-    device = resolve_device(config.device)
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
-    elif device.type == "cpu":
-        keep_freed_memory()
-    precision = None if config.mixed_precision == "auto" else config.mixed_precision
-    if precision is None and "ACCELERATE_MIXED_PRECISION" not in os.environ:
-        native = {"cpu": cpu_has_bf16, "cuda": torch.cuda.is_bf16_supported}.get(device.type, lambda: False)()
-        precision = "bf16" if native else "no"
-    if precision == "fp16" and device.type == "cpu":
-        raise InputError("--mixed-precision fp16: not on a CPU; use bf16 or no")
-    join(device)
-    return Accelerator(
-        mixed_precision=precision, gradient_accumulation_steps=config.accumulation, cpu=device.type == "cpu"
-    )
-
-
-def _micro_batch(config: LoopConfig, accelerator: Accelerator) -> int:
-    """Samples that one process sees at once."""
-    shares = accelerator.num_processes * config.accumulation
-    if config.batch_size % shares:
-        raise InputError(
-            f"--batch-size {config.batch_size} does not divide into {accelerator.num_processes} process(es)"
-            f" x {config.accumulation} accumulation step(s)"
-        )
-    return config.batch_size // shares
-
-
 class _Run:
     def __init__(self, task: Task, out: Path, config: LoopConfig, accelerator: Accelerator):
         self.out, self.config, self.accelerator = out, config, accelerator
-        self.micro_batch = _micro_batch(config, accelerator)
+        self.micro_batch = micro_batch(config, accelerator)
         self.resume_from = find_checkpoint(out, config.resume, config.overwrite)
         parameters = [p for p in task.parameters() if p.requires_grad]
         optimizer = torch.optim.AdamW(parameters, config.learning_rate, weight_decay=config.weight_decay)
@@ -171,6 +117,8 @@ class _Run:
         if main:
             self._make_directory()
         start = self._resume()
+        if main:
+            write_json(out / "config.json", self._settings())
         metrics = Metrics(out, start) if main else None
         quiet = None if main and log.isEnabledFor(logging.WARNING) else True
         bar = tqdm(initial=start, total=config.steps, desc="training", unit="step", disable=quiet)
@@ -212,14 +160,28 @@ class _Run:
                     remove(out / name)
                 for old in out.glob("checkpoint-*"):
                     remove(old)
-            write_json(out / "config.json", {"version": __version__, **asdict(self.config), "task": self.bare.settings})
+
+    def _settings(self) -> dict[str, Any]:
+        return {"version": __version__, **asdict(self.config), "task": self.bare.settings}
 
     def _resume(self) -> int:
-        """Load the checkpoint to go on from; returns its step."""
+        """Load the checkpoint to go on from, but for the settings, which are today's; returns its step."""
         if not self.resume_from:
             return 0
+        check_same_run(self.resume_from, self._settings())
         load_checkpoint(self.accelerator, self.resume_from)
+        self.ema.to(self.accelerator.device)
+        self.ema.decay = self.config.ema_decay
+        rate, schedule = self.config.learning_rate, self.schedule
+        schedule.base_lrs = [rate] * len(schedule.base_lrs)
+        for group, factor in zip(self.optimizer.param_groups, schedule.lr_lambdas, strict=True):
+            lr = rate * factor(schedule.last_epoch)
+            group.update(lr=lr, initial_lr=rate, weight_decay=self.config.weight_decay)
         start = step_of(self.resume_from)
+        self.accelerator.wait_for_everyone()
+        if self.accelerator.is_main_process:
+            with writing(self.out):
+                remove_later(self.out, start)
         log.info("resuming after step %d from %s", start, self.resume_from)
         return start
 
