@@ -12,13 +12,16 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+import torch
 from accelerate.state import AcceleratorState, GradientState, PartialState
 from PIL import Image
+from safetensors.torch import load_file
 from small_disk import small_disk
 
 from largegen.cli import run
 from largegen.encoders import load_encoder
 from largegen.model import load_model
+from largegen.networks import WEIGHTS
 from largegen.training.metrics import read_metrics
 
 LOOP = ["--warmup-steps", "2", "--workers", "0", "--log-every", "1", "--mixed-precision", "no", "--device", "cpu"]
@@ -215,6 +218,41 @@ def test_init_from_starts_where_the_other_ended(train, trained, short, tmp_path)
     assert losses(tmp_path)[0] < 0.85 * losses(short)[0]
     info = load_model(tmp_path, "cpu").info
     assert info["init_from"] == "trained" and info["licence"] == "CC0-1.0; CC-BY-4.0"
+
+
+def test_weights_are_as_readable_as_other_files(vae, encoder, short):
+    (short / "usual").touch()
+    usual = (short / "usual").stat().st_mode
+    (short / "usual").unlink()
+    found = {file: file.stat().st_mode for out in (vae, encoder, short) for file in out.glob("model/**/*.safetensors")}
+    assert len(found) == 6 and set(found.values()) == {usual}
+
+
+def test_another_autoencoder_is_not_gone_on_with(train, short, slide, tmp_path, capsys):
+    other = words("train-vae --preset tiny --steps 1 --batch-size 8 --seed 1", slide, "--out", tmp_path / "vae")
+    assert run([*other, *LOOP]) == 0
+    reset_accelerate()
+    out = shutil.copytree(short, tmp_path / "run")
+    fails(capsys, train("--resume", "latest", "--vae", tmp_path / "vae", "--out", out), 2, "that run has autoencoder ")
+
+
+def test_the_model_has_the_autoencoder_that_it_was_given(short, vae):
+    given, kept = (load_file(out / "vae" / WEIGHTS) for out in (vae / "model", short / "model"))
+    assert all(torch.equal(given[name], kept[name]) for name in given)
+
+
+def test_an_encoder_that_is_not_found_is_said(train, embeddings, tmp_path, capsys):
+    def elsewhere(file):
+        file.attrs["encoder"] = "local-dir:elsewhere/model"
+
+    folder = changed(embeddings, tmp_path / "embeddings", elsewhere)
+    (folder / "a.h5").unlink()
+    command = train("--out", tmp_path / "run")
+    capsys.readouterr()
+    assert run([command[0], str(folder), *command[2:]]) == 0
+    said = f"encoder local-dir:elsewhere/model: not found at {Path.cwd() / 'elsewhere' / 'model'}"
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / "run" / "model" / "encoder").exists()
 
 
 def test_fp16_export_and_latents_computed_once(train, short, tmp_path, folder):

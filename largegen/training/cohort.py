@@ -1,5 +1,7 @@
 """From embedding files and slides to a fitted denoiser: the preparation around the training loop."""
 
+import copy
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,9 +17,10 @@ from largegen.latents import cache_latents, find_slide, latents_path
 from largegen.model import BUNDLED, find_model, load_model, read_index
 from largegen.runtime import resolve_precision
 from largegen.training.diffusion import PRESETS, DiffusionTask, LatentTiles, build_model, start_from
-from largegen.training.loop import LoopConfig, make_accelerator
+from largegen.training.setup import LoopConfig, make_accelerator
 
 CONDITIONER_CLASSES = {"patch": "PatchConditioner"}
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -58,14 +61,16 @@ def denoiser_task(config: CohortConfig, loop: LoopConfig, encode: bool = True) -
     paths = [latents_path(file, autoencoder.fingerprint, config.cache, config.turns) for file in files]
     dataset = LatentTiles(list(zip(files, paths, strict=True)), config.held_out, loop.seed)
     if encode:
-        autoencoder.to(processes.device, resolve_precision("auto", processes.device))
+        encoder = copy.deepcopy(autoencoder)  # the model keeps the weights that it will be saved with
+        encoder.to(processes.device, resolve_precision("auto", processes.device))
         for number, (file, path) in enumerate(zip(files, paths, strict=True)):
             if number % processes.num_processes == processes.process_index:  # its share of the slides
                 with find_slide(file, config.slides) as slide:
-                    cache_latents(file, slide, autoencoder, path, turns=config.turns)
+                    cache_latents(file, slide, encoder, path, turns=config.turns)
         processes.wait_for_everyone()
-        autoencoder.to(processes.device, torch.float32)
-    return DiffusionTask(dataset, model, form, _encoder_directory(settings.encoder), config.export_dtype)
+    task = DiffusionTask(dataset, model, form, _encoder_directory(settings.encoder), config.export_dtype)
+    autoencoder.to(processes.device, torch.float32)
+    return task
 
 
 def _info(config: CohortConfig, files: Sequence[EmbeddingFile]) -> dict[str, Any]:
@@ -115,7 +120,10 @@ def _encoder_directory(name: str) -> Path | None:
     """The directory of an encoder that `largegen train-encoder` wrote: it is small and open, and travels along."""
     kind, _, where = name.partition(":")
     directory = BUNDLED["starter"] / "encoder" if name == "starter" else Path(where) if kind == "local-dir" else None
-    return directory if directory and (directory / "model.safetensors").is_file() else None
+    if directory is None or (directory / "model.safetensors").is_file():
+        return directory
+    log.warning("encoder %s: not found at %s; the model will be without it", name, directory.absolute())
+    return None
 
 
 def _working_mpp(file: EmbeddingFile) -> float | None:

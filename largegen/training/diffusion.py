@@ -135,7 +135,8 @@ class DiffusionTask(Task):
         self.unet, self.conditioner = model.unet, model.conditioner
         self.scheduler = model.scheduler
         counts = {"tiles": len(dataset.training), "validation_tiles": len(dataset.validation)}
-        self.settings = {"kind": "denoiser", **asdict(config), **model.info, **counts, "seed": dataset.seed}
+        data = {"autoencoder": model.autoencoder.fingerprint, **counts, "seed": dataset.seed}
+        self.settings = {"kind": "denoiser", **asdict(config), **model.info, **data}
 
     def _predict(self, latents: Tensor, timestep: Tensor, context: Tensor) -> Tensor:
         return self.unet(latents, timestep, context).sample.float()
