@@ -3,6 +3,8 @@
 import json
 import logging
 import subprocess
+import time
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -241,6 +243,37 @@ def test_a_stopped_run_goes_on(model, grid, tmp_path, stop_after, caplog, monkey
     assert "going on after step 4 of 6" in caplog.text
     assert np.array_equal(pixels(out), whole)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.png", "a.png.json"]
+
+
+def test_an_automatic_batch_size_is_that_of_the_stopped_run(model, grid, tmp_path, stop_after, monkeypatch):
+    out = tmp_path / "a.png"
+    monkeypatch.setattr("largegen.generation.auto_batch_size", lambda _: 5)
+    stop_after(6)
+    with pytest.raises(Stop):
+        generate_file(model, grid, WHOLE, out, QUICK, save_every_s=0)
+    monkeypatch.setattr("largegen.generation.auto_batch_size", lambda _: 2)  # the GPU is shared by now
+    partial, sizes = (tmp_path / ".a.png.partial").read_bytes(), []
+    stop_after(100)
+    original = type(model).eps
+    monkeypatch.setattr(type(model), "eps", lambda self, *given: sizes.append(len(given[0])) or original(self, *given))
+    generate_file(model, grid, WHOLE, out, QUICK)
+    assert max(sizes) == 2 * 5
+    sizes.clear()
+    (tmp_path / ".a.png.partial").write_bytes(partial)
+    generate_file(model, grid, WHOLE, out, replace(QUICK, batch_size=3), overwrite=True)
+    assert max(sizes) == 2 * 3
+
+
+def test_huge_canvases_are_not_saved_all_the_time(model, grid, tmp_path, monkeypatch):
+    saves = []
+
+    def slow(path, fingerprint, step, *_):
+        saves.append(step)
+        time.sleep(0.3)  # 20 times that is longer than the whole run
+
+    monkeypatch.setattr("largegen.sampling.save_progress", slow)
+    generate_file(model, grid, WHOLE, tmp_path / "a.png", Sampling(steps=5), save_every_s=1e-6)
+    assert saves == [1, 5]
 
 
 def test_progress_of_other_settings_model_or_embeddings_is_not_taken(model, grid, tmp_path, stop_after, caplog):
