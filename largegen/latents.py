@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
+import torch
 from tqdm import tqdm
 
 from largegen.autoencoder import Autoencoder
@@ -44,9 +45,14 @@ def find_slide(file: EmbeddingFile, slides: Path | None = None) -> Slide:
     return slide
 
 
-def latents_path(file: EmbeddingFile, autoencoder_fingerprint: str, directory: Path, turns: int) -> Path:
-    """The cache of an embedding file's tiles: `<directory>/<slide>.<hash of all it depends on>.npy`."""
-    key = json.dumps([file.settings.as_dict(), autoencoder_fingerprint, turns], sort_keys=True, default=str)
+def latents_path(
+    file: EmbeddingFile, autoencoder_fingerprint: str, directory: Path, turns: int, dtype: torch.dtype
+) -> Path:
+    """The cache of an embedding file's tiles: `<directory>/<slide>.<hash of all it depends on>.npy`.
+
+    dtype: what the autoencoder computes in.
+    """
+    key = json.dumps([file.settings.as_dict(), autoencoder_fingerprint, turns, dtype], sort_keys=True, default=str)
     digest = hashlib.sha256(key.encode() + file.coords().tobytes()).hexdigest()[:12]
     return Path(directory) / f"{file.settings.source_name}.{digest}.npy"
 

@@ -99,13 +99,14 @@ def test_the_cache_is_named_by_all_it_depends_on(file, autoencoder, tmp_path):
     torch.manual_seed(1)
     other = Autoencoder(build_autoencoder(PRESETS["tiny"]))
     found = {
-        latents_path(file, autoencoder.fingerprint, tmp_path, 1),
-        latents_path(file, autoencoder.fingerprint, tmp_path, 2),
-        latents_path(file, other.fingerprint, tmp_path, 1),
+        latents_path(file, autoencoder.fingerprint, tmp_path, 1, torch.float32),
+        latents_path(file, autoencoder.fingerprint, tmp_path, 2, torch.float32),
+        latents_path(file, autoencoder.fingerprint, tmp_path, 1, torch.bfloat16),
+        latents_path(file, other.fingerprint, tmp_path, 1, torch.float32),
     }
-    assert len(found) == 3
+    assert len(found) == 4
     assert all(path.name.startswith("a.") and path.suffix == ".npy" for path in found)
-    assert latents_path(file, autoencoder.fingerprint, tmp_path, 1) in found
+    assert latents_path(file, autoencoder.fingerprint, tmp_path, 1, torch.float32) in found
 
 
 def test_a_slide_that_moved_is_found(file, tmp_path):

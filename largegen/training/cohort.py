@@ -58,11 +58,13 @@ def denoiser_task(config: CohortConfig, loop: LoopConfig, encode: bool = True) -
     model = build_model(form, conditioner, autoencoder, settings.width, settings.tile_px, _info(config, files))
     if config.init_from:
         start_from(model, load_model(config.init_from, "cpu", "fp32"))
-    paths = [latents_path(file, autoencoder.fingerprint, config.cache, config.turns) for file in files]
+    dtype = resolve_precision("auto", processes.device)
+    fingerprint = autoencoder.fingerprint
+    paths = [latents_path(file, fingerprint, config.cache, config.turns, dtype) for file in files]
     dataset = LatentTiles(list(zip(files, paths, strict=True)), config.held_out, loop.seed)
     if encode:
         encoder = copy.deepcopy(autoencoder)  # the model keeps the weights that it will be saved with
-        encoder.to(processes.device, resolve_precision("auto", processes.device))
+        encoder.to(processes.device, dtype)
         for number, (file, path) in enumerate(zip(files, paths, strict=True)):
             if number % processes.num_processes == processes.process_index:  # its share of the slides
                 with find_slide(file, config.slides) as slide:
