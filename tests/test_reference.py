@@ -5,10 +5,10 @@ import pytest
 import torch
 from toys import ALPHA_BAR, TRAIN
 
-from largegen.conditioning import interpolate_grid
-from largegen.decode import decode_canvas
-from largegen.sampling import make_scheduler, sample_canvas
-from largegen.windows import overlap_windows
+from largegen.autoencoder import Autoencoder
+from largegen.generation import _decode, effective, sample_latents
+from largegen.model import Model
+from largegen.settings import Sampling
 
 
 @pytest.fixture(scope="module")
@@ -40,32 +40,21 @@ def test_reference_networks(reference):
     assert relative(ALPHA_BAR, expected["schedule.alphas_cumprod"]) < 5e-6
 
 
-@torch.no_grad()
-def test_reference_large_image(reference):
+def test_reference_large_image(reference, monkeypatch):
     unet, vae, conditioner, _, large = reference
+    unet.register_to_config(sample_size=64)  # the window, which the conversion takes for something else
+    model = Model(Autoencoder(vae), unet, conditioner, TRAIN, info={})
+    assert (model.window, model.factor, model.tile_px) == (64, 4, 256)
+    sampling = Sampling(steps=10, guidance=4.0, windows="overlap", stride=32, decode_stride=32, batch_size=4)
+    sampling = effective(sampling, model)
+    seen, context = [], model.context
+    monkeypatch.setattr(model, "context", lambda embeddings: seen.append(context(embeddings)) or seen[-1])
 
-    def condition_at(places):
-        y, x = torch.tensor(places).T / 64
-        return conditioner(interpolate_grid(large["embeddings"], y, x))
-
-    contexts = condition_at(overlap_windows(128, 192, 64, 32))
-    assert relative(contexts, large["contexts"]) < 1e-5
-
-    canvas = sample_canvas(
-        lambda latents, timestep, contexts: unet(latents, timestep, contexts).sample,
-        condition_at,
-        make_scheduler("ddim", TRAIN, 10),
-        (3, 128, 192),
-        window=64,
-        stride=32,
-        null=conditioner.null(),
-        guidance=4.0,
-        latents=large["initial_latents"],
-    )
+    canvas = sample_latents(model, large["embeddings"], 512, 768, sampling, latents=large["initial_latents"])
+    assert relative(torch.cat(seen), large["contexts"]) < 1e-5
     assert relative(canvas, large["final_latents"]) < 1e-4
 
-    bands = decode_canvas(lambda z: vae.decode(z).sample, canvas, factor=4, window=64, stride=32)
-    image = np.concatenate([band for _, band in bands])
+    image = np.concatenate([band for _, band in _decode(model, canvas, sampling)])
     difference = np.abs(image.astype(int) - large["image"][0].numpy().astype(int))
     assert difference.max() <= 1
     assert (difference > 0).mean() < 0.01  # rounding at the edge of a grey level, no more
