@@ -20,6 +20,7 @@ def decode_canvas(
     factor: int,
     window: int,
     stride: int,
+    margin: int = 0,
     batch_size: int = 8,
     device: torch.device | str = "cpu",
     skip: Tensor | None = None,
@@ -30,6 +31,8 @@ def decode_canvas(
 
     decode: (B, C, h, w) latents on `device` -> (B, 3, h * factor, w * factor) in [-1, 1].
     latents: (1, C, H, W) float32. window, stride: in latents. batch_size: windows per call of `decode`.
+    margin: latents along a window's inner edges that count for nothing: there the decoder saw padding in place of
+        the picture's other side. 0 is the published way; at most half of what windows overlap.
     skip: (H, W) bool, True for background, painted `skip_colour`; windows of nothing else are not decoded.
 
     Yields (y0_px, band (h_px, W * factor, 3) uint8), top to bottom without gaps. A band goes out as soon as
@@ -39,10 +42,10 @@ def decode_canvas(
     h, w = min(window, height), min(window, width)
     tops, lefts = axis_starts(height, window, stride), axis_starts(width, window, stride)
     skip = np.zeros((height, width), bool) if skip is None else np.asarray(skip, bool)
-    row_weight, col_weight = _weight(h * factor), _weight(w * factor)
     # Windows form a grid and exp(-(y^2 + x^2)) a product, so their sum is rows' times columns'.
-    row_total = _total(tops, row_weight, height * factor, factor)
-    col_total = _total(lefts, col_weight, width * factor, factor)
+    row_weights = {top: _weight(top, h, height, margin, factor) for top in tops}
+    col_weights = {left: _weight(left, w, width, margin, factor) for left in lefts}
+    row_total, col_total = _total(row_weights, height * factor, factor), _total(col_weights, width * factor, factor)
 
     band = torch.zeros(3, h * factor, width * factor)
     rows = list(zip(tops, [*tops[1:], height], strict=True))
@@ -54,7 +57,7 @@ def decode_canvas(
             pixels = decode(windows.to(device)).float().cpu()
             for left, picture in zip(batch, pixels, strict=True):
                 x = left * factor
-                band[..., x : x + w * factor] += picture * row_weight[:, None] * col_weight
+                band[..., x : x + w * factor] += picture * row_weights[top][:, None] * col_weights[left]
         done = (following - top) * factor  # pixel rows that no later window touches
         mean = band[:, :done] / row_total[top * factor :][:done, None] / col_total
         picture = to_uint8(mean).permute(1, 2, 0).contiguous().numpy()  # (3, h, W) => (h, W, 3)
@@ -69,15 +72,23 @@ def to_uint8(pixels: Tensor) -> Tensor:
     return ((pixels.clamp(-1, 1) + 1) * 127.5).to(torch.uint8)
 
 
-def _weight(size_px: int) -> Tensor:
-    """exp(-d^2 / SIGMA^2) along one axis, d from -1 at the first pixel to 1 at the last; (size_px,)."""
-    d = torch.linspace(-1, 1, size_px)
-    return torch.exp(-((d / SIGMA) ** 2))
+def _weight(start: int, window: int, size: int, margin: int, factor: int) -> Tensor:
+    """exp(-d^2 / SIGMA^2) along one axis, d from -1 at the first pixel to 1 at the last; (window * factor,).
+
+    0 along `margin` latents of each edge that is not the canvas'. start, window, size, margin: in latents.
+    """
+    d = torch.linspace(-1, 1, window * factor)
+    weight = torch.exp(-((d / SIGMA) ** 2))
+    if start > 0:
+        weight[: margin * factor] = 0
+    if start + window < size:
+        weight[len(weight) - margin * factor :] = 0
+    return weight
 
 
-def _total(starts: list[int], weight: Tensor, size_px: int, factor: int) -> Tensor:
-    """Sum of the windows' weights along one axis of the canvas, (size_px,)."""
+def _total(weights: dict[int, Tensor], size_px: int, factor: int) -> Tensor:
+    """Sum of the windows' weights along one axis of the canvas, (size_px,), given by where they start."""
     total = torch.zeros(size_px)
-    for start in starts:
+    for start, weight in weights.items():
         total[start * factor :][: len(weight)] += weight
     return total

@@ -95,7 +95,8 @@ def effective(sampling: Sampling, model: Model) -> Sampling:
     return replace(
         sampling,
         stride=sampling.stride or (max(1, model.window // 2) if sampling.windows == "overlap" else 0),
-        decode_stride=sampling.decode_stride or max(1, 3 * model.window // 4),
+        decode_stride=sampling.decode_stride or max(1, model.window // 2),
+        decode_margin=sampling.decode_margin if sampling.decode_stride else model.window // 8,
         batch_size=sampling.batch_size or auto_batch_size(model),
     )
 
@@ -155,6 +156,7 @@ def _decode(
         factor=model.factor,
         window=model.window,
         stride=sampling.decode_stride,
+        margin=sampling.decode_margin,
         batch_size=4 if model.device.type == "cpu" else 8,
         device=model.device,
         skip=skip,

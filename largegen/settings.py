@@ -19,7 +19,8 @@ class Sampling:
     scheduler: str = "ddim"  # ddim, dpm++ or unipc
     windows: str = "shift"  # overlap or shift
     stride: int = 0  # latents between overlapping windows; 0: half a window
-    decode_stride: int = 0  # latents between decoded windows; 0: three quarters of a window
+    decode_stride: int = 0  # latents between decoded windows; 0: half a window, with a margin of an eighth
+    decode_margin: int = 0  # latents at a decoded window's inner edges that do not count: the decoder saw padding there
     batch_size: int = 0  # windows at once; 0: what suits the device
     seed: int = 0
 
@@ -39,6 +40,8 @@ class Sampling:
             raise InputError(f"--batch-size {self.batch_size}: must be 1 or more, or 0 for auto")
         if self.stride and self.windows != "overlap":
             raise InputError(f"--stride {self.stride}: only with --windows overlap")
+        if self.decode_margin < 0 or (window is not None and 2 * self.decode_margin > window - self.decode_stride):
+            raise InputError(f"decode_margin {self.decode_margin}: at most half of what decoded windows overlap")
         for name, stride in (("--stride", self.stride), ("decode_stride", self.decode_stride)):
             if stride < 0:
                 raise InputError(f"{name} {stride}: must be 1 or more, or 0 for the default")

@@ -103,3 +103,19 @@ def test_background_is_painted_and_not_decoded():
 def test_grey_levels():
     pixels = torch.tensor([-2.0, -1.0, 0.0, 1.0, 3.0])
     assert to_uint8(pixels).tolist() == [0, 0, 127, 255, 255]
+
+
+def test_a_margin_keeps_the_decoders_padding_out_of_the_picture():
+    """A decoder that spoils the outermost latent of what it is given spoils the canvas' edge only."""
+
+    def decode(latents):
+        pixels = enlarge(latents)
+        for edge in (np.s_[..., :FACTOR, :], np.s_[..., -FACTOR:, :], np.s_[..., :FACTOR], np.s_[..., -FACTOR:]):
+            pixels[edge] = 1.0
+        return pixels
+
+    latents = canvas(40, 56)
+    whole = to_uint8(enlarge(latents))[0].permute(1, 2, 0).numpy()
+    inside = np.s_[FACTOR:-FACTOR, FACTOR:-FACTOR]
+    apart = [np.abs(decoded(decode, latents, margin=m).astype(int) - whole)[inside].max() for m in (0, 1)]
+    assert apart[0] > 10 and apart[1] <= 1

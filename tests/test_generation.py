@@ -159,7 +159,7 @@ def test_a_stride_need_not_divide_the_window(model, grid):
 
 def test_defaults_are_filled_in(model):
     found = effective(Sampling(windows="overlap"), model)
-    assert (found.stride, found.decode_stride, found.batch_size) == (4, 6, 8)
+    assert (found.stride, found.decode_stride, found.decode_margin, found.batch_size) == (4, 4, 1, 8)
     assert effective(found, model) == found
 
 

@@ -17,7 +17,9 @@ from measure import machine, options, report, run, run_measured
 def parse() -> tuple[argparse.Namespace, list[str]]:
     parser = options(__doc__, needs_ref=False)
     parser.add_argument("--ref", type=Path, required=True, help="reference slide, as large as the largest size")
-    parser.add_argument("--sizes", type=int, nargs="+", default=[512, 1024, 2048, 4096], help="sides of the pictures, px")
+    parser.add_argument(
+        "--sizes", type=int, nargs="+", default=[512, 1024, 2048, 4096], help="sides of the pictures, px"
+    )
     parser.add_argument("--repeats", type=int, default=1, help="runs of each size, in turn; the median counts")
     return parser.parse_known_args()
 
