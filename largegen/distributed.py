@@ -1,5 +1,6 @@
 """Several processes that share one picture: how they find each other, and what the first one does for all."""
 
+import atexit
 from collections.abc import Callable
 from datetime import timedelta
 from typing import TypeVar
@@ -18,7 +19,17 @@ Result = TypeVar("Result")
 
 def join(device: torch.device) -> PartialState:
     """The group of processes that a launcher (`accelerate launch`, torchrun) started; without one, this one alone."""
-    return PartialState(cpu=device.type == "cpu", timeout=PATIENCE)
+    processes = PartialState(cpu=device.type == "cpu", timeout=PATIENCE)
+    if processes.num_processes > 1:
+        atexit.unregister(_leave)
+        atexit.register(_leave)
+    return processes
+
+
+def _leave() -> None:
+    """Close the group in order: threads of it that outlive the interpreter abort the process, now and then."""
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def from_main(processes: PartialState, compute: Callable[[], Result]) -> Result:
