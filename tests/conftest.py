@@ -1,5 +1,6 @@
 """Small slides and scenes that tests make for themselves; nothing here needs the network or `shared`."""
 
+import logging
 import os
 from pathlib import Path
 
@@ -12,6 +13,16 @@ import numpy as np
 import pytest
 
 GLASS = 243
+
+
+@pytest.fixture(autouse=True)
+def _logging_is_restored():
+    """The command line sets up the package's logging; the next test finds it as it was."""
+    log = logging.getLogger("largegen")
+    before = (log.level, log.handlers[:])
+    yield
+    log.setLevel(before[0])
+    log.handlers[:] = before[1]
 
 
 def tissue_like(width: int, height: int, seed: int = 0) -> np.ndarray:

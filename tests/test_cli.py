@@ -1,7 +1,6 @@
 """The command line: what it prints, where, and with which exit code."""
 
 import json
-import logging
 import os
 import shutil
 import subprocess
@@ -18,15 +17,6 @@ import torch
 from largegen import __version__
 from largegen.cli import run
 from largegen.embeddings import EmbeddingFile
-
-
-@pytest.fixture(autouse=True)
-def _logging_is_restored():
-    log = logging.getLogger("largegen")
-    before = (log.level, log.handlers[:])
-    yield
-    log.setLevel(before[0])
-    log.handlers[:] = before[1]
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,6 @@
 """`largegen generate`, from the command line to the file."""
 
 import json
-import logging
 import shutil
 import signal
 import subprocess
@@ -20,15 +19,6 @@ from largegen.cli import run
 from largegen.embedding_file import EmbeddingFile
 from largegen.runtime import lock
 from largegen.slide import open_slide
-
-
-@pytest.fixture(autouse=True)
-def _logging_is_restored():
-    log = logging.getLogger("largegen")
-    before = (log.level, log.handlers[:])
-    yield
-    log.setLevel(before[0])
-    log.handlers[:] = before[1]
 
 
 @pytest.fixture(scope="module")

@@ -84,8 +84,10 @@ def test_a_complete_cache_is_kept(file, autoencoder, tmp_path, monkeypatch):
     path = tmp_path / "a.npy"
     with find_slide(file) as slide:
         cache_latents(file, slide, autoencoder, path, turns=1)
+        before = path.stat()
         stop_after(0, autoencoder, monkeypatch)
         cache_latents(file, slide, autoencoder, path, turns=1)
+    assert path.stat() == before
 
 
 def test_a_full_disk_is_one_line_and_no_cache(file, autoencoder, tmp_path):

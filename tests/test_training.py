@@ -255,7 +255,7 @@ def test_auto_precision_is_the_hardware_s_unless_the_launcher_names_one(monkeypa
     monkeypatch.delenv("ACCELERATE_MIXED_PRECISION", raising=False)
     if launcher:
         monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", launcher)
-    monkeypatch.setattr("largegen.training.setup.cpu_has_bf16", lambda: True)
+    monkeypatch.setattr("largegen.runtime.cpu_has_bf16", lambda: True)
     made = []
     monkeypatch.setattr("largegen.training.setup.Accelerator", lambda **options: made.append(options))
     make_accelerator(config(mixed_precision="auto"))

@@ -8,7 +8,7 @@ from accelerate import Accelerator
 
 from largegen.distributed import join
 from largegen.errors import InputError
-from largegen.runtime import cpu_has_bf16, keep_freed_memory, resolve_device
+from largegen.runtime import keep_freed_memory, resolve_device, resolve_precision
 
 
 @dataclass(frozen=True)
@@ -48,8 +48,7 @@ def make_accelerator(config: LoopConfig) -> Accelerator:
         keep_freed_memory()
     precision = None if config.mixed_precision == "auto" else config.mixed_precision
     if precision is None and os.environ.get("ACCELERATE_MIXED_PRECISION", "no") == "no":
-        native = {"cpu": cpu_has_bf16, "cuda": torch.cuda.is_bf16_supported}.get(device.type, lambda: False)()
-        precision = "bf16" if native else "no"
+        precision = "bf16" if resolve_precision("auto", device) == torch.bfloat16 else "no"
     if precision == "fp16" and device.type == "cpu":
         raise InputError("--mixed-precision fp16: not on a CPU; use bf16 or no")
     join(device)
