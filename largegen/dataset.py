@@ -101,9 +101,10 @@ class HeldOut:
 class CropDataset(Dataset):
     """Random crops of the tissue of slides, turned and flipped, `views` nearby crops to a sample.
 
-    slides: (slide, downsample) pairs. Sample n is a dict with `image`: (views, 3, crop_px, crop_px) float32 in
-    [-1, 1]. Views of one sample are at most `shift_px` apart. Crops never touch the blocks kept for validation, a part
-    `held_out` of all. Raises InputError where no crop is left.
+    slides: (slide, downsample) pairs, drawn equally often. Sample n is a dict with `image`: (views, 3, crop_px,
+    crop_px) float32 in [-1, 1]. Views of one sample are at most `shift_px` apart. With `levels` > 1 some samples show
+    2^k crop sides, k < levels, at a 2^k-th of the resolution: half as many for each k as for the one before. Crops
+    never touch the blocks kept for validation, a part `held_out` of all. Raises InputError where no crop is left.
     """
 
     def __init__(
@@ -113,42 +114,50 @@ class CropDataset(Dataset):
         *,
         views: int = 1,
         shift_px: int = 0,
+        levels: int = 1,
         min_tissue: float = 0.1,
         held_out: float = 0.05,
         seed: int = 0,
     ):
-        self.crop_px, self.views, self.shift_px, self.seed = crop_px, views, shift_px, seed
+        self.crop_px, self.views, self.shift_px, self.levels, self.seed = crop_px, views, shift_px, levels, seed
         self.held_out = HeldOut.for_tiles(crop_px, held_out, seed)
-        self.pixels = [SlidePixels(slide, downsample) for slide, downsample in slides]
-        self.places: list[tuple[int, int, int]] = []  # (slide, x, y)
+        self.pyramids = [[SlidePixels(slide, d * 2**k) for k in range(levels)] for slide, d in slides]
+        self.pixels = [pyramid[0] for pyramid in self.pyramids]
+        self.places: list[list[tuple[int, int, int]]] = []  # (slide, x, y) of each slide that has any
         for number, (slide, downsample) in enumerate(slides):
-            for x, y in tissue_places(slide, downsample, crop_px, crop_px // 4, min_tissue):
-                if not self.held_out.touches(slide.name, x, y, crop_px):
-                    self.places.append((number, x, y))
+            corners = tissue_places(slide, downsample, crop_px, crop_px // 4, min_tissue)
+            free = [(number, x, y) for x, y in corners if not self.held_out.touches(slide.name, x, y, crop_px)]
+            self.places += [free] if free else []
         if not self.places:
             raise InputError("no training crop: the slides hold no tissue, or --validation keeps all of it out")
 
     def __getitem__(self, sample: int) -> dict[str, torch.Tensor]:
         rng = sample_rng(self.seed, sample)
-        number, x, y = self.places[rng.integers(len(self.places))]
-        reach = max(self.shift_px // 2, self.crop_px // 8)  # the places are a quarter crop apart
-        views = [self._crop(number, x, y, reach, rng) for _ in range(self.views)]
+        places = self.places[rng.integers(len(self.places))]
+        number, x, y = places[rng.integers(len(places))]
+        rarity = 2.0 ** -np.arange(self.levels)
+        level = int(rng.choice(self.levels, p=rarity / rarity.sum()))
+        views = [self._crop(number, x, y, level, rng) for _ in range(self.views)]
         return {"image": to_network(np.stack(views))}
 
-    def _crop(self, number: int, x: int, y: int, reach: int, rng: np.random.Generator) -> np.ndarray:
-        pixels = self.pixels[number]
-        limit = (pixels.width - self.crop_px, pixels.height - self.crop_px)
-        for _ in range(TRIES):
-            near_x, near_y = np.clip(np.add((x, y), rng.integers(-reach, reach + 1, 2)), 0, limit).tolist()
-            if not self.held_out.touches(pixels.slide.name, near_x, near_y, self.crop_px):
-                x, y = near_x, near_y
-                break
-        return turn(pixels.crop(x, y, self.crop_px), int(rng.integers(8)))
+    def _crop(self, number: int, x: int, y: int, level: int, rng: np.random.Generator) -> np.ndarray:
+        """A crop near (x, y) at `level`, or at a finer one where held-out blocks or the slide's edge are in the way."""
+        name = self.pixels[number].slide.name
+        reach = max(self.shift_px // 2, self.crop_px // 8)  # the places are a quarter crop apart
+        for k in range(level, -1, -1):
+            pixels, side = self.pyramids[number][k], self.crop_px << k
+            limit = (pixels.width - self.crop_px, pixels.height - self.crop_px)
+            for _ in range(TRIES if min(limit) >= 0 else 0):
+                corner = np.add((x, y), rng.integers(self.crop_px - side - reach, reach + 1, 2))
+                near_x, near_y = np.clip(corner >> k, 0, limit).tolist()
+                if not self.held_out.touches(name, near_x << k, near_y << k, side):
+                    return turn(pixels.crop(near_x, near_y, self.crop_px), int(rng.integers(8)))
+        return turn(self.pixels[number].crop(x, y, self.crop_px), int(rng.integers(8)))
 
     def describe(self) -> dict[str, Any]:
         """The slides and their size, for the record."""
         tiles = sum(p.width * p.height for p in self.pixels) // self.crop_px**2
-        return {"slides": [p.slide.name for p in self.pixels], "tiles": tiles, "places": len(self.places)}
+        return {"slides": [p.slide.name for p in self.pixels], "tiles": tiles, "places": sum(map(len, self.places))}
 
     def validation(self, limit: int = 256) -> np.ndarray:
         """Up to `limit` held-out crops, (N, crop_px, crop_px, 3) uint8, evenly taken; N is 0 where none has tissue."""

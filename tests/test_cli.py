@@ -367,7 +367,7 @@ def test_info_of_what_other_trainings_leave(capfd, encoder, tmp_path):
     assert (found["what"], found["width"], found["licence"]) == ("encoder", 16, "CC-BY-4.0")
     for path in (runs[1], runs[1] / "model", runs[1] / "model" / "vae"):
         found = info(capfd, path)
-        assert (found["what"], found["class"]) == ("autoencoder", "AutoencoderKL")
+        assert (found["what"], found["class"]) == ("autoencoder", "ResidualAutoencoder")
         assert (found["factor"], found["channels"]) == (8, 4) and found["weights_mb"] > 0
 
 

@@ -91,6 +91,36 @@ def test_crops_never_touch_a_held_out_block(slide, monkeypatch, downsample):
     assert all(held[y : y + 64, x : x + 64].all() for x, y in taken)
 
 
+def test_coarser_crops_show_more_and_stay_off_the_held_out_blocks(slide, monkeypatch):
+    dataset = CropDataset([(slide, 1.0)], 64, levels=3, held_out=0.05, seed=0)
+    taken = []
+    crop = SlidePixels.crop
+    monkeypatch.setattr(
+        SlidePixels, "crop", lambda self, *at: taken.append((int(self.downsample), *at)) or crop(self, *at)
+    )
+    pictures = [to_pictures(dataset[n]["image"])[0] for n in range(300)]
+    counts = np.bincount([level for level, *_ in taken], minlength=5)
+    assert counts[1] > 1.5 * counts[2] > 1.5 * 1.2 * counts[4] > 0 and counts.sum() == len(taken)
+    for level, x, y, size_px in taken:
+        assert not dataset.held_out.touches(slide.name, level * x, level * y, level * size_px)
+    number, (level, x, y, _) = next((n, at) for n, at in enumerate(taken) if at[0] == 4)
+    whole = slide.read(4 * x, 4 * y, 256, 256, 1.0).reshape(64, 4, 64, 4, 3).mean((1, 3))
+    assert min(np.abs(whole - turn(pictures[number], k)).mean() for k in range(8)) < 3
+
+
+def test_slides_are_drawn_equally_often(slide, make_slide, monkeypatch):
+    with open_slide(make_slide(400, 300, name="small.tif")) as small:
+        dataset = CropDataset([(slide, 1.0), (small, 1.0)], 64, held_out=0.0)
+        assert len(dataset.places[0]) > 5 * len(dataset.places[1])
+        taken = []
+        monkeypatch.setattr(
+            SlidePixels, "crop", lambda self, *at: taken.append(self.slide.name) or np.zeros((64, 64, 3))
+        )
+        for n in range(400):
+            dataset[n]
+    assert taken.count("small") == pytest.approx(200, abs=50)
+
+
 def test_views_of_a_sample_are_near_each_other(slide, monkeypatch):
     dataset = CropDataset([(slide, 1.0)], 64, views=2, shift_px=40, held_out=0.0)
     taken = []

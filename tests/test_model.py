@@ -149,8 +149,8 @@ def test_a_damaged_index(copy, content):
         {"_class_name": "Surprise"},
         {"block_out_channels": "wide"},
         {"block_out_channels": []},
-        {"down_block_types": ["Unheard"]},
-        {"norm_num_groups": 7},
+        {"layers_per_block": "many"},
+        {"patch_px": 0},
     ],
 )
 def test_a_damaged_configuration(copy, change):

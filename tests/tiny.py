@@ -37,7 +37,7 @@ def save_model(directory: Path, encoder: Path, seed: int = 0) -> Path:
     torch.manual_seed(seed)
     loaded = load_encoder(f"local-dir:{encoder}", device="cpu")
     vae = build_autoencoder(AUTOENCODERS["tiny"])
-    vae.decoder.conv_out.weight.data *= 8
+    vae.trunk.decoder.conv_out.weight.data *= 8
     info = {
         **{"name": "tiny", "encoder": f"local-dir:{encoder}", "encoder_fingerprint": loaded.fingerprint},
         **{"encoder_licence": "CC-BY-4.0", "licence": "CC0-1.0", "embedding_dim": WIDTH, "tile_px": TILE_PX},

@@ -26,6 +26,7 @@ def train_vae(
     latent_channels: Annotated[int, typer.Option(min=0, help="Latent channels.", show_default="the preset's")] = 0,
     perceptual_weight: Annotated[float, typer.Option(min=0.0, help="Weight of the perceptual term, 1 - SSIM.")] = 0.2,
     crop_px: Annotated[int, typer.Option(min=0, help="Side of the training crops.", show_default="the preset's")] = 0,
+    levels: Annotated[int, typer.Option(min=1, help="Also take crops at lower resolutions: 3 adds 1/2, 1/4.")] = 1,
     validation: loop.Validation = 0.05,
     mag: shared.Mag = None,
     mpp: shared.Mpp = None,
@@ -45,6 +46,6 @@ def train_vae(
     from largegen.training.autoencoder import PRESETS, AutoencoderTask
 
     cohort = loop.open_cohort(slides, native, mag, mpp, gsd, source_mpp, source_mag, source_gsd)
-    form = replace(PRESETS[preset], perceptual_weight=perceptual_weight, held_out=validation)
+    form = replace(PRESETS[preset], perceptual_weight=perceptual_weight, levels=levels, held_out=validation)
     form = replace(form, latent_channels=latent_channels or form.latent_channels, crop_px=crop_px or form.crop_px)
     run.fit(AutoencoderTask(cohort, form, run.config.seed), "autoencoder, {steps} steps; use it as --vae {model}")

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from diffusers import AutoencoderKL
 from torch import Tensor
 
+from largegen.autoencoder import ResidualAutoencoder
 from largegen.dataset import CropDataset, sample_rng, to_network, to_pictures
 from largegen.networks import save_network
 from largegen.slide import Slide
@@ -24,49 +24,40 @@ STAIN_PX = 8  # side of the squares whose mean colour is held to: normalisation 
 class AutoencoderConfig:
     """The autoencoder's form and loss."""
 
-    channels: tuple[int, ...] = (16, 48, 96, 128)  # one per halving but the last: 4 give 8 px per latent
+    patch_px: int = 4  # side of the squares of pixels that the convolutions see as channels
+    channels: tuple[int, ...] = (64, 128)  # one per halving but the last: 2 and squares of 4 px give 8 px per latent
     layers: int = 1  # residual blocks per level (one more in the decoder)
-    latent_channels: int = 12
+    latent_channels: int = 24
     crop_px: int = 128  # side of the training crops
     kl_weight: float = 1e-6
     perceptual_weight: float = 0.2  # of 1 - SSIM
+    levels: int = 1  # resolutions that crops are taken at, each half the one before
     held_out: float = 0.05  # fraction of blocks kept for validation
 
 
 PRESETS = {
     "starter": AutoencoderConfig(),
-    "tiny": AutoencoderConfig(channels=(8, 8, 16, 16), latent_channels=4, crop_px=64),
+    "tiny": AutoencoderConfig(channels=(8, 16), latent_channels=4, crop_px=64),
 }
 
 
-def build_autoencoder(config: AutoencoderConfig) -> AutoencoderKL:
-    """A KL autoencoder without attention, so that its cost grows with the pixels alone."""
-    levels = len(config.channels)
-    return AutoencoderKL(
-        block_out_channels=config.channels,
-        down_block_types=("DownEncoderBlock2D",) * levels,
-        up_block_types=("UpDecoderBlock2D",) * levels,
-        layers_per_block=config.layers,
-        latent_channels=config.latent_channels,
-        norm_num_groups=8,
-        mid_block_add_attention=False,
-        use_quant_conv=False,
-        use_post_quant_conv=False,
-        sample_size=256,
-    )
+def build_autoencoder(config: AutoencoderConfig) -> ResidualAutoencoder:
+    """An autoencoder with new weights."""
+    return ResidualAutoencoder(config.patch_px, config.channels, config.layers, config.latent_channels)
 
 
 class AutoencoderTask(Task):
     """The autoencoder and the crops that it sees."""
 
-    def __init__(self, slides: Sequence[tuple[Slide, float]], config: AutoencoderConfig, seed: int, autoencoder=None):
+    def __init__(self, slides: Sequence[tuple[Slide, float]], config: AutoencoderConfig, seed: int):
         super().__init__()
         torch.manual_seed(seed)  # of the first weights, the same in every process
         self.config = config
         self.dataset = _NoisyCrops(slides, config, seed)
         self.held_out = self.dataset.validation()
         self.settings = {"kind": "autoencoder", **asdict(config), **self.dataset.describe(), "seed": seed}
-        self.vae = autoencoder or build_autoencoder(config)
+        self.vae = build_autoencoder(config)
+        self.vae.fit_linear(self._crops())
 
     def forward(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         image = batch["image"]
@@ -81,6 +72,10 @@ class AutoencoderTask(Task):
         loss = l1 + stain + self.config.perceptual_weight * dissimilarity + self.config.kl_weight * kl
         parts = {"l1": l1, "stain": stain, "dissimilarity": dissimilarity, "kl": kl}
         return loss, {name: value.detach() for name, value in parts.items()}
+
+    def _crops(self, count: int = 256) -> Tensor:
+        """The first training crops, (count, 3, crop_px, crop_px)."""
+        return torch.stack([self.dataset[n]["image"] for n in range(count)])
 
     def _reconstruct(self, pictures: np.ndarray) -> np.ndarray:
         device = next(self.vae.parameters()).device
@@ -106,10 +101,9 @@ class AutoencoderTask(Task):
     def export(self, directory: Path) -> None:
         """Save the autoencoder with the mean and deviation of each latent channel over training crops."""
         device = next(self.vae.parameters()).device
-        crops = torch.stack([self.dataset[n]["image"] for n in range(256)])
-        latents = torch.cat([self.vae.encode(b.to(device)).latent_dist.mode() for b in crops.split(16)])
+        latents = torch.cat([self.vae.encode(b.to(device)).latent_dist.mode() for b in self._crops().split(16)])
         std, mean = torch.std_mean(latents.float(), (0, 2, 3))
-        self.vae.register_to_config(latents_mean=mean.tolist(), latents_std=std.tolist(), scaling_factor=1.0)
+        self.vae.register_to_config(latents_mean=mean.tolist(), latents_std=std.tolist())
         save_network(self.vae, directory / "vae", None)
 
 
@@ -117,8 +111,8 @@ class _NoisyCrops(CropDataset):
     """Single crops, with the noise that draws their latents from the posterior."""
 
     def __init__(self, slides: Sequence[tuple[Slide, float]], config: AutoencoderConfig, seed: int):
-        super().__init__(slides, config.crop_px, held_out=config.held_out, seed=seed)
-        side = config.crop_px // 2 ** (len(config.channels) - 1)
+        super().__init__(slides, config.crop_px, levels=config.levels, held_out=config.held_out, seed=seed)
+        side = config.crop_px // (config.patch_px * 2 ** (len(config.channels) - 1))
         self.noise_shape = (config.latent_channels, side, side)
 
     def __getitem__(self, sample: int) -> dict[str, Tensor]:

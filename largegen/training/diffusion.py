@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from diffusers import DDIMScheduler, DDPMScheduler, UNet2DConditionModel
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -47,7 +46,7 @@ class DenoiserConfig:
 
 PRESETS = {
     "published": DenoiserConfig((192, 384, 576, 960), (False, True, True, True), 2, 512),
-    "starter": DenoiserConfig((64, 128, 192), (False, False, True), 1, 256, 4, 16, "v_prediction"),
+    "starter": DenoiserConfig((96, 128, 192), (False, False, True), 1, 256, 4, 16, "v_prediction"),
     "tiny": DenoiserConfig((16, 32), (False, True), 1, 32, norm_groups=8),
 }
 
@@ -127,13 +126,19 @@ class LatentTiles(Dataset):
 
 
 class DiffusionTask(Task):
-    """The denoiser and the conditioner; the loss is the error of what it predicts at a uniform timestep [L, Z]."""
+    """The denoiser and the conditioner; the loss is the error of what it predicts at a uniform timestep [L, Z].
+
+    Latent channels count by the root of their importance to the picture, where the autoencoder knows it: a small
+    network spends itself on layout and colour before the finest detail.
+    """
 
     def __init__(self, dataset: LatentTiles, model: Model, config: DenoiserConfig, encoder: Path | None, dtype=None):
         super().__init__()
         self.dataset, self.model, self.encoder, self.dtype = dataset, model, encoder, dtype
         self.unet, self.conditioner = model.unet, model.conditioner
         self.scheduler = model.scheduler
+        weights = model.autoencoder.importance.sqrt()
+        self.register_buffer("channel_weights", (weights / weights.mean()).clone(), persistent=False)
         counts = {"tiles": len(dataset.training), "validation_tiles": len(dataset.validation)}
         data = {"autoencoder": model.autoencoder.fingerprint, **counts, "seed": dataset.seed}
         self.settings = {"kind": "denoiser", **asdict(config), **model.info, **data}
@@ -146,7 +151,10 @@ class DiffusionTask(Task):
         context = self.conditioner(batch["embedding"])
         context = torch.where(batch["drop"][:, None, None], self.conditioner.null(1), context)
         target = self._target(batch["latents"], batch["noise"], batch["timestep"])
-        return F.mse_loss(self._predict(noisy, batch["timestep"], context), target), {}
+        return self._loss(self._predict(noisy, batch["timestep"], context), target), {}
+
+    def _loss(self, prediction: Tensor, target: Tensor) -> Tensor:
+        return ((prediction - target).square() * self.channel_weights).mean()
 
     def _target(self, latents: Tensor, noise: Tensor, timestep: Tensor) -> Tensor:
         """What the network should give: the noise, or v = sqrt(a) eps - sqrt(1 - a) x0, which at high noise tells x0
@@ -169,7 +177,7 @@ class DiffusionTask(Task):
             noise, when = torch.from_numpy(noise).to(latents), torch.tensor([timestep], device=latents.device)
             noisy = self.scheduler.add_noise(latents, noise, when)
             parts = zip(noisy.split(16), self._target(latents, noise, when).split(16), context.split(16), strict=True)
-            losses += [(self._predict(x, when, c) - target).square().mean().item() for x, target, c in parts]
+            losses += [self._loss(self._predict(x, when, c), target).item() for x, target, c in parts]
         return {"validation_loss": float(np.mean(losses))}
 
     def preview(self, path: Path) -> None:
