@@ -1,4 +1,4 @@
-"""Latents of a slide's tiles, computed once and kept in a NumPy file for the training of a denoiser."""
+"""Latents of a slide's regions, computed once and kept in NumPy files for the training of a denoiser."""
 
 import hashlib
 import io
@@ -15,6 +15,7 @@ from largegen.autoencoder import Autoencoder
 from largegen.dataset import to_network, turn
 from largegen.embedding_file import EmbeddingFile
 from largegen.errors import EmbeddingFileError
+from largegen.regions import Regions
 from largegen.runtime import lock, writing
 from largegen.slide import Slide, open_slide
 
@@ -46,29 +47,29 @@ def find_slide(file: EmbeddingFile, slides: Path | None = None) -> Slide:
 
 
 def latents_path(
-    file: EmbeddingFile, autoencoder_fingerprint: str, directory: Path, turns: int, dtype: torch.dtype
+    regions: Regions, autoencoder_fingerprint: str, directory: Path, turns: int, dtype: torch.dtype
 ) -> Path:
-    """The cache of an embedding file's tiles: `<directory>/<slide>.<hash of all it depends on>.npy`.
+    """The cache of the regions of one level: `<directory>/<slide>.level-<k>.<hash of all it depends on>.npy`.
 
     dtype: what the autoencoder computes in.
     """
-    key = json.dumps([file.settings.as_dict(), autoencoder_fingerprint, turns, dtype], sort_keys=True, default=str)
-    digest = hashlib.sha256(key.encode() + file.coords().tobytes()).hexdigest()[:12]
-    return Path(directory) / f"{file.settings.source_name}.{digest}.npy"
+    settings, level = regions.file.settings, regions.level
+    key = json.dumps([settings.as_dict(), level, autoencoder_fingerprint, turns, dtype], sort_keys=True, default=str)
+    digest = hashlib.sha256(key.encode() + regions.cells.tobytes()).hexdigest()[:12]
+    return Path(directory) / f"{settings.source_name}.level-{level}.{digest}.npy"
 
 
 def cache_latents(
-    file: EmbeddingFile, slide: Slide, autoencoder: Autoencoder, path: Path, *, turns: int = 4, batch_size: int = 16
+    regions: Regions, slide: Slide, autoencoder: Autoencoder, path: Path, *, turns: int = 4, batch_size: int = 16
 ) -> None:
-    """Encode every tile of an embedding file, `turns` ways, into the NumPy file `path`.
+    """Encode the pictures of regions, `turns` ways, into the NumPy file `path`.
 
-    It is (N, turns, C, h, w) float16, normalised, in the order of the embedding file; turns: 1, 2, 4 or 8, see TURNS.
+    It is (N, turns, C, h, w) float16, normalised, in the order of the regions; turns: 1, 2, 4 or 8, see TURNS.
     A complete cache is kept, an interrupted one (`<path>.partial`) is continued. NumPy's format grows by plain
     appending: what is done survives a kill and a full disk, both of which damage an HDF5 file.
     """
-    coords, settings = file.coords(), file.settings
-    side = settings.tile_px // autoencoder.factor
-    shape = (len(coords), turns, autoencoder.channels, side, side)
+    count, side = len(regions.cells), regions.file.settings.tile_px // autoencoder.factor
+    shape = (count, turns, autoencoder.channels, side, side)
     partial = path.with_name(f"{path.name}.partial")
     with lock(path), writing(path):
         if path.exists():
@@ -77,18 +78,15 @@ def cache_latents(
             done = _continue(cache, shape)
             tiles_at_once = max(1, batch_size // turns)
             quiet = None if log.isEnabledFor(logging.WARNING) else True
-            bar = tqdm(total=len(coords), initial=done, desc=f"latents {slide.name}", unit="tile", disable=quiet)
-            with bar:
-                for start in range(done, len(coords), tiles_at_once):
-                    rows = coords[start : start + tiles_at_once]
-                    tiles = [
-                        slide.read(x, y, settings.tile_px, settings.tile_px, settings.downsample)
-                        for x, y in rows.tolist()
-                    ]
-                    turned = np.stack([turn(tile, k) for tile in tiles for k in TURNS[turns]])
+            name = f"latents {slide.name} level {regions.level}"
+            with tqdm(total=count, initial=done, desc=name, unit="region", disable=quiet) as bar:
+                for start in range(done, count, tiles_at_once):
+                    numbers = range(start, min(start + tiles_at_once, count))
+                    pictures = [regions.picture(n, slide) for n in numbers]
+                    turned = np.stack([turn(picture, k) for picture in pictures for k in TURNS[turns]])
                     cache.write(autoencoder.encode(to_network(turned)).cpu().numpy().astype("<f2").tobytes())
                     cache.flush()
-                    bar.update(len(rows))
+                    bar.update(len(numbers))
         partial.replace(path)
 
 

@@ -64,6 +64,18 @@ class Model:
         return self.unet.config.sample_size
 
     @property
+    def levels(self) -> int:
+        """How many magnifications the model knows, each half the one before; 1: the base alone."""
+        return self.conditioner.config.get("levels", 1)
+
+    @property
+    def level_names(self) -> list[str]:
+        """Magnifications of the levels, `20x`, `10x`, ..., as the slides of the training give them; else `1x`, `2x`,
+        ..., how many times coarser than the base."""
+        mpp = self.info.get("mpp")
+        return [f"{round(10 / mpp) / 2**k:g}x" if mpp else f"{2**k}x" for k in range(self.levels)]
+
+    @property
     def tile_px(self) -> int:
         """Side of a window, in pixels."""
         return self.window * self.factor
@@ -85,9 +97,10 @@ class Model:
         return to_eps(output, latents, timestep, self.scheduler)
 
     @torch.inference_mode()
-    def context(self, embeddings: Tensor) -> Tensor:
-        """Embeddings (N, D) -> context tokens (N, T, D') float32."""
-        return self.conditioner(embeddings.to(self.device)).float()
+    def context(self, embeddings: Tensor, level: int = 0) -> Tensor:
+        """Embeddings (N, D), or grids of them (N, h, w, D) of a level -> context tokens (N, T, D') float32."""
+        grids = embeddings[:, None, None] if embeddings.ndim == 2 else embeddings
+        return self.conditioner(*self.conditioner.arrange(grids.to(self.device), level)).float()
 
     @torch.inference_mode()
     def null_context(self) -> Tensor:

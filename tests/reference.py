@@ -13,7 +13,7 @@ from diffusers.loaders.single_file_utils import (
     create_vae_diffusers_config_from_ldm,
 )
 
-from largegen.conditioning import PatchConditioner
+from largegen.conditioning import PatchConditioner, Summarizer
 
 FOLDER = Path(__file__).resolve().parents[2] / "shared" / "reference" / "large-image-patch"
 
@@ -67,3 +67,34 @@ def load_reference() -> tuple[UNet2DConditionModel, VQModel, PatchConditioner]:
     conditioner = PatchConditioner(linear["weight"].shape[1], linear["weight"].shape[0])
     conditioner.projection.load_state_dict(linear)
     return unet.eval(), vae.eval(), conditioner.eval()
+
+
+SUMMARIZER_NAMES = {
+    "pad": "pad_token",
+    "level.": "mag_embedding.",
+    "projection.": "dim_reduce.",
+    "position": "encoder.pos_embedding",
+    "encoder.norm.": "encoder.ln.",
+    "encoder.layers.": "encoder.layers.encoder_layer_",
+    "output.": "final_proj.",
+    "norm.": "layer_norm.",
+}
+BLOCK_NAMES = {"self_attn": "self_attention", "linear1": "mlp.0", "linear2": "mlp.3", "norm1": "ln_1", "norm2": "ln_2"}
+
+
+def load_summarizer(folder: Path) -> Summarizer:
+    """The Summarizer of a ZoomLDM checkpoint: `config.yaml` and `weights.ckpt`."""
+    params = yaml.safe_load((folder / "config.yaml").read_text())["model"]["params"]["cond_stage_config"]["params"]
+    form = {"hidden_dim": params["hidden_channels"], "layers": params["num_layers"], "mlp_dim": params["vit_mlp_dim"]}
+    widths = {"embedding_dim": params["input_channels"], "cross_attention_dim": params["output_channels"]}
+    summarizer = Summarizer(**widths, **form, heads=8, levels=params["mag_levels"]).eval()
+    state = torch.load(folder / "weights.ckpt", map_location="cpu", weights_only=True)
+    found = {}
+    for name in summarizer.state_dict():
+        ours = next(prefix for prefix in SUMMARIZER_NAMES if name.startswith(prefix))
+        theirs = SUMMARIZER_NAMES[ours] + name.removeprefix(ours)
+        for part, other in BLOCK_NAMES.items():
+            theirs = theirs.replace(f".{part}.", f".{other}.")
+        found[name] = state[f"cond_stage_model.{theirs}"]
+    summarizer.load_state_dict(found)
+    return summarizer

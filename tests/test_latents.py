@@ -13,6 +13,7 @@ from largegen.embeddings import embed_slide
 from largegen.encoders import load_encoder
 from largegen.errors import EmbeddingFileError, OutputError
 from largegen.latents import cache_latents, find_slide, latents_path
+from largegen.regions import find_regions
 from largegen.slide import open_slide
 from largegen.training.autoencoder import PRESETS, build_autoencoder
 
@@ -24,6 +25,11 @@ def file(make_slide, tmp_path_factory) -> EmbeddingFile:
     encoder = load_encoder(f"local-dir:{save_encoder(folder / 'encoder')}", device="cpu")
     with open_slide(make_slide(600, 500, name="a.tif")) as slide:
         return EmbeddingFile(embed_slide(slide, encoder, folder, downsample=1.0, tile_px=64, progress=False))
+
+
+@pytest.fixture(scope="module")
+def regions(file):
+    return find_regions(file, 0)
 
 
 @pytest.fixture(scope="module")
@@ -47,10 +53,10 @@ def stop_after(batches, autoencoder, monkeypatch):
     monkeypatch.setattr(autoencoder, "encode", stopping)
 
 
-def test_the_cache_holds_every_tile_every_way(file, autoencoder, tmp_path):
+def test_the_cache_holds_every_tile_every_way(file, regions, autoencoder, tmp_path):
     path = tmp_path / "new" / "latents.npy"
     with find_slide(file) as slide:
-        cache_latents(file, slide, autoencoder, path, turns=4)
+        cache_latents(regions, slide, autoencoder, path, turns=4)
         latents = np.load(path)
         assert latents.shape == (file.count, 4, 4, 8, 8) and latents.dtype == np.float16
         last = slide.read(*file.coords()[-1].tolist(), 64, 64)
@@ -60,12 +66,12 @@ def test_the_cache_holds_every_tile_every_way(file, autoencoder, tmp_path):
 
 
 @pytest.mark.parametrize("ragged", [0, 7, 1000])
-def test_an_interrupted_cache_is_continued(file, autoencoder, tmp_path, monkeypatch, ragged):
+def test_an_interrupted_cache_is_continued(file, regions, autoencoder, tmp_path, monkeypatch, ragged):
     with find_slide(file) as slide:
-        cache_latents(file, slide, autoencoder, tmp_path / "whole.npy", turns=2, batch_size=8)
+        cache_latents(regions, slide, autoencoder, tmp_path / "whole.npy", turns=2, batch_size=8)
         with monkeypatch.context() as patch, pytest.raises(Stop):
             stop_after(3, autoencoder, patch)
-            cache_latents(file, slide, autoencoder, tmp_path / "cut.npy", turns=2, batch_size=8)
+            cache_latents(regions, slide, autoencoder, tmp_path / "cut.npy", turns=2, batch_size=8)
         partial = tmp_path / "cut.npy.partial"
         assert not (tmp_path / "cut.npy").exists()
         rows = 12
@@ -75,40 +81,41 @@ def test_an_interrupted_cache_is_continued(file, autoencoder, tmp_path, monkeypa
         calls = -(-(file.count - rows) // 4)
         with monkeypatch.context() as patch:
             stop_after(calls, autoencoder, patch)
-            cache_latents(file, slide, autoencoder, tmp_path / "cut.npy", turns=2, batch_size=8)
+            cache_latents(regions, slide, autoencoder, tmp_path / "cut.npy", turns=2, batch_size=8)
     whole, cut = np.load(tmp_path / "whole.npy"), np.load(tmp_path / "cut.npy")
     assert cut == pytest.approx(whole, abs=2e-3)
 
 
-def test_a_complete_cache_is_kept(file, autoencoder, tmp_path, monkeypatch):
+def test_a_complete_cache_is_kept(file, regions, autoencoder, tmp_path, monkeypatch):
     path = tmp_path / "a.npy"
     with find_slide(file) as slide:
-        cache_latents(file, slide, autoencoder, path, turns=1)
+        cache_latents(regions, slide, autoencoder, path, turns=1)
         before = path.stat()
         stop_after(0, autoencoder, monkeypatch)
-        cache_latents(file, slide, autoencoder, path, turns=1)
+        cache_latents(regions, slide, autoencoder, path, turns=1)
     assert path.stat() == before
 
 
-def test_a_full_disk_is_one_line_and_no_cache(file, autoencoder, tmp_path):
+def test_a_full_disk_is_one_line_and_no_cache(file, regions, autoencoder, tmp_path):
     with small_disk(tmp_path / "disk", 40) as disk, find_slide(file) as slide:
         with pytest.raises(OutputError, match="no space left"):
-            cache_latents(file, slide, autoencoder, disk / "a.npy", turns=8)
+            cache_latents(regions, slide, autoencoder, disk / "a.npy", turns=8)
         assert not (disk / "a.npy").exists() and not (disk / "a.npy.lock").exists()
 
 
-def test_the_cache_is_named_by_all_it_depends_on(file, autoencoder, tmp_path):
+def test_the_cache_is_named_by_all_it_depends_on(file, regions, autoencoder, tmp_path):
     torch.manual_seed(1)
     other = Autoencoder(build_autoencoder(PRESETS["tiny"]))
     found = {
-        latents_path(file, autoencoder.fingerprint, tmp_path, 1, torch.float32),
-        latents_path(file, autoencoder.fingerprint, tmp_path, 2, torch.float32),
-        latents_path(file, autoencoder.fingerprint, tmp_path, 1, torch.bfloat16),
-        latents_path(file, other.fingerprint, tmp_path, 1, torch.float32),
+        latents_path(regions, autoencoder.fingerprint, tmp_path, 1, torch.float32),
+        latents_path(regions, autoencoder.fingerprint, tmp_path, 2, torch.float32),
+        latents_path(regions, autoencoder.fingerprint, tmp_path, 1, torch.bfloat16),
+        latents_path(regions, other.fingerprint, tmp_path, 1, torch.float32),
+        latents_path(find_regions(file, 1), autoencoder.fingerprint, tmp_path, 1, torch.float32),
     }
-    assert len(found) == 4
-    assert all(path.name.startswith("a.") and path.suffix == ".npy" for path in found)
-    assert latents_path(file, autoencoder.fingerprint, tmp_path, 1, torch.float32) in found
+    assert len(found) == 5
+    assert all(path.name.startswith("a.level-") and path.suffix == ".npy" for path in found)
+    assert latents_path(regions, autoencoder.fingerprint, tmp_path, 1, torch.float32) in found
 
 
 def test_a_slide_that_moved_is_found(file, tmp_path):

@@ -262,6 +262,23 @@ def test_weights_of_another_form_cannot_be_taken_over(model):
     assert "\n" not in str(raised.value)
 
 
+def test_another_kind_of_conditioner_begins_anew(model):
+    zooming = build_model(PRESETS["tiny"], "Summarizer", model.autoencoder, WIDTH, 64, {}, levels=3)
+    before = {name: value.clone() for name, value in zooming.conditioner.state_dict().items()}
+    start_from(zooming, model)
+    pairs = zip(model.unet.parameters(), zooming.unet.parameters(), strict=True)
+    assert all(torch.equal(a, b) for a, b in pairs)
+    assert all(torch.equal(value, before[name]) for name, value in zooming.conditioner.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("mpp", "names"), [(0.499, ["20x", "10x", "5x", "2.5x", "1.25x"]), (None, ["1x", "2x", "4x", "8x", "16x"])]
+)
+def test_levels_are_named_by_magnification(model, mpp, names):
+    zooming = build_model(PRESETS["tiny"], "Summarizer", model.autoencoder, WIDTH, 64, {"mpp": mpp}, levels=5)
+    assert zooming.level_names == names and model.level_names == ["1x"]
+
+
 @pytest.mark.parametrize("timestep", [0, 500, 999])
 def test_the_noise_is_found_in_a_v_prediction(timestep):
     scheduler = DDPMScheduler(**NOISE_SCHEDULE, prediction_type="v_prediction")

@@ -156,7 +156,32 @@ def test_train_makes_a_model(short, embeddings):
     task = json.loads((short / "config.json").read_text())["task"]
     with h5py.File(embeddings / "a.h5") as file:
         count = len(file["features"])
-    assert 0 < task["validation_tiles"] < task["tiles"] and task["tiles"] + task["validation_tiles"] <= count
+    training, validation = task["regions"][0], task["validation_regions"][0]
+    assert 0 < validation < training and training + validation <= count
+
+
+def test_train_at_several_levels(train, short, tmp_path, caplog):
+    zooming = words("--conditioner summarizer --levels 3 --init-from", short)
+    with caplog.at_level("INFO"):
+        assert run(train("--out", tmp_path / "zoom", *zooming)) == 0
+    assert "another kind of conditioner" in caplog.text
+    assert "level 0 (20x): " in caplog.text and "level 2 (5x): " in caplog.text
+    model = load_model(tmp_path / "zoom", "cpu")
+    assert model.levels == 3 and type(model.conditioner).__name__ == "Summarizer"
+    last = read_metrics(tmp_path / "zoom" / "metrics.jsonl")[-1]
+    levels = [last[name] for name in last if name.startswith("validation_loss_level_")]
+    assert last["validation_loss"] == pytest.approx(np.mean(levels)) and len(set(levels)) == len(levels) >= 2
+    sheet = np.asarray(Image.open(tmp_path / "zoom" / "samples" / "step-000004.png"))
+    assert sheet.shape[0] == 6 * 64 + 5 * 4  # two rows for each level
+
+
+def test_several_levels_need_the_summarizer(train, tmp_path, capsys):
+    fails(capsys, train("--out", tmp_path / "a", "--levels", "3"), 2, "use --conditioner summarizer")
+
+
+def test_a_slide_too_small_for_a_level(train, tmp_path, capsys):
+    zooming = words("--conditioner summarizer --levels 8")
+    fails(capsys, train("--out", tmp_path / "a", *zooming), 2, "to train on: the slides are too small")
 
 
 def test_the_denoiser_learns(trained):
@@ -274,7 +299,11 @@ def test_dry_runs_write_nothing(train, slide, tmp_path, capsys):
         capsys.readouterr()
         assert run([*command, "-n", "--out", str(tmp_path / "out")]) == 0
         report = json.loads(capsys.readouterr().out)
-        assert report["samples"] == 32 and report["parameters"] > 1000 and report["task"]["tiles"] > 0
+        assert (
+            report["samples"] == 32
+            and report["parameters"] > 1000
+            and max(report["task"].get("regions", [0])[0], report["task"].get("tiles", 0)) > 0
+        )
         assert report["config"]["steps"] == 4 and report["disk_mb"] > report["checkpoint_mb"] > 0
     assert names(tmp_path) == []
 

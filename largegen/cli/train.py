@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from largegen.cli import loop_options as loop
+from largegen.errors import InputError
 
 
 @loop.with_loop_options(
@@ -32,12 +33,23 @@ def train(
     preset: Annotated[
         str, typer.Option(help="Size of the denoiser: published (401 M parameters), starter or tiny.")
     ] = "starter",
-    conditioner: Annotated[str, typer.Option(help="What turns embeddings into context: patch.")] = "patch",
+    conditioner: Annotated[
+        str, typer.Option(help="What turns embeddings into context: patch, or summarizer for several levels.")
+    ] = "patch",
+    levels: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            max=8,
+            help="Magnifications to learn, each half the one before: 5 is 20x to 1.25x.",
+            show_default="5 with the summarizer, else 1",
+        ),
+    ] = 0,
     init_from: Annotated[
         str | None, typer.Option(help="Start from the weights of this model of the same form.")
     ] = None,
     turns: Annotated[
-        int, typer.Option(help="Ways each tile is laid: 1 as it is, 2, 4 also flipped, 8 also quarter turns.")
+        int, typer.Option(help="Ways each region is laid: 1 as it is, 2, 4 also flipped, 8 also quarter turns.")
     ] = 4,
     cache: Annotated[
         Path | None, typer.Option(help="Directory of the computed latents.", show_default="<out>/latents")
@@ -55,7 +67,10 @@ def train(
     accelerate launch --multi_gpu --num_processes 2 -m largegen train ...
     """
     loop.choose("--preset", preset, ("published", "starter", "tiny"))
-    loop.choose("--conditioner", conditioner, ("patch",))
+    loop.choose("--conditioner", conditioner, ("patch", "summarizer"))
+    levels = levels or (5 if conditioner == "summarizer" else 1)
+    if levels > 1 and conditioner == "patch":
+        raise InputError(f"--levels {levels}: the patch conditioner knows one; use --conditioner summarizer")
     loop.choose("--turns", turns, (1, 2, 4, 8))
     dtype = loop.export_dtype(export_precision)
     from largegen.training.cohort import CohortConfig, denoiser_task
@@ -66,6 +81,7 @@ def train(
         vae=vae,
         preset=preset,
         conditioner=conditioner,
+        levels=levels,
         init_from=init_from,
         turns=turns,
         cache=cache or run.out / "latents",

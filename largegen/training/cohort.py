@@ -15,11 +15,12 @@ from largegen.embedding_file import EmbeddingFile, Settings
 from largegen.errors import EmbeddingFileError, InputError
 from largegen.latents import cache_latents, find_slide, latents_path
 from largegen.model import BUNDLED, find_model, load_model, read_index
+from largegen.regions import find_regions
 from largegen.runtime import resolve_precision
-from largegen.training.diffusion import PRESETS, DiffusionTask, LatentTiles, build_model, start_from
+from largegen.training.diffusion import PRESETS, DiffusionTask, LatentRegions, build_model, start_from
 from largegen.training.setup import LoopConfig, make_accelerator
 
-CONDITIONER_CLASSES = {"patch": "PatchConditioner"}
+CONDITIONER_CLASSES = {"patch": "PatchConditioner", "summarizer": "Summarizer"}
 log = logging.getLogger(__name__)
 
 
@@ -31,9 +32,10 @@ class CohortConfig:
     slides: Path | None  # directory of the slides, where they have moved
     vae: str  # bundled model's name or directory
     preset: str  # of the denoiser, see diffusion.PRESETS
-    conditioner: str  # patch
+    conditioner: str  # patch or summarizer
+    levels: int  # magnifications, each half the one before; more than 1 needs the summarizer
     init_from: str | None  # model to take the first weights from
-    turns: int  # ways each tile is laid, see latents.TURNS
+    turns: int  # ways each region is laid, see latents.TURNS
     cache: Path  # directory of the latents
     held_out: float  # fraction of the blocks kept for validation
     name: str  # of the model
@@ -42,7 +44,7 @@ class CohortConfig:
 
 
 def denoiser_task(config: CohortConfig, loop: LoopConfig, encode: bool = True) -> DiffusionTask:
-    """The denoiser to fit and its data; encodes the tiles' latents into the cache, unless `encode` is false.
+    """The denoiser to fit and its data; encodes the regions' latents into the cache, unless `encode` is false.
 
     Raises InputError, EmbeddingFileError or ModelError where embedding files, slides, autoencoder and preset do not fit
     together.
@@ -55,20 +57,26 @@ def denoiser_task(config: CohortConfig, loop: LoopConfig, encode: bool = True) -
         find_slide(file, config.slides).close()  # all are there before the long work begins
     autoencoder = load_autoencoder(BUNDLED.get(config.vae, Path(config.vae)))
     form, conditioner = PRESETS[config.preset], CONDITIONER_CLASSES[config.conditioner]
-    model = build_model(form, conditioner, autoencoder, settings.width, settings.tile_px, _info(config, files))
+    info = _info(config, files)
+    model = build_model(form, conditioner, autoencoder, settings.width, settings.tile_px, info, config.levels)
     if config.init_from:
         start_from(model, load_model(config.init_from, "cpu", "fp32"))
     dtype = resolve_precision("auto", processes.device)
     fingerprint = autoencoder.fingerprint
-    paths = [latents_path(file, fingerprint, config.cache, config.turns, dtype) for file in files]
-    dataset = LatentTiles(list(zip(files, paths, strict=True)), config.held_out, loop.seed)
+    found = [find_regions(file, level) for level in range(config.levels) for file in files]
+    found = [regions for regions in found if len(regions.cells)]
+    sources = [(r, latents_path(r, fingerprint, config.cache, config.turns, dtype)) for r in found]
+    dataset = LatentRegions(sources, model.conditioner.arrange, config.held_out, loop.seed)
+    for level, name in enumerate(model.level_names):
+        counts = len(dataset.training[level]), len(dataset.validation[level])
+        log.info("level %d (%s): %d regions to train on, %d held out", level, name, *counts)
     if encode:
         encoder = copy.deepcopy(autoencoder)  # the model keeps the weights that it will be saved with
         encoder.to(processes.device, dtype)
-        for number, (file, path) in enumerate(zip(files, paths, strict=True)):
-            if number % processes.num_processes == processes.process_index:  # its share of the slides
-                with find_slide(file, config.slides) as slide:
-                    cache_latents(file, slide, encoder, path, turns=config.turns)
+        for number, (regions, path) in enumerate(sources):
+            if number % processes.num_processes == processes.process_index:  # its share of the work
+                with find_slide(regions.file, config.slides) as slide:
+                    cache_latents(regions, slide, encoder, path, turns=config.turns)
         processes.wait_for_everyone()
     task = DiffusionTask(dataset, model, form, _encoder_directory(settings.encoder), config.export_dtype)
     autoencoder.to(processes.device, torch.float32)
@@ -89,6 +97,7 @@ def _info(config: CohortConfig, files: Sequence[EmbeddingFile]) -> dict[str, Any
         "licence": config.licence or "; ".join(licences),
         "embedding_dim": settings.width,
         "tile_px": settings.tile_px,
+        "mpp": min(filter(None, map(_working_mpp, files)), default=None),
         "trained_on": [
             {"name": f.settings.source_name, "tiles": f.count, "mpp": _working_mpp(f), "gsd_m": _working_gsd(f)}
             for f in files

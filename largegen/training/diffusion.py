@@ -1,6 +1,7 @@
 """Fit the conditional latent diffusion model: from slides and their embeddings to a denoiser of latents."""
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -11,14 +12,18 @@ from diffusers import DDIMScheduler, DDPMScheduler, UNet2DConditionModel
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from largegen.autoencoder import Autoencoder
 from largegen.conditioning import CONDITIONERS
-from largegen.dataset import HeldOut, sample_rng, to_pictures
-from largegen.embedding_file import EmbeddingFile
+from largegen.dataset import sample_rng, to_pictures, turn
 from largegen.errors import InputError, ModelError
+from largegen.latents import TURNS
 from largegen.model import Model, to_eps
+from largegen.regions import EmbeddingGrids, Regions, split
 from largegen.sampling import guided, make_scheduler
 from largegen.training.loop import Task
 from largegen.training.pictures import contact_sheet
+
+log = logging.getLogger(__name__)
 
 CONDITION_DROPOUT = 0.1  # [L] and [Z]: part of the samples that see the null condition
 PREVIEW_STEPS, PREVIEW_GUIDANCE = 20, 2.0
@@ -32,22 +37,37 @@ NOISE_SCHEDULE = {
 
 
 @dataclass(frozen=True)
+class SummarizerConfig:
+    """The form of the Summarizer, where that is the conditioner."""
+
+    hidden_dim: int
+    layers: int
+    heads: int
+    mlp_dim: int
+
+
+@dataclass(frozen=True)
 class DenoiserConfig:
-    """The form of the denoiser."""
+    """The form of the denoiser and of what conditions it."""
 
     channels: tuple[int, ...]  # one per resolution, from the latents' own down by halves
     attention: tuple[bool, ...]  # at which of them there is (self- and cross-) attention
     layers: int  # residual blocks per resolution (one more on the way up)
     cross_attention_dim: int  # width of a context token
+    summarizer: SummarizerConfig
     heads: int = 1
     norm_groups: int = 32
     prediction: str = "epsilon"  # what the network is trained to give: epsilon (the noise) or v_prediction
 
 
 PRESETS = {
-    "published": DenoiserConfig((192, 384, 576, 960), (False, True, True, True), 2, 512),
-    "starter": DenoiserConfig((96, 128, 192), (False, False, True), 1, 256, 4, 16, "v_prediction"),
-    "tiny": DenoiserConfig((16, 32), (False, True), 1, 32, norm_groups=8),
+    "published": DenoiserConfig(
+        (192, 384, 576, 960), (False, True, True, True), 2, 512, SummarizerConfig(512, 12, 8, 2048)
+    ),
+    "starter": DenoiserConfig(
+        (96, 128, 192), (False, False, True), 1, 256, SummarizerConfig(256, 2, 8, 512), 4, 16, "v_prediction"
+    ),
+    "tiny": DenoiserConfig((16, 32), (False, True), 1, 32, SummarizerConfig(32, 1, 4, 64), norm_groups=8),
 }
 
 
@@ -68,61 +88,68 @@ def build_denoiser(config: DenoiserConfig, latent_channels: int, window: int) ->
     )
 
 
-class LatentTiles(Dataset):
-    """Latents and embeddings of the tiles of a cohort; sample n is drawn from its number alone.
+Condition = Sequence[Tensor]  # what a conditioner takes, see conditioning.py
 
-    files: embedding files with their latent caches (latents.cache_latents). A sample is the `latents`
-    (C, h, w) of a tile laid one of the cached ways, its `embedding` (D,), a `timestep`, the `noise`, and whether to
-    `drop` the condition. Tiles that touch a validation block, a part `held_out` of all blocks, are left out. Raises
-    InputError for a cohort without training tiles.
+
+class LatentRegions(Dataset):
+    """Latents and conditions of the regions of a cohort; sample n is drawn from its number alone.
+
+    sources: regions of one level of one file each, with their latent caches (latents.cache_latents); arrange: a
+    conditioner's. The level is drawn uniformly, so that scarce levels are seen as often as plentiful ones [Z], then one
+    of its regions. A sample is the `latents` (C, h, w) and the condition (`condition.0`, ...) of a region laid one of
+    the cached ways, a `timestep`, the `noise`, and whether to `drop` the condition. Regions that touch a validation
+    block, a part `held_out` of all blocks, are left out. Raises InputError for a level without training regions.
     """
 
-    def __init__(self, files: Sequence[tuple[EmbeddingFile, Path]], held_out: float, seed: int):
-        self.caches = [cache for _, cache in files]
-        self.features = [file.features() for file, _ in files]
-        self.seed = seed
+    def __init__(self, sources: Sequence[tuple[Regions, Path]], arrange: Callable, held_out: float, seed: int):
+        self.sources, self.arrange, self.seed = sources, arrange, seed
+        grids = {regions.file.path: EmbeddingGrids(regions.file) for regions, _ in sources}
+        self.grids = [grids[regions.file.path] for regions, _ in sources]
         self._open: dict[int, np.ndarray] = {}
-        training, validation = [], []
-        for number, (file, _) in enumerate(files):
-            s = file.settings
-            blocks = HeldOut.for_tiles(s.tile_px, held_out, seed)
-            for row, (x, y) in enumerate(np.rint(file.coords() / s.downsample).astype(int).tolist()):
-                if not blocks.touches(s.source_name, x, y, s.tile_px):
-                    training.append((number, row))
-                elif blocks.covers(s.source_name, x, y, s.tile_px):
-                    validation.append((number, row))
-        if not training:
-            raise InputError("no training tile: the embedding files are empty, or --validation holds all of them")
-        self.training, self.validation = np.array(training), np.array(validation).reshape(-1, 2)
+        self.training, self.validation = [], []  # of each level: (N, 2), source and region
+        for level in range(1 + max(regions.level for regions, _ in sources)):
+            training, validation = [], []
+            for source, (regions, _) in enumerate(sources):
+                if regions.level == level:
+                    kinds = split(regions, held_out, seed)
+                    for found, numbers in zip((training, validation), kinds, strict=True):
+                        found += [(source, n) for n in numbers.tolist()]
+            if not training:
+                raise InputError(f"no region of level {level} to train on: the slides are too small, or held out")
+            self.training.append(np.array(training))
+            self.validation.append(np.array(validation, int).reshape(-1, 2))
 
     def __getitem__(self, sample: int) -> dict[str, Tensor]:
         rng = sample_rng(self.seed, sample)
-        number, row = self.training[rng.integers(len(self.training))]
-        latents, embedding = self.read(number, row, rng)
+        regions = self.training[rng.integers(len(self.training))]
+        latents, condition = self.read(*regions[rng.integers(len(regions))], rng)
         return {
             "latents": latents,
-            "embedding": embedding,
+            **{f"condition.{i}": part for i, part in enumerate(condition)},
             "timestep": torch.tensor(int(rng.integers(NOISE_SCHEDULE["num_train_timesteps"]))),
             "drop": torch.tensor(bool(rng.random() < CONDITION_DROPOUT)),
             "noise": torch.from_numpy(rng.standard_normal(latents.shape, np.float32)),
         }
 
-    def read(self, number: int, row: int, rng: np.random.Generator | None = None) -> tuple[Tensor, Tensor]:
-        """Latents (C, h, w) and embedding (D,) float32 of one tile: laid at random, or as it is without `rng`."""
-        if number not in self._open:
-            self._open[number] = np.load(self.caches[number], mmap_mode="r")
-        cache = self._open[number]
+    def read(self, source: int, n: int, rng: np.random.Generator | None = None) -> tuple[Tensor, Condition]:
+        """Latents (C, h, w) float32 and condition of one region: laid at random, or as it is without `rng`."""
+        regions, path = self.sources[source]
+        if source not in self._open:
+            self._open[source] = np.load(path, mmap_mode="r")
+        cache = self._open[source]
         way = int(rng.integers(cache.shape[1])) if rng else 0
-        latents = torch.from_numpy(cache[row, way].astype(np.float32))
-        return latents, torch.from_numpy(self.features[number][row])
+        latents = torch.from_numpy(cache[n, way].astype(np.float32))
+        grid = turn(self.grids[source].under(regions, n), TURNS[cache.shape[1]][way])
+        condition = self.arrange(torch.from_numpy(grid.copy())[None], regions.level)
+        return latents, [part[0] for part in condition]
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_open": {}}  # a worker maps the files itself; pickled, they would be copied
 
-    def batch(self, tiles: np.ndarray) -> tuple[Tensor, Tensor]:
-        """Latents (N, C, h, w) and embeddings (N, D) of tiles (N, 2), as they are."""
-        latents, embeddings = zip(*(self.read(*tile) for tile in tiles.tolist()), strict=True)
-        return torch.stack(latents), torch.stack(embeddings)
+    def batch(self, regions: np.ndarray) -> tuple[Tensor, Condition]:
+        """Latents (N, C, h, w) and condition of regions (N, 2) as they are, of any levels."""
+        latents, conditions = zip(*(self.read(*region) for region in regions.tolist()), strict=True)
+        return torch.stack(latents), [torch.stack(parts) for parts in zip(*conditions, strict=True)]
 
 
 class DiffusionTask(Task):
@@ -132,14 +159,17 @@ class DiffusionTask(Task):
     network spends itself on layout and colour before the finest detail.
     """
 
-    def __init__(self, dataset: LatentTiles, model: Model, config: DenoiserConfig, encoder: Path | None, dtype=None):
+    def __init__(self, dataset: LatentRegions, model: Model, config: DenoiserConfig, encoder: Path | None, dtype=None):
         super().__init__()
         self.dataset, self.model, self.encoder, self.dtype = dataset, model, encoder, dtype
         self.unet, self.conditioner = model.unet, model.conditioner
         self.scheduler = model.scheduler
         weights = model.autoencoder.importance.sqrt()
         self.register_buffer("channel_weights", (weights / weights.mean()).clone(), persistent=False)
-        counts = {"tiles": len(dataset.training), "validation_tiles": len(dataset.validation)}
+        counts = {
+            "regions": [len(level) for level in dataset.training],
+            "validation_regions": [len(level) for level in dataset.validation],
+        }
         data = {"autoencoder": model.autoencoder.fingerprint, **counts, "seed": dataset.seed}
         self.settings = {"kind": "denoiser", **asdict(config), **model.info, **data}
 
@@ -148,7 +178,7 @@ class DiffusionTask(Task):
 
     def forward(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         noisy = self.scheduler.add_noise(batch["latents"], batch["noise"], batch["timestep"])
-        context = self.conditioner(batch["embedding"])
+        context = self.conditioner(*(batch[name] for name in sorted(batch) if name.startswith("condition.")))
         context = torch.where(batch["drop"][:, None, None], self.conditioner.null(1), context)
         target = self._target(batch["latents"], batch["noise"], batch["timestep"])
         return self._loss(self._predict(noisy, batch["timestep"], context), target), {}
@@ -164,13 +194,17 @@ class DiffusionTask(Task):
         return noise
 
     def validate(self) -> dict[str, float]:
-        """The loss on up to 64 held-out tiles at 8 evenly spaced timesteps, always with the same noise."""
-        tiles = self.dataset.validation
-        if not len(tiles):
-            return {}
-        tiles = tiles[:: max(1, len(tiles) // 64)][:64]
-        latents, embeddings = (t.to(self.unet.device) for t in self.dataset.batch(tiles))
-        context = self.conditioner(embeddings)
+        """The loss on up to 64 held-out regions at 8 evenly spaced timesteps, always with the same noise.
+
+        With several levels that of each, and their mean.
+        """
+        losses = {k: self._validate(part) for k, part in enumerate(self.dataset.validation) if len(part)}
+        of_levels = {f"validation_loss_level_{k}": loss for k, loss in losses.items()}
+        mean = {"validation_loss": float(np.mean(list(losses.values())))} if losses else {}
+        return mean | (of_levels if len(self.dataset.training) > 1 else {})
+
+    def _validate(self, regions: np.ndarray) -> float:
+        latents, context = self._batch(_evenly(regions, 64))
         losses = []
         for timestep in range(62, 1000, 125):
             noise = sample_rng(self.dataset.seed, 2**63 + timestep).standard_normal(latents.shape, np.float32)
@@ -178,34 +212,56 @@ class DiffusionTask(Task):
             noisy = self.scheduler.add_noise(latents, noise, when)
             parts = zip(noisy.split(16), self._target(latents, noise, when).split(16), context.split(16), strict=True)
             losses += [self._loss(self._predict(x, when, c), target).item() for x, target, c in parts]
-        return {"validation_loss": float(np.mean(losses))}
+        return float(np.mean(losses))
+
+    def _batch(self, regions: np.ndarray) -> tuple[Tensor, Tensor]:
+        """Latents and context of regions (N, 2), on the device."""
+        latents, condition = self.dataset.batch(regions)
+        return latents.to(self.unet.device), self.conditioner(*(part.to(self.unet.device) for part in condition))
 
     def preview(self, path: Path) -> None:
-        """Above: real tiles, as the autoencoder gives them; below: tiles sampled from their embeddings."""
-        tiles = self.dataset.validation if len(self.dataset.validation) >= 8 else self.dataset.training
-        latents, embeddings = self.dataset.batch(tiles[:: max(1, len(tiles) // 8)][:8])
-        context = self.conditioner(embeddings.to(self.unet.device))
+        """For each level, above: real regions, as the autoencoder gives them; below: sampled from their embeddings."""
+        shown = [
+            validation if len(validation) >= 8 else training
+            for training, validation in zip(self.dataset.training, self.dataset.validation, strict=True)
+        ]
+        batches = [self._batch(_evenly(regions, 8)) for regions in shown]
+        real, context = (torch.cat(parts) for parts in zip(*batches, strict=True))
 
         def eps(x: Tensor, timestep: Tensor, tokens: Tensor) -> Tensor:
             return to_eps(self._predict(x, timestep, tokens), x, timestep, self.scheduler)
 
         denoise = guided(eps, self.conditioner.null(1), PREVIEW_GUIDANCE)
         scheduler: DDIMScheduler = make_scheduler("ddim", self.scheduler, PREVIEW_STEPS)
-        noise = sample_rng(self.dataset.seed, 2**63).standard_normal(latents.shape, np.float32)
+        noise = sample_rng(self.dataset.seed, 2**63).standard_normal(real.shape, np.float32)
         sampled = torch.from_numpy(noise).to(self.unet.device)
         for timestep in scheduler.timesteps:
-            sampled = scheduler.step(denoise(sampled, timestep, context), timestep, sampled).prev_sample
-        decoded = [self.model.autoencoder.decode(x) for x in (latents, sampled)]
-        contact_sheet(to_pictures(torch.cat(decoded)), len(latents), path)
+            predicted = [denoise(x, timestep, c) for x, c in zip(sampled.split(8), context.split(8), strict=True)]
+            sampled = scheduler.step(torch.cat(predicted), timestep, sampled).prev_sample
+        columns, rows = len(batches[0][0]), []
+        for above, below in zip(real.split(8), sampled.split(8), strict=True):
+            rows += [to_pictures(self.model.autoencoder.decode(x)) for x in (above, below)]
+        contact_sheet(np.concatenate(rows), columns, path)
 
     def export(self, directory: Path) -> None:
         self.model.write(directory, self.dtype, self.encoder)
 
 
+def _evenly(regions: np.ndarray, count: int) -> np.ndarray:
+    """Up to `count` rows, evenly taken."""
+    return regions[:: max(1, len(regions) // count)][:count]
+
+
 def build_model(
-    config: DenoiserConfig, conditioner: str, autoencoder, width: int, tile_px: int, info: dict[str, Any]
+    config: DenoiserConfig,
+    conditioner: str,
+    autoencoder: Autoencoder,
+    width: int,
+    tile_px: int,
+    info: dict[str, Any],
+    levels: int = 1,
 ) -> Model:
-    """A model with new weights for embeddings of `width` numbers and tiles of `tile_px` px.
+    """A model with new weights for embeddings of `width` numbers, tiles of `tile_px` px and so many levels.
 
     Raises InputError for a size of tiles that the networks cannot halve as often as they do.
     """
@@ -213,13 +269,20 @@ def build_model(
     if tile_px % divisor:
         raise InputError(f"tiles of {tile_px} px: this autoencoder and preset need a multiple of {divisor} px")
     unet = build_denoiser(config, autoencoder.channels, tile_px // autoencoder.factor)
-    tokens = CONDITIONERS[conditioner](embedding_dim=width, cross_attention_dim=config.cross_attention_dim)
+    form = {"embedding_dim": width, "cross_attention_dim": config.cross_attention_dim}
+    if conditioner == "Summarizer":
+        form |= {**asdict(config.summarizer), "levels": levels}
+    tokens = CONDITIONERS[conditioner](**form)
     return Model(autoencoder, unet, tokens, DDPMScheduler(**NOISE_SCHEDULE, prediction_type=config.prediction), info)
 
 
 def start_from(model: Model, other: Model) -> None:
-    """Take over the denoiser's and the conditioner's weights. Raises ModelError where their forms differ."""
+    """Take over the denoiser's weights, and the conditioner's if it is of the same kind. Raises ModelError where their
+    forms differ."""
     for name in ("unet", "conditioner"):
+        if name == "conditioner" and type(model.conditioner) is not type(other.conditioner):
+            log.info("--init-from %s: another kind of conditioner; ours begins anew", other.directory)
+            continue
         try:
             getattr(model, name).load_state_dict(getattr(other, name).state_dict())
         except RuntimeError as error:
