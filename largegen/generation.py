@@ -24,7 +24,7 @@ from largegen.noise import seed_from
 from largegen.provenance import image_info
 from largegen.reference import Region, check_size, pure_background
 from largegen.runtime import lock, remove
-from largegen.sampling import make_scheduler, sample_canvas
+from largegen.sampling import ConditionAt, make_scheduler, sample_canvas
 from largegen.settings import Sampling
 from largegen.windows import Place, overlap_windows, shift_windows
 from largegen.writers import check_output, write_image
@@ -85,7 +85,7 @@ def generate(
     canvas = sample_latents(model, features, height, width, sampling, latents=latents, progress=progress)
     if output == "latent":
         return canvas
-    return np.concatenate([band for _, band in _decode(model, canvas, sampling, progress=progress)])
+    return np.concatenate([band for _, band in decode_bands(model, canvas, sampling, progress=progress)])
 
 
 def effective(sampling: Sampling, model: Model) -> Sampling:
@@ -108,15 +108,9 @@ def sample_latents(
 
     sampling: as `effective` gives it. options: further arguments of sampling.sample_canvas.
     """
-    features = features.to(model.device)
-
-    def condition_at(places: list[tuple[int, int]]) -> Tensor:
-        y, x = (torch.tensor(places, dtype=torch.float64) / model.window).T
-        return model.context(interpolate_grid(features, y, x))
-
     return sample_canvas(
         model.eps,
-        condition_at,
+        interpolated(model, features),
         make_scheduler(sampling.scheduler, model.scheduler, sampling.steps),
         (model.autoencoder.channels, height // model.factor, width // model.factor),
         window=model.window,
@@ -130,6 +124,17 @@ def sample_latents(
         device=model.device,
         **options,
     )
+
+
+def interpolated(model: Model, features: Tensor) -> ConditionAt:
+    """The condition of windows anywhere over a grid of embeddings (R, C, D): interpolated between its points."""
+    features = features.to(model.device)
+
+    def condition_at(places: list[Place]) -> Tensor:
+        y, x = (torch.tensor(places, dtype=torch.float64) / model.window).T
+        return model.context(interpolate_grid(features, y, x))
+
+    return condition_at
 
 
 def auto_batch_size(model: Model) -> int:
@@ -147,9 +152,10 @@ def auto_batch_size(model: Model) -> int:
     return 1 << room.bit_length() - 1
 
 
-def _decode(
+def decode_bands(
     model: Model, canvas: Tensor, sampling: Sampling, skip=None, colour=(255, 255, 255), progress: bool = False
 ) -> Iterator[tuple[int, np.ndarray]]:
+    """Decode a canvas as decode.decode_canvas does, with a model's and its sampling's settings."""
     return decode_canvas(
         model.autoencoder.decode,
         canvas,
@@ -194,15 +200,7 @@ def generate_file(
     partial = out.with_name(f".{out.name}.partial")
     started = time.perf_counter()
     with ExitStack() as stack:
-
-        def claim() -> None:
-            stack.enter_context(lock(out))
-            check_output(out, overwrite, (region.width, region.height))
-            for name in (out.name, partial.name):  # what a run left that was killed while it wrote
-                for leftover in out.parent.glob(f".{escape(name)}.*.tmp*"):
-                    remove(leftover)
-
-        from_main(processes, claim)
+        from_main(processes, lambda: claim(stack, out, overwrite, (region.width, region.height), partial))
         canvas = sample_latents(
             model,
             torch.from_numpy(grid.features),
@@ -214,14 +212,14 @@ def generate_file(
             processes=processes,
             checkpoint=partial,
             keep_batch_size=automatic,
-            fingerprint=_fingerprint(model, grid, region),
+            fingerprint=fingerprint_of(model, grid, region),
             save_every_s=save_every_s,
             progress=progress,
         )
         sampled = time.perf_counter()
 
         def write() -> None:
-            bands = _decode(model, canvas, sampling, skip, colour, progress)
+            bands = decode_bands(model, canvas, sampling, skip, colour, progress)
             write_image(out, bands, image_info(model, grid, region, sampling, command))
             partial.unlink(missing_ok=True)
 
@@ -237,13 +235,22 @@ def generate_file(
     }
 
 
+def claim(stack: ExitStack, out: Path, overwrite: bool, size: tuple[int, int], *partials: Path) -> None:
+    """Lock an output for as long as `stack` lives, see that it can be written, and clear up after killed runs."""
+    stack.enter_context(lock(out))
+    check_output(out, overwrite, size)
+    for name in (out.name, *(partial.name for partial in partials)):  # what a run left that was killed while it wrote
+        for leftover in out.parent.glob(f".{escape(name)}.*.tmp*"):
+            remove(leftover)
+
+
 def _flat_latent(model: Model, colour: tuple[int, int, int]) -> Tensor:
     """The latent (C,) of a picture of one colour."""
     flat = torch.tensor(colour).float()[None, :, None, None] / 127.5 - 1
     return model.autoencoder.encode(flat.expand(1, 3, model.tile_px, model.tile_px)).mean((0, 2, 3))
 
 
-def _fingerprint(model: Model, grid: EmbeddingGrid, region: Region) -> str:
+def fingerprint_of(model: Model, grid: EmbeddingGrid, region: Region) -> str:
     """Stands for all that the latents depend on beside the sampling's settings."""
     digest = hashlib.sha256(grid.features.tobytes() + grid.tissue.tobytes())
     about = [asdict(region), grid.source["background"], dict(model.scheduler.config), str(model.dtype)]

@@ -8,7 +8,7 @@ import json
 import re
 import struct
 import xml.etree.ElementTree as ET
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -43,6 +43,27 @@ class ImageInfo:
             **{key: value for key, value in known.items() if value is not None},
             **self.provenance,
         }
+
+    def at(self, shrink: int) -> "ImageInfo":
+        """Of the same picture, shrunk to a `shrink`-th in each direction."""
+        place = self.georeference
+        if place is not None:
+            a, b, c, d, e, f = place.transform
+            place = replace(place, transform=(a * shrink, b * shrink, c, d * shrink, e * shrink, f))
+        return replace(
+            self,
+            width=self.width // shrink,
+            height=self.height // shrink,
+            mpp=self.mpp and self.mpp * shrink,
+            gsd_m=self.gsd_m and self.gsd_m * shrink,
+            georeference=place,
+        )
+
+    def of_a_sheet(self, shrink: int) -> "ImageInfo":
+        """Of a sheet of patches at a `shrink`-th of this resolution, which as a whole lies nowhere."""
+        return replace(
+            self, mpp=self.mpp and self.mpp * shrink, gsd_m=self.gsd_m and self.gsd_m * shrink, georeference=None
+        )
 
     def text(self) -> str:
         """The record as ASCII JSON spread over lines: what viewers show as the image's description."""

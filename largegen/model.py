@@ -14,6 +14,7 @@ from largegen import __version__
 from largegen.autoencoder import AUTOENCODERS, Autoencoder
 from largegen.conditioning import CONDITIONERS
 from largegen.errors import ModelError
+from largegen.guide import LinearDecoder, load_linear_decoder, save_linear_decoder
 from largegen.networks import load_network, save_network
 from largegen.runtime import atomic, keep_freed_memory, resolve_device, resolve_precision, write_json
 
@@ -21,6 +22,7 @@ log = logging.getLogger(__name__)
 
 BUNDLED = {"starter": Path(__file__).parent / "starter"}
 INDEX = "model_index.json"
+LINEAR_DECODER = "linear_decoder.safetensors"
 DENOISERS = {"UNet2DConditionModel": UNet2DConditionModel}
 
 
@@ -30,7 +32,7 @@ class Model:
     autoencoder: see autoencoder.py; unet: predicts the noise; conditioner: embeddings -> context tokens
     (conditioning.py); scheduler: the training noise schedule; info: what travels with the weights (`name`,
     `encoder`, `encoder_licence`, `licence`, `tile_px`, `embedding_dim`, what it was trained on); directory:
-    where it was loaded from, if it was.
+    where it was loaded from, if it was; linear_decoder: see guide.py, None where the model has none.
     """
 
     def __init__(
@@ -41,9 +43,11 @@ class Model:
         scheduler: DDPMScheduler,
         info: dict[str, Any],
         directory: Path | None = None,
+        linear_decoder: LinearDecoder | None = None,
     ):
         self.autoencoder, self.unet, self.conditioner = autoencoder, unet, conditioner
         self.scheduler, self.info, self.directory = scheduler, info, directory
+        self.linear_decoder = linear_decoder
 
     @property
     def device(self) -> torch.device:
@@ -118,6 +122,8 @@ class Model:
         for name, network in parts.items():
             save_network(network, directory / name, dtype)
         self.scheduler.save_pretrained(directory / "scheduler")
+        if self.linear_decoder:
+            save_linear_decoder(self.linear_decoder, directory / LINEAR_DECODER)
         if encoder:
             shutil.copytree(encoder, directory / "encoder")
         classes = {name: type(network).__name__ for name, network in parts.items()}
@@ -185,5 +191,6 @@ def load_model(name_or_dir: str | Path = "starter", device: str = "auto", precis
     ):
         if found != wanted:
             raise ModelError(f"{directory}: unet has {part} {found}, but its other networks {wanted}")
-    model = Model(Autoencoder(vae), unet, conditioner, scheduler, index["info"], directory)
+    linear = load_linear_decoder(directory / LINEAR_DECODER)
+    model = Model(Autoencoder(vae), unet, conditioner, scheduler, index["info"], directory, linear)
     return model.to(target, dtype)

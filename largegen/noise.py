@@ -5,6 +5,7 @@ import torch
 
 BLOCK = 8  # side of the square of latents that shares a key
 INITIAL = -1  # the step whose noise is the canvas that sampling starts from
+SEAM = -2  # the step whose noise a finished canvas gets before the pass against seams
 
 
 def noise(seed: int, step: int, top: int, left: int, height: int, width: int, channels: int) -> torch.Tensor:

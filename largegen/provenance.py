@@ -1,6 +1,8 @@
 """What a generated picture says of itself: where it lies, and all that made it."""
 
+from collections.abc import Mapping
 from dataclasses import asdict
+from typing import Any
 
 import diffusers
 import torch
@@ -14,8 +16,18 @@ from largegen.settings import Sampling
 from largegen.slide import Georeference
 
 
-def image_info(model: Model, grid: EmbeddingGrid, region: Region, sampling: Sampling, command: str) -> ImageInfo:
-    """What the picture says of itself: resolution and place as its reference's, and all that made it."""
+def image_info(
+    model: Model,
+    grid: EmbeddingGrid,
+    region: Region,
+    sampling: Sampling,
+    command: str,
+    more: Mapping[str, Any] | None = None,
+) -> ImageInfo:
+    """What the picture says of itself: resolution and place as its reference's, and all that made it.
+
+    more: what else made it, JSON values.
+    """
     source, scale = grid.source, grid.downsample
     place = None
     if source["crs"]:
@@ -42,6 +54,7 @@ def image_info(model: Model, grid: EmbeddingGrid, region: Region, sampling: Samp
             "reference_xy": list(grid.origin_xy),
             "seed": sampling.seed,
             "sampling": {name: value for name, value in asdict(sampling).items() if name != "seed"},
+            **(more or {}),
             "precision": str(model.dtype).removeprefix("torch."),
             "versions": {"largegen": __version__, "torch": torch.__version__, "diffusers": diffusers.__version__},
         },

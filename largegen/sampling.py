@@ -28,6 +28,7 @@ log = logging.getLogger(__name__)
 
 Denoise = Callable[[Tensor, Tensor, Tensor], Tensor]  # (latents (B, C, h, w), timestep, contexts (B, T, D)) -> eps
 ConditionAt = Callable[[list[Place]], Tensor]  # N places on the canvas -> contexts (N, T, D)
+Correct = Callable[[Tensor], Tensor]  # predicted clean latents (1, C, H, W) -> better ones
 Scheduler = DDIMScheduler | DPMSolverMultistepScheduler | UniPCMultistepScheduler
 
 SCHEDULERS: dict[str, tuple[type[Scheduler], dict]] = {
@@ -102,6 +103,8 @@ def sample_canvas(
     eta: float = 0.0,
     seed: int = 0,
     latents: Tensor | None = None,
+    last_steps: int | None = None,
+    correct: Correct | None = None,
     origin: Place = (0, 0),
     batch_size: int = 8,
     device: torch.device | str = "cpu",
@@ -124,7 +127,9 @@ def sample_canvas(
     scheduler: from `make_scheduler`. shape: (C, H, W) of the canvas. window, stride: in latents.
     windows: `overlap` every `stride` (default: a quarter), or `shift` (side by side, moved at every step).
     null, guidance: see `guided`. eta: DDIM's added noise, 0 to 1. seed: of the noise and of the moving grid.
-    latents: (1, C, H, W) to start from in place of noise.
+    latents: (1, C, H, W) to start from in place of noise. last_steps: take only so many of the scheduler's timesteps,
+        from `latents` that have the noise of the first of them.
+    correct: is given what each step predicts for the clean canvas, and answers what to take for it.
     origin: (row, column) of the canvas in the noise field, so that a canvas can be a piece of a larger one.
     processes: share the windows among accelerate's processes; each returns the whole canvas.
     skip: (H, W) bool, True for background: windows of nothing else are not denoised. Latents that no other
@@ -132,7 +137,7 @@ def sample_canvas(
     checkpoint: a file for the canvas, written at the end and at most every `save_every_s` before, nor in more than a
         20th of the time (0: at every step). A run that finds it goes on from there, to the same result bit for bit,
         if settings and `fingerprint` are equal.
-    fingerprint: stands for what the settings don't tell: model, conditions, skip, latents.
+    fingerprint: stands for what the settings don't tell: model, conditions, skip, latents, correct.
     keep_batch_size: go on with the batch size of the run that wrote the checkpoint.
 
     Windows are summed in their order, so the result depends on neither `batch_size` nor the number of
@@ -166,8 +171,8 @@ def sample_canvas(
     canvas = canvas.to(device if canvas.numel() <= DEVICE_CANVAS_VALUES else "cpu")
 
     scheduler.set_timesteps(steps)  # forgets an earlier run
-    first = 0
-    settings = [shape, window, windows, stride, guidance, eta, seed, origin, type(scheduler).__name__]
+    start = first = 0 if last_steps is None else steps - last_steps
+    settings = [shape, window, windows, stride, guidance, eta, seed, origin, type(scheduler).__name__, first]
     fingerprint = json.dumps([*settings, steps, fingerprint])
     if checkpoint is not None and (saved := load_progress(checkpoint, fingerprint, processes)):
         first, canvas = saved["step"], saved["canvas"].to(canvas.device)
@@ -180,8 +185,8 @@ def sample_canvas(
     bar = tqdm(
         desc="sample",
         unit="window",
-        total=sum(map(len, plan)),
-        initial=sum(map(len, plan[:first])),
+        total=sum(map(len, plan[start:])),
+        initial=sum(map(len, plan[start:first])),
         disable=None if progress and main else True,  # None: off where stderr is no terminal
     )
     with bar:
@@ -193,7 +198,10 @@ def sample_canvas(
 
             eps, covered = _mean_eps(eps_at, canvas, plan[step], size, batch_size, processes, bar)
             if skip is not None:
-                eps = torch.where(covered, eps, _eps_around(skip_latent, canvas, scheduler, timestep))
+                clean = 0 if skip_latent is None else skip_latent.to(canvas)[:, None, None]
+                eps = torch.where(covered, eps, eps_of(clean, canvas, scheduler, timestep))
+            if correct is not None:
+                eps = eps_of(correct(clean_of(eps, canvas, scheduler, timestep)), canvas, scheduler, timestep)
             added = {"eta": eta, "variance_noise": field(step).to(canvas.device)} if eta else {}
             canvas = scheduler.step(eps, timestep, canvas, **added).prev_sample
             if not canvas.isfinite().all():
@@ -243,11 +251,16 @@ def _mean_eps(
     return total / count.clamp(min=1), count > 0
 
 
-def _eps_around(clean: Tensor | None, canvas: Tensor, scheduler: Scheduler, timestep: Tensor) -> Tensor:
-    """The eps that takes every latent to `clean` (C,): (x - sqrt(alpha_bar) clean) / sqrt(1 - alpha_bar)."""
+def clean_of(eps: Tensor, noisy: Tensor, scheduler: Scheduler, timestep: Tensor) -> Tensor:
+    """The clean latents x0 that a predicted noise stands for: (x - sqrt(1 - alpha_bar) eps) / sqrt(alpha_bar)."""
     alpha_bar = scheduler.alphas_cumprod[timestep].item()
-    clean = 0 if clean is None else clean.to(canvas)[:, None, None]
-    return (canvas - alpha_bar**0.5 * clean) / (1 - alpha_bar) ** 0.5
+    return (noisy - (1 - alpha_bar) ** 0.5 * eps) / alpha_bar**0.5
+
+
+def eps_of(clean: Tensor | int, noisy: Tensor, scheduler: Scheduler, timestep: Tensor) -> Tensor:
+    """The noise that takes noisy latents to `clean` ones: (x - sqrt(alpha_bar) clean) / sqrt(1 - alpha_bar)."""
+    alpha_bar = scheduler.alphas_cumprod[timestep].item()
+    return (noisy - alpha_bar**0.5 * clean) / (1 - alpha_bar) ** 0.5
 
 
 def _kept(places: list[Place], size: tuple[int, int], skip: Tensor | None) -> list[Place]:

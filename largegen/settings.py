@@ -7,6 +7,7 @@ from largegen.errors import InputError
 
 SCHEDULERS = ("ddim", "dpm++", "unipc")
 WINDOWS = ("overlap", "shift")
+ZOOM_METHODS = ("fast", "published")
 
 
 @dataclass(frozen=True)
@@ -47,3 +48,28 @@ class Sampling:
                 raise InputError(f"{name} {stride}: must be 1 or more, or 0 for the default")
             if window is not None and stride > window:
                 raise InputError(f"{name} {stride}: must be between 1 and the model's window of {window} latents")
+
+
+@dataclass(frozen=True)
+class Zooming:
+    """How a picture is made to agree with its guide; all but the method is of the published one [Z]."""
+
+    method: str = "fast"  # fast or published
+    inner_steps: int = 10  # K, per tile and step; 0 leaves the tiles alone
+    inner_rate: float = 0.5  # of each inner step
+    fd_step: float = 0.005  # h, of its forward differences
+    seam_steps: int = 6  # of the pass against seams; 0: none
+
+    def check(self) -> None:
+        """Raise an InputError for what cannot be."""
+        if self.method not in ZOOM_METHODS:
+            raise InputError(f"--method {self.method}: use one of {', '.join(ZOOM_METHODS)}")
+        if self.inner_steps < 0:
+            raise InputError(f"--inner-steps {self.inner_steps}: must be 0 or more")
+        if not 0 <= self.seam_steps <= 300:
+            raise InputError(f"--seam-steps {self.seam_steps}: must be between 0 and 300")
+        for name, value in (("--inner-rate", self.inner_rate), ("--fd-step", self.fd_step)):
+            if not 0 < value < math.inf:
+                raise InputError(f"{name} {value}: must be more than 0")
+        if self.method == "fast" and self != Zooming():
+            raise InputError("--inner-steps, --inner-rate, --fd-step, --seam-steps: only with --method published")

@@ -17,10 +17,10 @@ from torch.utils.data import Dataset
 
 from largegen.dataset import sample_rng
 from largegen.errors import InputError, OutputError, TrainingError
+from largegen.sheet import contact_sheet
 from largegen.training.checkpoints import checkpoints
 from largegen.training.loop import LoopConfig, Task, fit, plan
 from largegen.training.metrics import Metrics, plot_losses, read_metrics
-from largegen.training.pictures import contact_sheet
 from largegen.training.setup import make_accelerator
 
 

@@ -32,7 +32,7 @@ def save_encoder(directory: Path, seed: int = 0) -> Path:
     return directory
 
 
-def save_model(directory: Path, encoder: Path, seed: int = 0) -> Path:
+def save_model(directory: Path, encoder: Path, seed: int = 0, levels: int = 1) -> Path:
     """Write a model directory for tiles of 64 px (8 latents), whose pictures are noise, but not flat."""
     torch.manual_seed(seed)
     loaded = load_encoder(f"local-dir:{encoder}", device="cpu")
@@ -42,7 +42,10 @@ def save_model(directory: Path, encoder: Path, seed: int = 0) -> Path:
         **{"name": "tiny", "encoder": f"local-dir:{encoder}", "encoder_fingerprint": loaded.fingerprint},
         **{"encoder_licence": "CC-BY-4.0", "licence": "CC0-1.0", "embedding_dim": WIDTH, "tile_px": TILE_PX},
     }
-    model = build_model(PRESETS["tiny"], "PatchConditioner", Autoencoder(vae), WIDTH, TILE_PX, info)
+    if levels > 1:
+        info["mpp"] = 0.5
+    conditioner = "PatchConditioner" if levels == 1 else "Summarizer"
+    model = build_model(PRESETS["tiny"], conditioner, Autoencoder(vae), WIDTH, TILE_PX, info, levels)
     model.save(directory, encoder=encoder)
     return directory
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from largegen.cli import options as shared
-from largegen.errors import InputError
+from largegen.cli.reference_options import Choice, with_reference_options
 from largegen.settings import Sampling
 
 if TYPE_CHECKING:
@@ -23,17 +23,12 @@ if TYPE_CHECKING:
     from largegen.reference import Region
 
 
+@with_reference_options
 def generate(
-    ref: Annotated[Path | None, typer.Option(help="Reference slide or scene; the tiles it needs are embedded.")] = None,
-    embeddings: Annotated[Path | None, typer.Option(help="Embedding file to use in place of --ref.")] = None,
+    reference: Choice,
     size: Annotated[str, typer.Option(help="N, WxH (pixels) or full (all of the reference).")] = "1024",
-    region: Annotated[
-        str | None,
-        typer.Option(
-            help="X,Y: top-left corner in level-0 pixels, moved up and left to a tile's.", show_default="most tissue"
-        ),
-    ] = None,
-    model: Annotated[str, typer.Option(help="Bundled model's name, or model directory.")] = "starter",
+    region: shared.Corner = None,
+    model: shared.ModelName = "starter",
     out: Annotated[
         Path | None,
         typer.Option(
@@ -41,10 +36,8 @@ def generate(
             show_default="<slide>_synthetic_<size>.tif",
         ),
     ] = None,
-    steps: Annotated[int, typer.Option(help="Denoising steps.")] = Sampling.steps,
-    guidance: Annotated[
-        float, typer.Option(min=0.0, help="Guidance scale: 1 is none, more keeps to the reference.")
-    ] = Sampling.guidance,
+    steps: shared.Steps = Sampling.steps,
+    guidance: shared.Guidance = Sampling.guidance,
     eta: Annotated[float, typer.Option(help="Noise added by DDIM, 0 to 1.")] = Sampling.eta,
     scheduler: Annotated[str, typer.Option(help="ddim, dpm++ or unipc.")] = Sampling.scheduler,
     windows: Annotated[
@@ -53,19 +46,7 @@ def generate(
     stride: Annotated[
         int, typer.Option(min=0, help="Latents between overlapping windows.", show_default="half a window")
     ] = Sampling.stride,
-    batch_size: Annotated[str, typer.Option(help="Windows through the network at once: auto or a number.")] = "auto",
-    mag: shared.Mag = None,
-    mpp: shared.Mpp = None,
-    gsd: shared.Gsd = None,
-    source_mpp: shared.SourceMpp = None,
-    source_mag: shared.SourceMag = None,
-    source_gsd: shared.SourceGsd = None,
-    tissue_threshold: shared.TissueThreshold = None,
-    no_tissue_filter: shared.NoTissueFilter = False,
-    encoder_weights: shared.EncoderWeights = None,
-    cache: Annotated[
-        Path | None, typer.Option(help="Directory of embedded regions.", show_default="~/.cache/largegen")
-    ] = None,
+    batch_size: shared.Windows = "auto",
     save_every: Annotated[float, typer.Option(min=0.0, help="Seconds between saves of the unfinished canvas.")] = 30.0,
     device: shared.Device = "auto",
     precision: shared.Precision = "auto",
@@ -79,15 +60,6 @@ def generate(
     Embeds the reference (or takes its embedding file), samples overlapping or shifted windows under the interpolated
     embeddings, and writes a pyramidal TIFF or what the suffix of --out says. Killed, the same command goes on.
     """
-    if (ref is None) == (embeddings is None):
-        raise InputError("give --ref SLIDE or --embeddings FILE.h5")
-    if sum(value is not None for value in (mag, mpp, gsd)) > 1:
-        raise InputError("--mag, --mpp, --gsd: give only one of them")
-    of_slides = (mag, mpp, gsd, source_mpp, source_mag, source_gsd, tissue_threshold, encoder_weights, cache)
-    if embeddings and (no_tissue_filter or any(value is not None for value in of_slides)):
-        raise InputError("--embeddings: resolution, tissue filter, encoder and cache are options of --ref only")
-    if batch_size != "auto" and not (batch_size.isdecimal() and int(batch_size)):
-        raise InputError(f"--batch-size {batch_size}: give auto or a number of windows")
     sampling = Sampling(
         steps=steps,
         guidance=guidance,
@@ -95,23 +67,20 @@ def generate(
         scheduler=scheduler,
         windows=windows,
         stride=stride,
-        batch_size=0 if batch_size == "auto" else int(batch_size),
+        batch_size=shared.window_batch(batch_size),
         seed=seed,
     )
     sampling.check()
     from largegen.reference import parse_region, parse_size
 
     wanted, corner = parse_size(size), parse_region(region) if region else None
-    name = (ref or embeddings).stem.removesuffix(".ome")
-    out = out or Path(f"{name}_synthetic_{size.lower()}.tif")
+    out = out or Path(f"{reference.name}_synthetic_{size.lower()}.tif")
     from largegen.writers import check_output
 
     check_output(out, overwrite, wanted)
     from largegen.distributed import join
     from largegen.generation import effective, generate_file
     from largegen.model import load_model
-    from largegen.reference import file_reference, slide_reference
-    from largegen.slide import open_slide
 
     network = load_model(model, device, precision)
     main = join(network.device).is_main_process
@@ -120,28 +89,13 @@ def generate(
     progress = shared.show_progress()
     settings = effective(sampling, network)
     with ExitStack() as stack:
-        if ref is None:
-            reference = file_reference(network, embeddings)
-        else:
-            slide = stack.enter_context(open_slide(ref, source_mpp, source_mag, source_gsd))
-            target = shared.Target(mag, mpp, gsd)
-            reference = slide_reference(
-                network,
-                slide,
-                downsample=target.downsample(slide),
-                mag=target.magnification(slide),
-                tissue_threshold=tissue_threshold,
-                tissue_filter=not no_tissue_filter,
-                encoder_weights=encoder_weights,
-                cache=cache,
-                progress=progress,
-            )
-        place = reference.region(network, wanted, corner)
+        source = reference.open(stack, network)
+        place = source.region(network, wanted, corner)
         if dry_run:
             if main:
-                shared.print_json(_estimate(network, place, reference.tissue[place.tiles], settings, out))
+                shared.print_json(_estimate(network, place, source.tissue[place.tiles], settings, out))
             return
-        grid = reference.grid(place)
+        grid = source.grid(place)
     report = generate_file(
         network,
         grid,

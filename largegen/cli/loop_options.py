@@ -1,7 +1,5 @@
 """Options that the training commands share, and what they do with them: fit, or say what they would fit."""
 
-import functools
-import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -95,34 +93,15 @@ def _options(
 
 def with_loop_options(**defaults: Any) -> Callable:
     """Give a training command the loop's options, with its own `defaults`, as one argument `run: Run`."""
-
-    def decorate(function: Callable) -> Callable:
-        own = {k: p for k, p in inspect.signature(function, eval_str=True).parameters.items() if k != "run"}
-        added = {
-            name: option.replace(default=defaults.get(name, option.default))
-            for name, option in inspect.signature(_options, eval_str=True).parameters.items()
-        }
-
-        @functools.wraps(function)
-        def command(**options):
-            loop = {name: options[name] for name in added}
-            places = {name: loop.pop(name) for name in ("out", "dry_run", "json")}
-            return function(**{name: options[name] for name in own}, run=Run(config=_loop_config(loop), **places))
-
-        parameters = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in (*own.values(), *added.values())]
-        command.__signature__ = inspect.Signature(parameters)
-        command.__annotations__ = {p.name: p.annotation for p in parameters}
-        return command
-
-    return decorate
+    return shared.with_options("run", _options, _run, **defaults)
 
 
-def _loop_config(options: dict[str, Any]) -> "LoopConfig":
+def _run(out: Path, dry_run: bool, json: bool, **options: Any) -> Run:
     choose("--mixed-precision", options["mixed_precision"], ("auto", "no", "bf16", "fp16"))
     choose("--lr-schedule", options["schedule"], ("constant", "cosine"))
     from largegen.training.setup import LoopConfig
 
-    return LoopConfig(**options)
+    return Run(out, LoopConfig(**options), dry_run, json)
 
 
 def choose(option: str, value: str | int, allowed: tuple) -> None:

@@ -1,9 +1,12 @@
 """Options that several commands share, and what -v, -q, --json and --config mean for all of them."""
 
+import functools
+import inspect
 import json
 import logging
 import sys
 import tomllib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -125,6 +128,20 @@ KeepGoing = Annotated[
     bool,
     typer.Option("--keep-going", help="Go on with the other inputs when one fails; the exit code is then 3."),
 ]
+ModelName = Annotated[str, typer.Option("--model", help="Bundled model's name, or model directory.")]
+Corner = Annotated[
+    str | None,
+    typer.Option(
+        "--region",
+        help="X,Y: top-left corner in level-0 pixels, moved up and left to a tile's.",
+        show_default="most tissue",
+    ),
+]
+Steps = Annotated[int, typer.Option(help="Denoising steps.")]
+Guidance = Annotated[float, typer.Option(min=0.0, help="Guidance scale: 1 is none, more keeps to the reference.")]
+Windows = Annotated[
+    str, typer.Option("--batch-size", help="Windows through the network at once: auto or a number.", metavar="N|auto")
+]
 BatchSize = Annotated[int, typer.Option(min=1, help="How many go through the network at once.")]
 Workers = Annotated[int, typer.Option(min=0, help="Threads that read tiles ahead of the network.")]
 Mag = Annotated[
@@ -165,6 +182,44 @@ EncoderWeights = Annotated[
     Path | None,
     typer.Option(help="Weights of the encoder from a .safetensors, .pth or .bin file, for offline use."),
 ]
+
+
+def window_batch(text: str) -> int:
+    """The number that `--batch-size` means; 0 for auto. Raises InputError for anything else."""
+    if text != "auto" and not (text.isdecimal() and int(text)):
+        raise InputError(f"--batch-size {text}: give auto or a number of windows")
+    return 0 if text == "auto" else int(text)
+
+
+def with_options(name: str, group: Callable, build: Callable[..., Any], **defaults: Any) -> Callable:
+    """Give a command all options of `group`, a function's parameters, as the one argument `name`: `build` of them.
+
+    They come where `name` stands among the command's own options, but for those that the command has itself; defaults:
+    the command's own for them.
+    """
+
+    def decorate(function: Callable) -> Callable:
+        own = inspect.signature(function, eval_str=True).parameters
+        group_options = {
+            k: option.replace(default=defaults.get(k, option.default))
+            for k, option in inspect.signature(group, eval_str=True).parameters.items()
+            if k not in own
+        }
+
+        @functools.wraps(function)
+        def command(**options):
+            built = build(**{k: options.pop(k) for k in group_options})
+            return function(**options, **{name: built})
+
+        parameters: list[inspect.Parameter] = []
+        for key, parameter in own.items():
+            parameters += group_options.values() if key == name else [parameter]
+        parameters = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in parameters]
+        command.__signature__ = inspect.Signature(parameters)
+        command.__annotations__ = {p.name: p.annotation for p in parameters}
+        return command
+
+    return decorate
 
 
 @dataclass(frozen=True)

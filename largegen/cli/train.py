@@ -23,7 +23,6 @@ def train(
     embeddings: Annotated[
         list[Path], typer.Argument(help="Embedding files (.h5) or directories of them.", metavar="EMBEDDINGS...")
     ],
-    run: loop.Run,
     vae: Annotated[
         str, typer.Option(help="Autoencoder: a model, run or diffusers directory, or `starter`.")
     ] = "starter",
@@ -60,6 +59,8 @@ def train(
         str, typer.Option(help="Licence of the model's weights.", show_default="the encoder's and --init-from's")
     ] = "",
     export_precision: loop.ExportPrecision = "fp32",
+    *,
+    run: loop.Run,
 ) -> None:
     """Fit a latent diffusion model conditioned on embeddings, from slides and their embedding files.
 

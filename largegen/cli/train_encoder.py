@@ -21,7 +21,6 @@ from largegen.cli import options as shared
 )
 def train_encoder(
     slides: Annotated[list[Path], typer.Argument(help="Slides, scenes or directories of them.", metavar="SLIDE...")],
-    run: loop.Run,
     architecture: Annotated[str, typer.Option(help="Any timm model name.")] = "resnet10t",
     width: Annotated[int, typer.Option(min=8, help="Width of the embedding.")] = 256,
     tile_px: Annotated[int, typer.Option(min=32, help="Side of the tiles it will see.")] = 256,
@@ -36,6 +35,8 @@ def train_encoder(
     source_mpp: shared.SourceMpp = None,
     source_mag: shared.SourceMag = None,
     source_gsd: shared.SourceGsd = None,
+    *,
+    run: loop.Run,
 ) -> None:
     """Fit a small tile encoder without labels on tiles of slides, for `embed` to use.
 

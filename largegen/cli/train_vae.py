@@ -21,7 +21,6 @@ from largegen.cli import options as shared
 )
 def train_vae(
     slides: Annotated[list[Path], typer.Argument(help="Slides, scenes or directories of them.", metavar="SLIDE...")],
-    run: loop.Run,
     preset: Annotated[str, typer.Option(help="Size of the autoencoder: starter or tiny.")] = "starter",
     latent_channels: Annotated[int, typer.Option(min=0, help="Latent channels.", show_default="the preset's")] = 0,
     perceptual_weight: Annotated[float, typer.Option(min=0.0, help="Weight of the perceptual term, 1 - SSIM.")] = 0.2,
@@ -35,6 +34,8 @@ def train_vae(
     source_mpp: shared.SourceMpp = None,
     source_mag: shared.SourceMag = None,
     source_gsd: shared.SourceGsd = None,
+    *,
+    run: loop.Run,
 ) -> None:
     """Fit an autoencoder on tiles of slides, for `train` to work in its latents.
 

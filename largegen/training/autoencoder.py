@@ -13,9 +13,9 @@ from torch import Tensor
 from largegen.autoencoder import ResidualAutoencoder
 from largegen.dataset import CropDataset, sample_rng, to_network, to_pictures
 from largegen.networks import save_network
+from largegen.sheet import contact_sheet
 from largegen.slide import Slide
 from largegen.training.loop import Task
-from largegen.training.pictures import contact_sheet
 
 STAIN_PX = 8  # side of the squares whose mean colour is held to: normalisation layers let colour drift, L1 barely minds
 

@@ -16,16 +16,18 @@ from largegen.autoencoder import Autoencoder
 from largegen.conditioning import CONDITIONERS
 from largegen.dataset import sample_rng, to_pictures, turn
 from largegen.errors import InputError, ModelError
+from largegen.guide import fit_linear_decoder
 from largegen.latents import TURNS
 from largegen.model import Model, to_eps
 from largegen.regions import EmbeddingGrids, Regions, split
 from largegen.sampling import guided, make_scheduler
+from largegen.sheet import contact_sheet
 from largegen.training.loop import Task
-from largegen.training.pictures import contact_sheet
 
 log = logging.getLogger(__name__)
 
 CONDITION_DROPOUT = 0.1  # [L] and [Z]: part of the samples that see the null condition
+LINEAR_FIT_REGIONS = 64  # that the linear decoder of the model is fitted on
 PREVIEW_STEPS, PREVIEW_GUIDANCE = 20, 2.0
 NOISE_SCHEDULE = {
     "num_train_timesteps": 1000,
@@ -244,6 +246,8 @@ class DiffusionTask(Task):
         contact_sheet(np.concatenate(rows), columns, path)
 
     def export(self, directory: Path) -> None:
+        latents, _ = self.dataset.batch(_evenly(self.dataset.training[0], LINEAR_FIT_REGIONS))
+        self.model.linear_decoder = fit_linear_decoder(self.model.autoencoder.decode, latents)
         self.model.write(directory, self.dtype, self.encoder)
 
 

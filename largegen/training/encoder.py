@@ -19,9 +19,9 @@ from largegen.dataset import CropDataset, to_network, to_pictures
 from largegen.errors import InputError
 from largegen.networks import save_weights
 from largegen.runtime import write_json
+from largegen.sheet import contact_sheet
 from largegen.slide import Slide
 from largegen.training.loop import Task
-from largegen.training.pictures import contact_sheet
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 

@@ -1,0 +1,91 @@
+"""`largegen sample`."""
+
+import shlex
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from largegen.cli import options as shared
+from largegen.cli.reference_options import Choice, with_reference_options
+from largegen.errors import InputError
+from largegen.settings import Sampling
+
+if TYPE_CHECKING:
+    from largegen.model import Model
+
+
+@with_reference_options
+def sample(
+    reference: Choice,
+    mag: Annotated[
+        float | None, typer.Option(help="Magnification of the patches: 20, 10, 5, ...", show_default="the base")
+    ] = None,
+    level: Annotated[
+        int | None, typer.Option(min=0, help="The same as a number: 0 is the base, 1 half of it, ...")
+    ] = None,
+    count: Annotated[int, typer.Option("--count", "-n", min=1, help="Patches on the sheet.")] = 16,
+    model: shared.ModelName = "starter",
+    out: Annotated[
+        Path | None,
+        typer.Option(help="The sheet: .png, .jpg or .tif.", show_default="<slide>_samples_<magnification>.png"),
+    ] = None,
+    steps: shared.Steps = Sampling.steps,
+    guidance: shared.Guidance = Sampling.guidance,
+    device: shared.Device = "auto",
+    precision: shared.Precision = "auto",
+    seed: shared.Seed = Sampling.seed,
+    overwrite: shared.Overwrite = False,
+    json: shared.Json = False,
+) -> None:
+    """Sample single patches at one magnification, after random places of a reference, as a contact sheet."""
+    sampling = Sampling(steps=steps, guidance=guidance, seed=seed)
+    sampling.check()
+    if mag is not None and level is not None:
+        raise InputError("--mag, --level: give only one of them")
+    from largegen.model import load_model
+    from largegen.provenance import image_info
+    from largegen.reference import Region
+    from largegen.sheet import lay_out
+    from largegen.writers import check_output, write_image
+    from largegen.zoom import choose_regions, grid_at, sample_patches
+
+    network = load_model(model, device, precision)
+    level = _level(network, mag, level)
+    name = network.level_names[level]
+    out = out or Path(f"{reference.name}_samples_{name}.png")
+    check_output(out, overwrite)
+    with ExitStack() as stack:
+        source = reference.open(stack, network)
+        places = choose_regions(source.tissue, level, count, seed)
+        grids = [grid_at(source, place, level, network.tile_px) for place in places]
+    patches = sample_patches(network, grids, level, sampling, progress=shared.show_progress())
+    sheet = lay_out(patches, min(count, 8))
+    height, width = sheet.shape[:2]
+    info = image_info(
+        network,
+        grids[0],
+        Region(width, height, 0, 0, 1, 1, full=False),
+        sampling,
+        shlex.join(["largegen", *sys.argv[1:]]),
+        {"level": level, "magnification": name, "patches": count},
+    )
+    write_image(out, [(0, sheet)], info.of_a_sheet(2**level))
+    if json:
+        shared.print_json({"out": str(out), "level": level, "magnification": name, "patches": count})
+    else:
+        typer.echo(f"{out}: {count} patches at {name}")
+
+
+def _level(model: "Model", mag: float | None, level: int | None) -> int:
+    """The level that was asked for. Raises InputError for one that the model has not."""
+    if mag is not None:
+        wanted = f"{mag:g}x"
+        if wanted not in model.level_names:
+            raise InputError(f"--mag {mag:g}: this model samples at {', '.join(model.level_names)}")
+        return model.level_names.index(wanted)
+    if level is not None and level >= model.levels:
+        raise InputError(f"--level {level}: this model has levels 0 to {model.levels - 1}")
+    return level or 0

@@ -1,0 +1,98 @@
+"""`largegen zoom`."""
+
+import shlex
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from largegen.cli import options as shared
+from largegen.cli.reference_options import Choice, with_reference_options
+from largegen.errors import InputError
+from largegen.settings import Sampling, Zooming
+
+
+@with_reference_options
+def zoom(
+    reference: Choice,
+    size: Annotated[str, typer.Option(help="Side of the picture: 512, 1024, 2048 or 4096 px.")] = "1024",
+    region: shared.Corner = None,
+    model: shared.ModelName = "starter",
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Output; the suffix says the format: .tif, .ome.tif, .dzi, .png or .jpg. The guide goes beside it.",
+            show_default="<slide>_zoom_<size>.tif",
+        ),
+    ] = None,
+    levels: Annotated[
+        bool, typer.Option("--levels", help="Also write the picture at each magnification between, as PNG.")
+    ] = False,
+    method: Annotated[
+        str,
+        typer.Option(
+            help="fast: the guide first, then the tiles under it, in closed form; published: both at once by inner"
+            " iterations, and a pass against seams."
+        ),
+    ] = Zooming.method,
+    steps: shared.Steps = Sampling.steps,
+    guidance: shared.Guidance = Sampling.guidance,
+    inner_steps: Annotated[
+        int, typer.Option(help="Iterations towards the guide, per tile and step (published).")
+    ] = Zooming.inner_steps,
+    inner_rate: Annotated[float, typer.Option(help="Rate of each of them (published).")] = Zooming.inner_rate,
+    fd_step: Annotated[float, typer.Option(help="Step of their forward differences (published).")] = Zooming.fd_step,
+    seam_steps: Annotated[
+        int, typer.Option(help="Steps of the pass against seams; 0 switches it off (published).")
+    ] = Zooming.seam_steps,
+    batch_size: shared.Windows = "auto",
+    device: shared.Device = "auto",
+    precision: shared.Precision = "auto",
+    seed: shared.Seed = Sampling.seed,
+    overwrite: shared.Overwrite = False,
+    json: shared.Json = False,
+) -> None:
+    """Make a large picture that agrees with a guide at low magnification, laid out like a reference.
+
+    The guide is one patch at the magnification that shows all of the picture (1.25x for 4096 px at 20x), conditioned on
+    all embeddings under it; the picture shrunk is the guide. Killed, the same command goes on.
+    """
+    zooming = Zooming(method, inner_steps, inner_rate, fd_step, seam_steps)
+    zooming.check()
+    sampling = Sampling(steps=steps, guidance=guidance, batch_size=shared.window_batch(batch_size), seed=seed)
+    sampling.check()
+    from largegen.reference import parse_region, parse_size
+    from largegen.writers import check_output
+
+    wanted, corner = parse_size(size), parse_region(region) if region else None
+    if wanted is None:
+        raise InputError(f"--size {size}: zoom makes squares of a given side")
+    out = out or Path(f"{reference.name}_zoom_{size}.tif")
+    check_output(out, overwrite, wanted)
+    from largegen.model import load_model
+    from largegen.zoom import level_of, zoom_file
+
+    network = load_model(model, device, precision)
+    level_of(network, wanted)
+    with ExitStack() as stack:
+        source = reference.open(stack, network)
+        place = source.region(network, wanted, corner)
+        grid = source.grid(place)
+    report = zoom_file(
+        network,
+        grid,
+        place,
+        out,
+        sampling,
+        zooming,
+        command=shlex.join(["largegen", *sys.argv[1:]]),
+        levels=levels,
+        overwrite=overwrite,
+        progress=shared.show_progress(),
+    )
+    if json:
+        shared.print_json(report)
+    else:
+        typer.echo(f"{out}: {place.width}x{place.height} px, {report['guide_psnr']:.1f} dB from its guide")
