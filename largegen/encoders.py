@@ -4,7 +4,6 @@ Beside the registry's names, any timm model name, `hf-hub:ORG/NAME` (a timm repo
 hub) and `local-dir:DIR` (a timm directory, or one that `largegen train-encoder` wrote) is an encoder.
 """
 
-import json
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from largegen.errors import HubError, ModelError
 from largegen.hub import hub_file, page_of
-from largegen.runtime import resolve_device
+from largegen.runtime import read_config, resolve_device
 from largegen.weights import load_weights
 
 if TYPE_CHECKING:
@@ -133,14 +132,14 @@ def encoder_spec(name: str) -> EncoderSpec:
                 f"encoder {name}: the hub does not give its config.json; accept its terms and set HF_TOKEN if it is "
                 f"gated, or download the repository from {page} and use local-dir:DIR"
             ) from error
-        return _timm_spec(name, _read_config(file), name, page)
+        return _timm_spec(name, read_config(file), name, page)
     return _timm_name_spec(name)
 
 
 def _directory_spec(name: str, directory: Path) -> EncoderSpec:
     if not (directory / "config.json").is_file():
         raise ModelError(f"encoder {name}: {directory} holds no config.json")
-    config = _read_config(directory / "config.json")
+    config = read_config(directory / "config.json")
     source = f"local-dir:{directory}"
     if config.get("format") != DIRECTORY_FORMAT:
         return _timm_spec(name, config, source, str(directory))
@@ -160,16 +159,6 @@ def _directory_spec(name: str, directory: Path) -> EncoderSpec:
         )
     except (KeyError, TypeError, ValueError) as error:
         raise ModelError(f"{directory / 'config.json'}: not an encoder's configuration: {error!r}") from error
-
-
-def _read_config(path: Path) -> dict:
-    try:
-        config = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{path}: not readable as JSON: {error}") from error
-    if not isinstance(config, dict):
-        raise ModelError(f"{path}: not an encoder's configuration")
-    return config
 
 
 def _timm_spec(name: str, config: dict, source: str, page: str) -> EncoderSpec:

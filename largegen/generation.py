@@ -26,7 +26,7 @@ from largegen.reference import Region, check_size, pure_background
 from largegen.runtime import lock, remove
 from largegen.sampling import ConditionAt, make_scheduler, sample_canvas
 from largegen.settings import Sampling
-from largegen.windows import Place, overlap_windows, shift_windows
+from largegen.windows import Place, overlap_windows, ring, shift_windows, without_background
 from largegen.writers import check_output, write_image
 
 
@@ -270,17 +270,15 @@ def count_calls(sampling: Sampling, window: int, height: int, width: int, skip: 
     calls = 0
     for step in range(sampling.steps):
         if sampling.windows == "overlap":
-            places = overlap_windows(height, width, window, sampling.stride)
+            places, around = overlap_windows(height, width, window, sampling.stride), (height, width)
         else:
             places = shift_windows(height, width, window, sampling.seed, step)
-        calls += _count(places, window, skip)
+            around = ring(height, window), ring(width, window)
+        calls += len(without_background(places, window, around, skip))
     return calls * (1 if sampling.guidance in (0, 1) else 2)
 
 
 def count_decoded(sampling: Sampling, window: int, height: int, width: int, skip: np.ndarray | None = None) -> int:
     """How many windows the decoder sees; parameters as for `count_calls`."""
-    return _count(overlap_windows(height, width, window, sampling.decode_stride), window, skip)
-
-
-def _count(places: list[Place], window: int, skip: np.ndarray | None) -> int:
-    return sum(skip is None or not skip[y : y + window, x : x + window].all() for y, x in places)
+    places = overlap_windows(height, width, window, sampling.decode_stride)
+    return len(without_background(places, window, (height, width), skip))

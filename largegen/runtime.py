@@ -11,9 +11,9 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from largegen.errors import InputError, LockedError, OutputError
+from largegen.errors import InputError, LockedError, ModelError, OutputError
 
 if TYPE_CHECKING:
     import torch
@@ -172,6 +172,17 @@ def _hidden(path: Path) -> Path:
         for number in itertools.count()
         if not (name := path.with_name(f".{path.name}.{os.getpid()}.{number}.tmp")).exists()
     )
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """The object in a JSON file. Raises ModelError where there is none."""
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{path}: not readable as JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise ModelError(f"{path}: not a configuration")
+    return content
 
 
 def write_json(path: Path, content: dict) -> None:

@@ -10,7 +10,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler, UniPCMultistepScheduler
 from torch import Tensor
@@ -19,7 +18,7 @@ from tqdm import tqdm
 from largegen.errors import InputError, LargegenError, ModelError
 from largegen.noise import INITIAL, noise
 from largegen.resume import load_progress, restore_memory, save_progress
-from largegen.windows import Place, overlap_windows, shift_windows
+from largegen.windows import Place, overlap_windows, ring, shift_windows, span, without_background
 
 if TYPE_CHECKING:
     from accelerate import PartialState
@@ -153,21 +152,27 @@ def sample_canvas(
         raise InputError(f"--batch-size {batch_size}: must be 1 or more")
     if latents is not None and latents.shape != (1, *shape):
         raise InputError(f"latents of shape {tuple(latents.shape)} given for a canvas of {(1, *shape)}")
+    if windows not in ("overlap", "shift"):
+        raise InputError(f"--windows {windows}: use overlap or shift")
+    if last_steps is not None and windows == "shift":
+        raise InputError("last_steps: only with overlapping windows, which need no latents around the given ones")
     stride = max(window // 4, 1) if stride is None else stride
     size = min(window, height), min(window, width)
+    around = (ring(height, window), ring(width, window)) if windows == "shift" else (height, width)
     if windows == "overlap":
-        plan = [_kept(overlap_windows(height, width, window, stride), size, skip)] * steps
+        plan = [overlap_windows(height, width, window, stride)] * steps
         condition_at = _remembering(condition_at)
-    elif windows == "shift":
-        plan = [_kept(shift_windows(height, width, window, seed, i), size, skip) for i in range(steps)]
     else:
-        raise InputError(f"--windows {windows}: use overlap or shift")
+        plan = [shift_windows(height, width, window, seed, i) for i in range(steps)]
+    plan = [without_background(places, window, around, skip) for places in plan]
     denoise = guided(denoise, null, guidance)
 
     def field(step: int) -> Tensor:
-        return noise(seed, step, *origin, height, width, channels)
+        return noise(seed, step, *origin, *around, channels)
 
-    canvas = field(INITIAL) if latents is None else latents.detach().float().clone()
+    canvas = field(INITIAL)
+    if latents is not None:
+        canvas[..., :height, :width] = latents.detach()
     canvas = canvas.to(device if canvas.numel() <= DEVICE_CANVAS_VALUES else "cpu")
 
     scheduler.set_timesteps(steps)  # forgets an earlier run
@@ -201,7 +206,9 @@ def sample_canvas(
                 clean = 0 if skip_latent is None else skip_latent.to(canvas)[:, None, None]
                 eps = torch.where(covered, eps, eps_of(clean, canvas, scheduler, timestep))
             if correct is not None:
-                eps = eps_of(correct(clean_of(eps, canvas, scheduler, timestep)), canvas, scheduler, timestep)
+                inside = (..., slice(height), slice(width))
+                clean = correct(clean_of(eps[inside], canvas[inside], scheduler, timestep))
+                eps[inside] = eps_of(clean, canvas[inside], scheduler, timestep)
             added = {"eta": eta, "variance_noise": field(step).to(canvas.device)} if eta else {}
             canvas = scheduler.step(eps, timestep, canvas, **added).prev_sample
             if not canvas.isfinite().all():
@@ -212,7 +219,7 @@ def sample_canvas(
                 save_progress(checkpoint, fingerprint, step + 1, batch_size, canvas, scheduler)
                 last_saved = time.monotonic()
                 pause = save_every_s and max(save_every_s, SAVES_APART * (last_saved - started))
-    return canvas.cpu()
+    return canvas[..., :height, :width].cpu()
 
 
 def _mean_eps(
@@ -226,17 +233,17 @@ def _mean_eps(
 ) -> tuple[Tensor, Tensor]:
     """Average the windows' eps at every latent: (eps, 0 where no window is; where one is, (H, W) bool).
 
-    In each round every process takes one batch, so that batches are the same for any number of processes.
+    Windows that stick out go on at the other edge. In each round every process takes one batch, so that batches are the
+    same for any number of processes.
     """
     rank, world = (processes.process_index, processes.num_processes) if processes else (0, 1)
-    height, width = size
+    around = tuple(canvas.shape[-2:])
     total, count = torch.zeros_like(canvas), torch.zeros_like(canvas[0, 0])
     for start in range(0, len(places), batch_size * world):
         whole = places[start : start + batch_size * world]
         mine = whole[rank * batch_size :][:batch_size]
         if mine:
-            crops = [canvas[..., top : top + height, left : left + width] for top, left in mine]
-            eps = eps_at(torch.cat(crops), mine)
+            eps = eps_at(torch.stack([canvas[(0, slice(None), *span(place, size, around))] for place in mine]), mine)
         if world > 1:
             from accelerate.utils import gather
 
@@ -244,9 +251,10 @@ def _mean_eps(
             if mine:
                 padded[: len(mine)] = eps
             eps = gather(padded)[: len(whole)]  # only the last round's end is padding
-        for (top, left), one in zip(whole, eps.to(canvas.device), strict=True):
-            total[0, :, top : top + height, left : left + width] += one
-            count[top : top + height, left : left + width] += 1
+        for place, one in zip(whole, eps.to(canvas.device), strict=True):
+            where = span(place, size, around)
+            total[(0, slice(None), *where)] += one
+            count[where] += 1
         bar.update(len(whole))
     return total / count.clamp(min=1), count > 0
 
@@ -261,14 +269,6 @@ def eps_of(clean: Tensor | int, noisy: Tensor, scheduler: Scheduler, timestep: T
     """The noise that takes noisy latents to `clean` ones: (x - sqrt(alpha_bar) clean) / sqrt(1 - alpha_bar)."""
     alpha_bar = scheduler.alphas_cumprod[timestep].item()
     return (noisy - alpha_bar**0.5 * clean) / (1 - alpha_bar) ** 0.5
-
-
-def _kept(places: list[Place], size: tuple[int, int], skip: Tensor | None) -> list[Place]:
-    """The windows that hold anything but background."""
-    if skip is None:
-        return places
-    skip, (height, width) = np.asarray(skip, bool), size
-    return [(top, left) for top, left in places if not skip[top : top + height, left : left + width].all()]
 
 
 def _remembering(condition_at: ConditionAt) -> ConditionAt:

@@ -2,6 +2,9 @@
 
 All lengths are in latents; a place is the (top, left) corner of a window on the canvas. A canvas that is no
 longer than a window in one direction has a single window there, which is then cut to the canvas.
+
+Shifted windows need a canvas that has no border, or the windows at the border would stay where they are and leave a
+seam. So it goes on for a window's length past its right and lower edge, and there joins its other edge: a ring.
 """
 
 import numpy as np
@@ -28,14 +31,44 @@ def overlap_windows(height: int, width: int, window: int, stride: int) -> list[P
     return [(top, left) for top in tops for left in lefts]
 
 
-def shift_windows(height: int, width: int, window: int, seed: int, step: int) -> list[Place]:
-    """Windows side by side on a grid moved at random, in row-major order; those that stick out are clamped.
+def ring(size: int, window: int) -> int:
+    """Length of a canvas with what it goes on by, a multiple of the window and long enough that no window lies on both
+    edges; `size` itself where one window covers it."""
+    return size if size <= window else -(-(size + window - 1) // window) * window
 
-    The move depends on (seed, step) only. A clamped window lies over a part of its neighbour.
+
+def shift_windows(height: int, width: int, window: int, seed: int, step: int) -> list[Place]:
+    """Windows side by side around the ring, moved at random, in row-major order (SpotDiffusion's, without a border).
+
+    The move depends on (seed, step) only. Every latent of the ring lies in one window. A window that begins past the
+    canvas counts as one before it: its place is negative.
     """
     offsets = np.random.SeedSequence((seed % 2**64, step)).generate_state(2) % window
     tops, lefts = (
-        sorted({min(max(start, 0), max(size - window, 0)) for start in range(-int(offset), size, window)})
+        sorted(start - (length if start >= size else 0) for start in range(int(offset), int(offset) + length, window))
+        if (length := ring(size, window)) > window
+        else [0]
         for size, offset in zip((height, width), offsets, strict=True)
     )
     return [(top, left) for top in tops for left in lefts]
+
+
+def span(place: Place, size: tuple[int, int], around: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """The index (rows, columns) of a window of `size` on a canvas of `around`, where it may go on at the other edge."""
+    (top, left), (height, width) = place, size
+    return (np.arange(top, top + height) % around[0])[:, None], np.arange(left, left + width) % around[1]
+
+
+def without_background(
+    places: list[Place], window: int, around: tuple[int, int], skip: np.ndarray | None
+) -> list[Place]:
+    """The windows that hold anything but background.
+
+    skip: (height, width) bool, True for background; what the canvas goes on by to `around` counts as background.
+    """
+    if skip is None:
+        return places
+    size = tuple(min(window, side) for side in skip.shape)
+    padding = [(0, ring - side) for ring, side in zip(around, skip.shape, strict=True)]
+    skip = np.pad(np.asarray(skip, bool), padding, constant_values=True)
+    return [place for place in places if not skip[span(place, size, around)].all()]

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from largegen.errors import InputError
-from largegen.windows import axis_starts, overlap_windows, shift_windows
+from largegen.windows import axis_starts, overlap_windows, ring, shift_windows, span, without_background
 
 
 def covered(places, height, width, window):
@@ -49,12 +49,42 @@ def test_the_published_stride_needs_3721_windows_for_4096_px():
 
 
 @pytest.mark.parametrize(("height", "width"), [(100, 40), (64, 64), (17, 16), (9, 50), (8, 8)])
-def test_shifted_windows_leave_no_gap_and_overlap_at_the_border_only(height, width):
+def test_shifted_windows_cover_the_ring_once(height, width):
+    around, size = (ring(height, 16), ring(width, 16)), (min(height, 16), min(width, 16))
     for step in range(50):
-        count = covered(shift_windows(height, width, 16, 0, step), height, width, 16)
-        assert count.min() >= 1
-        inner = count[16:-16, 16:-16]
-        assert inner.size == 0 or (inner == 1).all()
+        count = np.zeros(around, int)
+        for place in shift_windows(height, width, 16, 0, step):
+            count[span(place, size, around)] += 1
+            assert all(s - a <= start < s for start, s, a in zip(place, (height, width), around, strict=True))
+        assert (count == 1).all()
+
+
+@pytest.mark.parametrize(("size", "length"), [(8, 8), (16, 16), (17, 32), (18, 48), (32, 48), (33, 48), (40, 64)])
+def test_no_window_lies_on_both_edges(size, length):
+    assert ring(size, 16) == length
+    for step in range(100):
+        for _, left in shift_windows(16, size, 16, 0, step):
+            columns = span((0, left), (16, min(size, 16)), (16, length))[1]
+            inside = columns[columns < size]
+            assert size <= 16 or len(inside) == 0 or np.ptp(inside) == len(inside) - 1
+
+
+def test_every_latent_is_as_often_at_a_windows_edge_as_any_other():
+    """A seam has no fixed place: also not near the border."""
+    edges = np.zeros(64, int)
+    for step in range(3000):
+        for _, left in shift_windows(16, 64, 16, 0, step):
+            edges[[place for place in (left, left + 15) if 0 <= place < 64]] += 1
+    assert edges.min() > 0.8 * edges.mean() and edges.max() < 1.2 * edges.mean()
+
+
+def test_windows_of_background_are_left_out():
+    skip = np.zeros((32, 48), bool)
+    skip[:, 20:] = True
+    places = [(0, 0), (0, 16), (16, 32), (0, -10), (16, 40)]
+    assert without_background(places, 16, (32, 48), None) == places
+    assert without_background(places, 16, (32, 48), skip) == [(0, 0), (0, 16), (0, -10), (16, 40)]
+    assert without_background([(0, 40), (0, 56)], 16, (32, 64), skip) == [(0, 56)]  # the rest of the ring is background
 
 
 def test_shifted_windows_depend_on_seed_and_step_only():
@@ -64,10 +94,8 @@ def test_shifted_windows_depend_on_seed_and_step_only():
 
 
 def test_the_shift_takes_every_value():
-    tops = {shift_windows(64, 64, 16, 0, step)[-1] for step in range(2000)}
-    firsts = {shift_windows(64, 64, 16, 0, step)[1] for step in range(400)}
-    assert tops == {(48, 48)}
-    assert {left for _, left in firsts} == set(range(1, 17))
+    firsts = {shift_windows(64, 64, 16, 0, step)[0] for step in range(2000)}
+    assert {left for _, left in firsts} == set(range(-16, 0))
 
 
 def test_a_canvas_of_one_window_is_not_shifted():

@@ -1,6 +1,5 @@
 """`largegen info`: what a file or directory is."""
 
-import json as jsonlib
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -8,6 +7,7 @@ import typer
 
 from largegen.cli.options import Json, SourceMag, SourceMpp, print_json
 from largegen.errors import InputError, ModelError
+from largegen.runtime import read_config
 
 MODEL_INDEX = "model_index.json"
 
@@ -42,11 +42,11 @@ def _directory(path: Path) -> dict[str, Any]:
     for folder in (path, path / "model"):  # the second is where a run directory keeps what it trained
         if (folder / MODEL_INDEX).is_file():
             return _model(folder)
-        config = _read_json(folder / "config.json") if (folder / "config.json").is_file() else {}
+        config = read_config(folder / "config.json") if (folder / "config.json").is_file() else {}
         if config.get("format") == "largegen-encoder":
             return _encoder(folder)
         for part in (folder, folder / "vae"):
-            if (part / "config.json").is_file() and "block_out_channels" in _read_json(part / "config.json"):
+            if (part / "config.json").is_file() and "block_out_channels" in read_config(part / "config.json"):
                 return _autoencoder(part)
     raise InputError(
         f"{path}: neither a model directory ({MODEL_INDEX}) nor an autoencoder's or encoder's (config.json)"
@@ -82,13 +82,16 @@ def _autoencoder(path: Path) -> dict[str, Any]:
 
 
 def _model(path: Path) -> dict[str, Any]:
-    index = _read_json(path / MODEL_INDEX)
+    index = read_config(path / MODEL_INDEX)
     about = index.pop("info", {})
     parts = {name: value for name, value in index.items() if not name.startswith("_")}
     missing = [name for name in parts if not (path / name).is_dir()]
     if missing:
         raise ModelError(f"{path}: its part {missing[0]}/ is missing")
-    return {"path": str(path), "what": "model", "parts": parts, "weights_mb": _weights_mb(path)} | about
+    conditioner = path / "conditioner" / "config.json"
+    levels = read_config(conditioner).get("levels", 1) if conditioner.is_file() else 1
+    found = {"path": str(path), "what": "model", "parts": parts, "levels": levels, "weights_mb": _weights_mb(path)}
+    return found | about
 
 
 def _weights_mb(path: Path) -> float:
@@ -146,16 +149,6 @@ def _picture(path: Path, source_mpp: float | None, source_mag: float | None) -> 
         if made_by is not None:
             found["provenance"] = made_by
         return found
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = jsonlib.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{path}: not readable as JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise ModelError(f"{path}: not a configuration")
-    return content
 
 
 def _print_text(content: dict[str, Any], indent: str = "") -> None:

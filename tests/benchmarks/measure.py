@@ -16,13 +16,14 @@ import numpy as np
 import torch
 
 from largegen import __version__
-from largegen.decode import decode_canvas
 from largegen.embedding_file import EmbeddingGrid
 from largegen.encoders import Encoder, load_encoder
 from largegen.errors import LargegenError
+from largegen.generation import decode_bands, effective
 from largegen.model import Model
 from largegen.reference import encoder_of, slide_reference
 from largegen.runtime import write_json
+from largegen.settings import Sampling
 from largegen.slide import open_slide
 
 
@@ -72,11 +73,10 @@ def counted(model: Model) -> Iterator[list[int]]:
         del model.eps  # the class's own again
 
 
-def decode(model: Model, canvas: torch.Tensor, stride: int | None = None) -> np.ndarray:
-    """The picture (H, W, 3) uint8 of a canvas of latents; stride: in latents, three quarters of a window by default."""
-    stride = stride or 3 * model.window // 4
-    where = {"factor": model.factor, "window": model.window, "stride": stride, "device": model.device}
-    return np.concatenate([band for _, band in decode_canvas(model.autoencoder.decode, canvas, **where)])
+def decode(model: Model, canvas: torch.Tensor, stride: int = 0) -> np.ndarray:
+    """The picture (H, W, 3) uint8 of a canvas of latents, as `generate` decodes it; stride: in latents, 0 its own."""
+    settings = effective(Sampling(decode_stride=stride), model)
+    return np.concatenate([band for _, band in decode_bands(model, canvas, settings)])
 
 
 def timed(function: Callable, *args: Any, **kwargs: Any) -> tuple[Any, float]:
