@@ -18,7 +18,15 @@ from tqdm import tqdm
 from largegen.dataset import to_network, to_pictures
 from largegen.embedding_file import EmbeddingGrid
 from largegen.errors import InputError, ModelError
-from largegen.generation import claim, decode_bands, effective, fingerprint_of, interpolated, sample_latents
+from largegen.generation import (
+    claim,
+    count_calls,
+    decode_bands,
+    effective,
+    fingerprint_of,
+    interpolated,
+    sample_latents,
+)
 from largegen.guide import GuideConstraint, LinearDecoder, fit_linear_decoder
 from largegen.joint import InnerIteration, canvas_of_tiles, sample_jointly, shrink, tiles_of_canvas
 from largegen.model import Model
@@ -159,6 +167,25 @@ def zoom_latents(
         options["checkpoint"] = checkpoint and checkpoint.with_name(f"{checkpoint.name}.seams")
         canvas = _without_seams(model, features, canvas, sampling, zooming.seam_steps, fingerprint, options)
     return guide, canvas
+
+
+def count_work(model: Model, side: int, sampling: Sampling, zooming: Zooming) -> dict[str, int]:
+    """What a picture of side x side tiles costs before it is decoded: calls of the denoiser, decodes and encodes of one
+    window. sampling: as `generation.effective` gives it."""
+    guidance = 1 if sampling.guidance in (0, 1) else 2
+    guide, length = guidance * sampling.steps, side * model.window
+    if zooming.method == "fast":
+        canvas = count_calls(replace(sampling, windows="shift", stride=0), model.window, length, length)
+        return {"denoiser_calls": guide + canvas, "decodes": 1, "encodes": 0}
+    tiles, inner = sampling.steps * side**2, zooming.inner_steps
+    seams = replace(sampling, windows="overlap", stride=max(1, model.window // 4), steps=zooming.seam_steps)
+    return {
+        "denoiser_calls": guide
+        + guidance * tiles * (1 + 2 * inner)
+        + (count_calls(seams, model.window, length, length) if zooming.seam_steps else 0),
+        "decodes": sampling.steps + tiles * inner,
+        "encodes": 2 * tiles * inner,
+    }
 
 
 def _without_seams(

@@ -18,7 +18,7 @@ from largegen.joint import (
 )
 from largegen.sampling import clean_of, eps_of, guided, make_scheduler
 from largegen.settings import Sampling, Zooming
-from largegen.zoom import zoom_latents
+from largegen.zoom import count_work, zoom_latents
 
 SIDE, WINDOW, FACTOR = 4, 8, 4  # 16 tiles of 8 latents, 32 px
 
@@ -180,8 +180,10 @@ def test_the_published_method_costs_what_the_paper_says():
     zooming = Zooming("published", seam_steps=0)
     zoom_latents(model, torch.zeros(16, 16, 3), sampling, zooming)
     assert counts == {"denoise": 215_080, "decode": 51_220, "encode": 102_400}
+    assert list(count_work(model, 16, sampling, zooming).values()) == list(counts.values())
     zoom_latents(model, torch.zeros(16, 16, 3), sampling, Zooming("published", inner_steps=0))
     assert counts["denoise"] == 215_080 + 20 * 257 * 2 + 44_652
+    assert count_work(model, 16, sampling, Zooming("published"))["denoiser_calls"] == 215_080 + 44_652
 
 
 def test_guidance_goes_through_both_halves():

@@ -102,6 +102,19 @@ def test_the_fast_method_agrees_with_its_guide(model):
 
 
 @pytest.mark.parametrize("method", ["fast", "published"])
+def test_a_dry_run_tells_the_work(zoom, model, tmp_path, capsys, method):
+    assert zoom("--dry-run", "--method", method) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert not any(tmp_path.iterdir())
+    assert report["settings"]["method"] == method and report["seconds"] > 0
+    calls, eps = [], model.eps
+    model.eps = lambda latents, *rest: calls.append(len(latents)) or eps(latents, *rest)
+    zoom_latents(model, features(), effective(Sampling(steps=3), model), Zooming(method))
+    del model.eps
+    assert report["denoiser_calls"] == sum(calls)
+
+
+@pytest.mark.parametrize("method", ["fast", "published"])
 def test_the_same_seed_gives_the_same_for_every_batch_size(model, method):
     # Without inner steps: scaled to 1, the random networks' tiny responses would be rounding alone.
     zooming = Zooming(method, inner_steps=0, seam_steps=2) if method == "published" else Zooming()

@@ -3,8 +3,6 @@
 import logging
 import shlex
 import sys
-import time
-from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
@@ -115,54 +113,23 @@ def generate(
 
 def _estimate(model: "Model", region: "Region", tissue: "np.ndarray", sampling: Sampling, out: Path) -> dict[str, Any]:
     """What the run would take, but for embedding: time and memory from a batch of windows here, disk from the size."""
-    import torch
-
+    from largegen.cli.estimates import about, memory_mb, trial
     from largegen.generation import count_calls, count_decoded
     from largegen.reference import pure_background
 
-    windows = 2 * sampling.batch_size  # as under guidance
-    latents = torch.zeros(windows, model.autoencoder.channels, model.window, model.window)
-    contexts = model.null_context().expand(windows, -1, -1)
-    per_call = _seconds(lambda: model.eps(latents, 0, contexts).cpu()) / windows
-    per_decoded = _seconds(lambda: model.autoencoder.decode(latents[:4]).cpu()) / len(latents[:4])
+    cost = trial(model, 2 * sampling.batch_size)  # as under guidance
     height, width = region.height // model.factor, region.width // model.factor
     skip = pure_background(tissue, model.window, height, width) if region.full else None
     calls = count_calls(sampling, model.window, height, width, skip)
     decoded = count_decoded(sampling, model.window, height, width, skip)
-    canvas = 6 * 4 * model.autoencoder.channels * height * width
     return {
-        "out": str(out),
-        "model": model.info["name"],
-        "device": str(model.device),
-        "precision": str(model.dtype).removeprefix("torch."),
+        **about(model, out),
         "settings": asdict(sampling),
         "region": asdict(region),
         "tiles": region.rows * region.cols,
         "tissue_tiles": int(tissue.sum()),
         "denoiser_calls": calls,
-        "seconds": round(calls * per_call + decoded * per_decoded, 1),
-        "memory_mb": round((_peak_memory(model) + canvas) / 1e6, 1),
+        "seconds": round(calls * cost.call + decoded * cost.decode, 1),
+        "memory_mb": memory_mb(model, height, width),
         "disk_mb": round(4 * region.width * region.height / 1e6, 1),
     }
-
-
-def _seconds(compute: Callable[[], Any]) -> float:
-    compute()  # warms up
-    started = time.perf_counter()
-    compute()
-    return time.perf_counter() - started
-
-
-def _peak_memory(model: "Model") -> int:
-    """Bytes that were in use at once until now: of the GPU, else of this process."""
-    import torch
-
-    if model.device.type == "cuda":
-        return torch.cuda.max_memory_allocated(model.device)
-    try:
-        import resource
-    except ImportError:  # Windows: the networks' weights alone
-        networks = (model.unet, model.autoencoder.vae)
-        return sum(p.numel() * p.element_size() for net in networks for p in net.parameters())
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else 1024 * peak

@@ -3,8 +3,9 @@
 import shlex
 import sys
 from contextlib import ExitStack
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -12,6 +13,10 @@ from largegen.cli import options as shared
 from largegen.cli.reference_options import Choice, with_reference_options
 from largegen.errors import InputError
 from largegen.settings import Sampling, Zooming
+
+if TYPE_CHECKING:
+    from largegen.model import Model
+    from largegen.reference import Region
 
 
 @with_reference_options
@@ -52,6 +57,7 @@ def zoom(
     precision: shared.Precision = "auto",
     seed: shared.Seed = Sampling.seed,
     overwrite: shared.Overwrite = False,
+    dry_run: shared.DryRun = False,
     json: shared.Json = False,
 ) -> None:
     """Make a large picture that agrees with a guide at low magnification, laid out like a reference.
@@ -79,6 +85,9 @@ def zoom(
     with ExitStack() as stack:
         source = reference.open(stack, network)
         place = source.region(network, wanted, corner)
+        if dry_run:
+            shared.print_json(_estimate(network, place, sampling, zooming, out))
+            return
         grid = source.grid(place)
     report = zoom_file(
         network,
@@ -96,3 +105,26 @@ def zoom(
         shared.print_json(report)
     else:
         typer.echo(f"{out}: {place.width}x{place.height} px, {report['guide_psnr']:.1f} dB from its guide")
+
+
+def _estimate(model: "Model", region: "Region", sampling: Sampling, zooming: Zooming, out: Path) -> dict[str, Any]:
+    """What the run would take, but for embedding."""
+    from largegen.cli.estimates import about, memory_mb, trial
+    from largegen.generation import count_decoded, effective
+    from largegen.zoom import count_work
+
+    sampling = effective(sampling, model)
+    work, side = count_work(model, region.rows, sampling, zooming), region.width // model.factor
+    decoded = work["decodes"] + count_decoded(sampling, model.window, side, side)
+    cost = trial(model, 2 * sampling.batch_size)  # as under guidance
+    seconds = work["denoiser_calls"] * cost.call + decoded * cost.decode + work["encodes"] * cost.encode
+    return {
+        **about(model, out),
+        "settings": asdict(sampling) | asdict(zooming),
+        "region": asdict(region),
+        **work,
+        "decodes": decoded,
+        "seconds": round(seconds, 1),
+        "memory_mb": memory_mb(model, side, side),
+        "disk_mb": round(4 * region.width * region.height / 1e6, 1),
+    }
