@@ -175,6 +175,18 @@ def test_train_at_several_levels(train, short, tmp_path, caplog):
     assert sheet.shape[0] == 6 * 64 + 5 * 4  # two rows for each level
 
 
+def test_levels_of_a_scene_are_counted_from_its_own_resolution(train, encoder, scene_path, tmp_path, caplog):
+    command = words("embed", scene_path, "--out", tmp_path / "scenes", "--encoder", f"local-dir:{encoder / 'model'}")
+    assert run([*command, *words("--tile-px 64 --overlap 48 --device cpu -q")]) == 0
+    zooming = words("--conditioner summarizer --levels 2 --steps 1 --validation 0")
+    arguments = train("--out", tmp_path / "zoom", *zooming)
+    arguments[1] = str(tmp_path / "scenes")
+    with caplog.at_level("INFO"):
+        assert run(arguments) == 0
+    assert "level 0 (1x): " in caplog.text and "level 1 (2x): " in caplog.text
+    assert load_model(tmp_path / "zoom", "cpu").level_names == ["1x", "2x"]
+
+
 def test_several_levels_need_the_summarizer(train, tmp_path, capsys):
     fails(capsys, train("--out", tmp_path / "a", "--levels", "3"), 2, "use --conditioner summarizer")
 
