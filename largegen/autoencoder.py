@@ -66,7 +66,7 @@ class ResidualAutoencoder(ModelMixin, ConfigMixin):
         mean, count = squares.mean(0), self.config.latent_channels
         variance, axes = torch.linalg.eigh(torch.cov(squares.T))
         std, axes = variance.flip(0)[:count].clamp(min=1e-8).sqrt(), axes.flip(1)[:, :count]
-        axes = axes * axes.sum(0).sign()  # an eigenvector's sign is its library's choice
+        axes = axes * axes.gather(0, axes.abs().argmax(0)[None]).sign()  # their sign is the library's choice
         self.analysis.weight.copy_((axes / std).T[..., None, None])
         self.analysis.bias.copy_(-(axes / std).T @ mean)
         self.synthesis.weight.copy_((axes * std)[..., None, None])

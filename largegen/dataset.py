@@ -102,9 +102,10 @@ class CropDataset(Dataset):
     """Random crops of the tissue of slides, turned and flipped, `views` nearby crops to a sample.
 
     slides: (slide, downsample) pairs, drawn equally often. Sample n is a dict with `image`: (views, 3, crop_px,
-    crop_px) float32 in [-1, 1]. Views of one sample are at most `shift_px` apart. With `levels` > 1 some samples show
-    2^k crop sides, k < levels, at a 2^k-th of the resolution: half as many for each k as for the one before. Crops
-    never touch the blocks kept for validation, a part `held_out` of all. Raises InputError where no crop is left.
+    crop_px) float32 in [-1, 1]. Views of one sample are at most `shift_px` apart, at the base. With `levels` > 1 some
+    samples show 2^k crop sides, k < levels, at a 2^k-th of the resolution: half as many for each k as for the one
+    before. Crops never touch the blocks kept for validation, a part `held_out` of all. Raises InputError where no crop
+    is left.
     """
 
     def __init__(

@@ -9,7 +9,7 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list, gather_object
 
-from largegen.errors import LargegenError
+from largegen.errors import InputError, LargegenError
 
 # The others wait while the first one embeds a reference or writes a picture.
 PATIENCE = timedelta(days=7)
@@ -30,6 +30,12 @@ def _leave() -> None:
     """Close the group in order: threads of it that outlive the interpreter abort the process, now and then."""
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
+
+
+def alone(device: torch.device) -> None:
+    """Raise an InputError under torchrun or accelerate launch, for what one process does."""
+    if join(device).num_processes > 1:
+        raise InputError("this command runs in one process: start it without torchrun or accelerate launch")
 
 
 def from_main(processes: PartialState, compute: Callable[[], Result]) -> Result:

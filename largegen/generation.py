@@ -255,8 +255,10 @@ def fingerprint_of(model: Model, grid: EmbeddingGrid, region: Region) -> str:
     digest = hashlib.sha256(grid.features.tobytes() + grid.tissue.tobytes())
     about = [asdict(region), grid.source["background"], dict(model.scheduler.config), str(model.dtype)]
     digest.update(json.dumps([*about, model.device.type], default=str).encode())
-    for network in (model.unet, model.conditioner, model.autoencoder.vae):
-        for weights in network.parameters():
+    linear = model.linear_decoder
+    weights_of = [network.parameters() for network in (model.unet, model.conditioner, model.autoencoder.vae)]
+    for parameters in [*weights_of, [linear.weight, linear.bias] if linear else []]:
+        for weights in parameters:
             sample = weights.flatten()[:: max(1, weights.numel() // 1024)]
             digest.update(sample.float().cpu().numpy().tobytes())
     return digest.hexdigest()

@@ -12,10 +12,11 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from largegen.errors import InputError, ModelError
+from largegen.networks import save_tensors
 
 RIDGE = 1e-2  # of the constraint's mean gain: latents that hardly show in the guide are left alone
 
@@ -51,7 +52,7 @@ def fit_linear_decoder(decode: Callable[[Tensor], Tensor], latents: Tensor) -> L
 
 def save_linear_decoder(decoder: LinearDecoder, path: Path) -> None:
     """Write it as safetensors."""
-    save_file({"weight": decoder.weight.contiguous(), "bias": decoder.bias.contiguous()}, path)
+    save_tensors({"weight": decoder.weight.contiguous(), "bias": decoder.bias.contiguous()}, path)
 
 
 def load_linear_decoder(path: Path) -> LinearDecoder | None:

@@ -8,9 +8,10 @@ import json
 import re
 import struct
 import xml.etree.ElementTree as ET
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from largegen import __version__
 
@@ -44,8 +45,8 @@ class ImageInfo:
             **self.provenance,
         }
 
-    def at(self, shrink: int) -> "ImageInfo":
-        """Of the same picture, shrunk to a `shrink`-th in each direction."""
+    def at(self, shrink: int, more: Mapping[str, Any]) -> "ImageInfo":
+        """Of the same picture, shrunk to a `shrink`-th in each direction; `more` joins the provenance."""
         place = self.georeference
         if place is not None:
             a, b, c, d, e, f = place.transform
@@ -57,12 +58,17 @@ class ImageInfo:
             mpp=self.mpp and self.mpp * shrink,
             gsd_m=self.gsd_m and self.gsd_m * shrink,
             georeference=place,
+            provenance={**self.provenance, **more},
         )
 
     def of_a_sheet(self, shrink: int) -> "ImageInfo":
         """Of a sheet of patches at a `shrink`-th of this resolution, which as a whole lies nowhere."""
         return replace(
-            self, mpp=self.mpp and self.mpp * shrink, gsd_m=self.gsd_m and self.gsd_m * shrink, georeference=None
+            self,
+            mpp=self.mpp and self.mpp * shrink,
+            gsd_m=self.gsd_m and self.gsd_m * shrink,
+            georeference=None,
+            provenance={name: value for name, value in self.provenance.items() if name != "reference_xy"},
         )
 
     def text(self) -> str:

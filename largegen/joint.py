@@ -43,22 +43,17 @@ def enlarge(pictures: Tensor, factor: int) -> Tensor:
     return F.interpolate(pictures, size, mode="bicubic", antialias=True)
 
 
-def guide_pieces(guide: Tensor, rows: int, cols: int) -> Tensor:
-    """(1, 3, H, W) -> (rows * cols, 3, H / rows, W / cols): what each tile is seen as, row by row."""
-    height, width = guide.shape[-2] // rows, guide.shape[-1] // cols
-    pieces = guide[0].unfold(1, height, height).unfold(2, width, width)  # (3, rows, cols, h, w)
+def pieces_of(whole: Tensor, rows: int, cols: int) -> Tensor:
+    """Cut (1, C, H, W) into (rows * cols, C, H / rows, W / cols), row by row."""
+    height, width = whole.shape[-2] // rows, whole.shape[-1] // cols
+    pieces = whole[0].unfold(1, height, height).unfold(2, width, width)  # (C, rows, cols, h, w)
     return pieces.permute(1, 2, 0, 3, 4).flatten(0, 1)
 
 
-def tiles_of_canvas(canvas: Tensor, side: int) -> Tensor:
-    """(1, C, H, W) -> (N, C, side, side), row by row."""
-    return guide_pieces(canvas, canvas.shape[-2] // side, canvas.shape[-1] // side)
-
-
-def canvas_of_tiles(tiles: Tensor, rows: int, cols: int) -> Tensor:
-    """(rows * cols, C, s, s) -> (1, C, rows * s, cols * s): the inverse of `tiles_of_canvas`."""
-    channels, side = tiles.shape[1:3]
-    grid = tiles.view(rows, cols, channels, side, side)
+def whole_of(pieces: Tensor, rows: int, cols: int) -> Tensor:
+    """(rows * cols, C, s, s) -> (1, C, rows * s, cols * s): the inverse of `pieces_of`."""
+    channels, side = pieces.shape[1:3]
+    grid = pieces.view(rows, cols, channels, side, side)
     return grid.permute(2, 0, 3, 1, 4).reshape(1, channels, rows * side, cols * side)
 
 
@@ -107,7 +102,7 @@ def sample_jointly(
 
             clean = torch.empty_like(state)
             clean[count:] = predict(state[count:], contexts[count:])
-            pieces = guide_pieces(decode(clean[count:]).float().cpu().clamp(-1, 1), side, side)
+            pieces = pieces_of(decode(clean[count:]).float().cpu().clamp(-1, 1), side, side)
             for start in range(0, count, batch_size):
                 batch = slice(start, min(start + batch_size, count))
                 state[batch], clean[batch] = _towards(

@@ -73,11 +73,14 @@ class Model:
         return self.conditioner.config.get("levels", 1)
 
     @property
+    def mpp(self) -> float | None:
+        """Microns per pixel of the base, the finest that it was trained on; None where that is not known (scenes)."""
+        return min(filter(None, (slide.get("mpp") for slide in self.info.get("trained_on", ()))), default=None)
+
+    @property
     def level_names(self) -> list[str]:
-        """Magnifications of the levels, `20x`, `10x`, ..., as the slides of the training give them; else `1x`, `2x`,
-        ..., how many times coarser than the base."""
-        mpp = self.info.get("mpp")
-        return [f"{round(10 / mpp) / 2**k:g}x" if mpp else f"{2**k}x" for k in range(self.levels)]
+        """See `level_names`."""
+        return level_names(self.mpp, self.levels)
 
     @property
     def tile_px(self) -> int:
@@ -131,6 +134,12 @@ class Model:
             directory / INDEX,
             {"_class_name": "LargegenModel", "_largegen_version": __version__, **classes, "info": self.info},
         )
+
+
+def level_names(mpp: float | None, count: int) -> list[str]:
+    """Magnifications of levels over a base of `mpp`: `20x`, `10x`, ...; without one `1x`, `2x`, ..., how many times
+    coarser than the base."""
+    return [f"{round(10 / mpp) / 2**k:g}x" if mpp else f"{2**k}x" for k in range(count)]
 
 
 def to_eps(output: Tensor, latents: Tensor, timestep: Tensor | int, scheduler: DDPMScheduler) -> Tensor:
@@ -191,6 +200,8 @@ def load_model(name_or_dir: str | Path = "starter", device: str = "auto", precis
     ):
         if found != wanted:
             raise ModelError(f"{directory}: unet has {part} {found}, but its other networks {wanted}")
-    linear = load_linear_decoder(directory / LINEAR_DECODER)
-    model = Model(Autoencoder(vae), unet, conditioner, scheduler, index["info"], directory, linear)
+    autoencoder, linear = Autoencoder(vae), load_linear_decoder(directory / LINEAR_DECODER)
+    if linear and tuple(linear.weight.shape[1:]) != (autoencoder.factor, autoencoder.factor, autoencoder.channels):
+        raise ModelError(f"{directory / LINEAR_DECODER}: does not fit to the autoencoder")
+    model = Model(autoencoder, unet, conditioner, scheduler, index["info"], directory, linear)
     return model.to(target, dtype)

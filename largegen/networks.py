@@ -27,9 +27,14 @@ def save_weights(network: nn.Module, path: Path, dtype: torch.dtype | None) -> N
         name: (value.to(dtype) if dtype and value.is_floating_point() else value).cpu().contiguous()
         for name, value in network.state_dict().items()
     }
+    save_tensors(weights, path)
+
+
+def save_tensors(tensors: dict[str, torch.Tensor], path: Path) -> None:
+    """Write safetensors, as readable as any new file here; the library makes its files readable to the owner alone."""
     path.touch()
-    mode = path.stat().st_mode  # that of any new file here; safetensors makes its files readable to their owner alone
-    save_file(weights, path, {"format": "pt"})
+    mode = path.stat().st_mode
+    save_file(tensors, path, {"format": "pt"})
     path.chmod(mode)
 
 

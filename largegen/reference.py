@@ -4,6 +4,7 @@ import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache as cache_results
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from largegen.encoders import STARTER_DIR, load_encoder
 from largegen.errors import EmbeddingFileError, InputError
 from largegen.model import Model
 from largegen.slide import Slide
-from largegen.tiles import tile_grid
+from largegen.tiles import held_in_rectangles, tile_grid
 
 
 @dataclass(frozen=True)
@@ -116,8 +117,7 @@ def check_size(size: tuple[int, int], model: Model) -> None:
 
 def most_tissue(tissue: np.ndarray, rows: int, cols: int) -> tuple[int, int]:
     """(row, col) of the rows x cols rectangle that holds most tissue tiles; of equals, the most central."""
-    integral = np.pad(tissue.astype(np.int64), ((1, 0), (1, 0))).cumsum(0).cumsum(1)
-    counts = integral[rows:, cols:] - integral[:-rows, cols:] - integral[rows:, :-cols] + integral[:-rows, :-cols]
+    counts = held_in_rectangles(tissue, rows, cols)
     best = np.argwhere(counts == counts.max())
     middle = (np.array(counts.shape) - 1) / 2
     row, col = best[np.square(best - middle).sum(1).argmin()]
@@ -174,11 +174,12 @@ def slide_reference(
     downsample: level-0 px per px of the picture; see embeddings.embed_slide for the rest.
     """
     tiles = tile_grid(slide, downsample, model.tile_px)
+    encoder = cache_results(lambda: load_encoder(encoder_of(model), encoder_weights, model.device))
 
     def embed(region: Region) -> EmbeddingGrid:
         path = embed_slide(
             slide,
-            load_encoder(encoder_of(model), encoder_weights, model.device),
+            encoder(),
             cache or cache_directory(),
             downsample=downsample,
             tile_px=model.tile_px,

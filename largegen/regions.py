@@ -69,7 +69,8 @@ def find_regions(file: EmbeddingFile, level: int, min_tissue: float = MIN_TISSUE
     tissue[tuple(file.cells.T)] = True
     reach = (side - 1) * apart
     padded = np.pad(tissue, reach)
-    rows, cols = (np.arange(-reach, size, step) for size in tissue.shape)
+    # At multiples of the step, so that some regions are whole blocks of `split`.
+    rows, cols = (np.arange(-(reach // step) * step, size, step) for size in tissue.shape)
     count = np.zeros((len(rows), len(cols)), int)
     for down in range(0, reach + 1, apart):
         for right in range(0, reach + 1, apart):
@@ -99,8 +100,9 @@ class EmbeddingGrids:
 def split(regions: Regions, held_out: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Numbers of the regions to train on, and of those to validate on; what lies in both is left out.
 
-    The slide is cut into blocks of a region's side, and a part `held_out` of them is kept for validation: at every
-    level by itself, for at low magnification nearly every region shows a piece of a block that is kept at a high one.
+    The slide is cut into blocks of a region's side (256 px of its picture at least), and a part `held_out` of them is
+    kept for validation: at every level by itself, for at low magnification nearly every region shows a piece of a block
+    that is kept at a high one. What is held out at one level may be seen at another.
     """
     s = regions.file.settings
     name = s.source_name if regions.level == 0 else f"{s.source_name} level {regions.level}"

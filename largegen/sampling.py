@@ -154,8 +154,8 @@ def sample_canvas(
         raise InputError(f"latents of shape {tuple(latents.shape)} given for a canvas of {(1, *shape)}")
     if windows not in ("overlap", "shift"):
         raise InputError(f"--windows {windows}: use overlap or shift")
-    if last_steps is not None and windows == "shift":
-        raise InputError("last_steps: only with overlapping windows, which need no latents around the given ones")
+    if last_steps is not None and (windows == "shift" or not 1 <= last_steps <= steps):
+        raise InputError(f"last_steps {last_steps}: 1 to {steps}, and only with overlapping windows")
     stride = max(window // 4, 1) if stride is None else stride
     size = min(window, height), min(window, width)
     around = (ring(height, window), ring(width, window)) if windows == "shift" else (height, width)
@@ -177,7 +177,7 @@ def sample_canvas(
 
     scheduler.set_timesteps(steps)  # forgets an earlier run
     start = first = 0 if last_steps is None else steps - last_steps
-    settings = [shape, window, windows, stride, guidance, eta, seed, origin, type(scheduler).__name__, first]
+    settings = [shape, around, window, windows, stride, guidance, eta, seed, origin, type(scheduler).__name__, first]
     fingerprint = json.dumps([*settings, steps, fingerprint])
     if checkpoint is not None and (saved := load_progress(checkpoint, fingerprint, processes)):
         first, canvas = saved["step"], saved["canvas"].to(canvas.device)

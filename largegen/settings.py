@@ -1,7 +1,8 @@
 """How a canvas is sampled: the settings that the command line and the library share."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from largegen.errors import InputError
 
@@ -59,6 +60,10 @@ class Zooming:
     inner_rate: float = 0.5  # of each inner step
     fd_step: float = 0.005  # h, of its forward differences
     seam_steps: int = 6  # of the pass against seams; 0: none
+
+    def as_dict(self) -> dict[str, Any]:
+        """The settings that the method has."""
+        return {"method": self.method} if self.method == "fast" else asdict(self)
 
     def check(self) -> None:
         """Raise an InputError for what cannot be."""

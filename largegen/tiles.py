@@ -120,6 +120,12 @@ def tissue_fraction(grid: TileGrid, slide: "Slide", mask: np.ndarray) -> np.ndar
     return covered / np.outer(bottom - top, right - left)
 
 
+def held_in_rectangles(mask: np.ndarray, rows: int, cols: int) -> np.ndarray:
+    """How many cells of `mask`, (R, C) bool, each rectangle of rows x cols holds: (R - rows + 1, C - cols + 1)."""
+    integral = np.pad(mask.astype(np.int64), ((1, 0), (1, 0))).cumsum(0).cumsum(1)
+    return integral[rows:, cols:] - integral[:-rows, cols:] - integral[rows:, :-cols] + integral[:-rows, :-cols]
+
+
 def draw_preview(slide: "Slide", grid: TileGrid, keep: np.ndarray, path: Path, max_px: int = 1536) -> None:
     """Write a thumbnail as PNG: the tiles of `keep` (rows, cols) bool outlined, the others faded."""
     from PIL import Image, ImageDraw

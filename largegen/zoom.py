@@ -4,16 +4,16 @@ guide -> tiles under the guide -> (seams) -> decode -> write
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from diffusers import DDIMScheduler
 from torch import Tensor
-from tqdm import tqdm
 
 from largegen.dataset import to_network, to_pictures
 from largegen.embedding_file import EmbeddingGrid
@@ -27,18 +27,19 @@ from largegen.generation import (
     interpolated,
     sample_latents,
 )
-from largegen.guide import GuideConstraint, LinearDecoder, fit_linear_decoder
-from largegen.joint import InnerIteration, canvas_of_tiles, sample_jointly, shrink, tiles_of_canvas
-from largegen.model import Model
+from largegen.guide import GuideConstraint, fit_linear_decoder
+from largegen.joint import InnerIteration, pieces_of, sample_jointly, shrink, whole_of
+from largegen.model import Model, level_names
 from largegen.noise import INITIAL, SEAM, noise
+from largegen.patches import sample_patches
 from largegen.provenance import image_info
-from largegen.reference import Reference, Region
-from largegen.regions import MIN_TISSUE
+from largegen.reference import Region
 from largegen.sampling import guided, make_scheduler, sample_canvas
 from largegen.settings import Sampling, Zooming
 from largegen.shrink import Shrunk, watching
-from largegen.writers import write_image
+from largegen.writers import check_output, write_image
 
+DECODED = 8  # windows that go through the autoencoder at once
 SEAM_START = 300  # timestep that the pass against seams noises the canvas to [Z]
 NEARLY = 4  # the result is averaged down to so many px per px of the guide before it is resized properly
 
@@ -54,69 +55,6 @@ def level_of(model: Model, size: tuple[int, int]) -> int:
     return 1 + sizes.index(size[0])
 
 
-def sample_guide(model: Model, features: Tensor, level: int, sampling: Sampling, *, place: int = 1) -> Tensor:
-    """One patch (1, C, w, w) float32 at `level` under a grid of base embeddings (h, w, D).
-
-    place: tells apart the noise of several patches, which lies left of that of any canvas.
-    """
-    context = model.context(torch.as_tensor(features)[None], level)
-    return sample_canvas(
-        model.eps,
-        lambda places: context.expand(len(places), -1, -1),
-        make_scheduler(sampling.scheduler, model.scheduler, sampling.steps),
-        (model.autoencoder.channels, model.window, model.window),
-        window=model.window,
-        null=model.null_context(),
-        guidance=sampling.guidance,
-        eta=sampling.eta,
-        seed=sampling.seed,
-        origin=(0, -place * model.window),
-        batch_size=1,
-        device=model.device,
-    )
-
-
-def choose_regions(tissue: np.ndarray, level: int, count: int, seed: int) -> list[tuple[int, int]]:
-    """First tiles (row, col) of `count` squares of 2^level tiles on a grid (rows, cols) bool, at random from the seed.
-
-    Squares hold at least MIN_TISSUE of tissue, or as much as any does; they may stick out of the grid, as they do in
-    training. Where there are fewer places, they are drawn several times.
-    """
-    side = 2**level
-    reach = side - 1
-    integral = np.pad(np.pad(tissue, reach).astype(int), ((1, 0), (1, 0))).cumsum(0).cumsum(1)
-    held = integral[side:, side:] - integral[:-side, side:] - integral[side:, :-side] + integral[:-side, :-side]
-    places = np.argwhere(held >= min(max(1, MIN_TISSUE * side**2), held.max())) - reach
-    rng = np.random.default_rng(seed % 2**64)
-    rounds = [rng.permutation(len(places)) for _ in range(-(-count // len(places)))]
-    return [tuple(places[n].tolist()) for n in np.concatenate(rounds)[:count]]
-
-
-def grid_at(reference: Reference, place: tuple[int, int], level: int, tile_px: int) -> EmbeddingGrid:
-    """The 2^level x 2^level embeddings from tile `place` on; what lies off the reference has the background's."""
-    (top, left), side = place, 2**level
-    (first_row, last_row), (first_col, last_col) = (
-        (max(start, 0), min(start + side, size))
-        for start, size in zip((top, left), reference.tissue.shape, strict=True)
-    )
-    rows, cols = last_row - first_row, last_col - first_col
-    grid = reference.grid(Region(cols * tile_px, rows * tile_px, first_row, first_col, rows, cols, full=False))
-    features = np.tile(grid.background, (side, side, 1))
-    features[first_row - top : last_row - top, first_col - left : last_col - left] = grid.features
-    return replace(grid, features=features)
-
-
-def sample_patches(
-    model: Model, grids: Sequence[EmbeddingGrid], level: int, sampling: Sampling, *, progress: bool = False
-) -> np.ndarray:
-    """One patch at `level` for each grid of 2^level x 2^level embeddings: (N, tile_px, tile_px, 3) uint8."""
-    patches = []
-    for number, grid in enumerate(tqdm(grids, "sample", unit="patch", disable=None if progress else True)):
-        guide = sample_guide(model, torch.from_numpy(grid.features), level, sampling, place=1 + number)
-        patches.append(to_pictures(guide_picture(model, guide))[0])
-    return np.stack(patches)
-
-
 def zoom_latents(
     model: Model,
     features: Tensor,
@@ -125,48 +63,97 @@ def zoom_latents(
     *,
     checkpoint: Path | None = None,
     fingerprint: str = "",
+    save_every_s: float = 60.0,
     progress: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Latents of the guide (1, C, w, w) and of the picture (1, C, k w, k w) from a k x k grid of embeddings (k, k, D).
 
-    sampling, zooming: as `generation.effective` and the command line give them; checkpoint: a file that a killed run
-    goes on from. Raises InputError for a grid that is no level's.
+    sampling: as generation.effective gives it. checkpoint: a file that a killed run goes on from; fingerprint: stands
+    for the model and the embeddings. Raises InputError for a grid that is no level's, and for settings that the model
+    cannot be sampled with.
     """
     side = len(features)
     level = level_of(model, (features.shape[1] * model.tile_px, side * model.tile_px))
+    seams = check_zooming(model, zooming)
     features = torch.as_tensor(features).to(model.device)
-    options = {"checkpoint": checkpoint, "progress": progress}
+    saved = {
+        "fingerprint": f"{fingerprint} {replace(sampling, batch_size=0)} {zooming}",
+        "checkpoint": checkpoint,
+        "progress": progress,
+    }
     if zooming.method == "fast":
-        guide = sample_guide(model, features, level, sampling)
-        constraint = GuideConstraint(_linear_decoder(model, guide), guide_picture(model, guide), side)
-        settings = replace(sampling, windows="shift", stride=0)
+        guide = sample_patches(model, features[None], level, sampling)
+        decoder = model.linear_decoder or fit_linear_decoder(model.autoencoder.decode, guide)
+        constraint = GuideConstraint(decoder, guide_picture(model, guide), side)
         length = side * model.tile_px
+        settings = replace(sampling, windows="shift", stride=0)
         canvas = sample_latents(
-            model, features, length, length, settings, correct=constraint, fingerprint=fingerprint, **options
+            model, features, length, length, settings, correct=constraint, save_every_s=save_every_s, **saved
         )
         return guide, canvas
-    scheduler = make_scheduler("ddim", model.scheduler, sampling.steps)
     channels, window = model.autoencoder.channels, model.window
+    start = noise(sampling.seed, INITIAL, 0, 0, side * window, side * window, channels)
     tiles, guide = sample_jointly(
         guided(model.eps, model.null_context(), sampling.guidance),
-        model.autoencoder.decode,
-        model.autoencoder.encode,
-        scheduler,
-        tiles=tiles_of_canvas(noise(sampling.seed, INITIAL, 0, 0, side * window, side * window, channels), window),
-        guide=noise(sampling.seed, INITIAL, 0, -window, window, window, channels),
-        tile_contexts=model.context(features.flatten(0, 1)).cpu(),
+        _in_parts(model.autoencoder.decode),
+        _in_parts(model.autoencoder.encode),
+        make_scheduler("ddim", model.scheduler, sampling.steps),
+        tiles=pieces_of(start, side, side),
+        guide=noise(sampling.seed, INITIAL, -window, 0, window, window, channels),
+        tile_contexts=torch.cat([model.context(part).cpu() for part in features.flatten(0, 1).split(64)]),
         guide_context=model.context(features[None], level).cpu(),
         side=side,
         inner=InnerIteration(zooming.inner_steps, zooming.inner_rate, zooming.fd_step),
         batch_size=sampling.batch_size,
-        fingerprint=fingerprint,
-        **options,
+        **saved,
     )
-    canvas = canvas_of_tiles(tiles, side, side)
-    if zooming.seam_steps:
-        options["checkpoint"] = checkpoint and checkpoint.with_name(f"{checkpoint.name}.seams")
-        canvas = _without_seams(model, features, canvas, sampling, zooming.seam_steps, fingerprint, options)
+    canvas = whole_of(tiles, side, side)
+    if seams is None:
+        return guide, canvas
+    first = seams.timesteps[-zooming.seam_steps]  # noise the canvas to timestep 300 and sample it again [Z]
+    added = noise(sampling.seed, SEAM, 0, 0, *canvas.shape[-2:], channels)
+    saved["checkpoint"] = checkpoint and seams_file(checkpoint)
+    canvas = sample_canvas(
+        model.eps,
+        interpolated(model, features),
+        seams,
+        tuple(canvas.shape[1:]),
+        window=window,
+        stride=max(1, window // 4),
+        null=model.null_context(),
+        guidance=sampling.guidance,
+        seed=sampling.seed,
+        latents=seams.add_noise(canvas, added, first[None]),
+        last_steps=zooming.seam_steps,
+        batch_size=sampling.batch_size,
+        device=model.device,
+        save_every_s=save_every_s,
+        **saved,
+    )
     return guide, canvas
+
+
+def check_zooming(model: Model, zooming: Zooming) -> DDIMScheduler | None:
+    """The scheduler of the pass against seams, if there is one. Raises InputError for a number of steps that it cannot
+    take, and for a precision that the published forward differences would drown in."""
+    if zooming.method == "published" and zooming.inner_steps and model.dtype != torch.float32:
+        raise InputError("--method published: its forward differences need --precision fp32")
+    if zooming.method == "fast" or not zooming.seam_steps:
+        return None
+    try:
+        return make_scheduler("ddim", model.scheduler, round(zooming.seam_steps * 1000 / SEAM_START))
+    except InputError as error:
+        raise InputError(f"--seam-steps {zooming.seam_steps}: cannot be spaced evenly; try another number") from error
+
+
+def seams_file(checkpoint: Path) -> Path:
+    """Where the pass against seams keeps its progress, beside that of the joint sampling."""
+    return checkpoint.with_name(f"{checkpoint.name}.seams")
+
+
+def _in_parts(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """`function` of a batch, DECODED at a time: pictures take more room than latents."""
+    return lambda batch: torch.cat([function(part) for part in batch.split(DECODED)])
 
 
 def count_work(model: Model, side: int, sampling: Sampling, zooming: Zooming) -> dict[str, int]:
@@ -186,37 +173,6 @@ def count_work(model: Model, side: int, sampling: Sampling, zooming: Zooming) ->
         "decodes": sampling.steps + tiles * inner,
         "encodes": 2 * tiles * inner,
     }
-
-
-def _without_seams(
-    model: Model, features: Tensor, canvas: Tensor, sampling: Sampling, steps: int, fingerprint: str, options: dict
-) -> Tensor:
-    """Noise the canvas to timestep 300 and sample it again in overlapping windows, `steps` steps [Z]."""
-    scheduler = make_scheduler("ddim", model.scheduler, round(steps * 1000 / SEAM_START))
-    start = scheduler.timesteps[-steps]
-    added = noise(sampling.seed, SEAM, 0, 0, *canvas.shape[-2:], canvas.shape[1])
-    return sample_canvas(
-        model.eps,
-        interpolated(model, features),
-        scheduler,
-        tuple(canvas.shape[1:]),
-        window=model.window,
-        stride=max(1, model.window // 4),
-        null=model.null_context(),
-        guidance=sampling.guidance,
-        seed=sampling.seed,
-        latents=scheduler.add_noise(canvas, added, start[None]),
-        last_steps=steps,
-        batch_size=sampling.batch_size,
-        device=model.device,
-        fingerprint=f"{fingerprint} seams",
-        **options,
-    )
-
-
-def _linear_decoder(model: Model, guide: Tensor) -> LinearDecoder:
-    """The model's own, or for a model without one that of the guide's latents."""
-    return model.linear_decoder or fit_linear_decoder(model.autoencoder.decode, guide)
 
 
 def guide_picture(model: Model, guide: Tensor) -> Tensor:
@@ -244,56 +200,67 @@ def zoom_file(
     levels: bool = False,
     overwrite: bool = False,
     progress: bool = False,
+    save_every_s: float = 30.0,
 ) -> dict[str, Any]:
     """Make the picture of `region` and write it to `out`, its guide beside it as `<out>_guide.png`; says what was done.
 
-    levels: also write the picture as every magnification between shows it, `<out>_10x.png` and so on. Killed, the same
-    call goes on. Raises what `generation.generate_file` does.
+    levels: also write the picture as every magnification between shows it, `<out>_10x.png` and so on; these are held in
+    memory, a third of the picture's pixels at most. Killed, the same call goes on. Raises what
+    generation.generate_file does.
     """
     sampling = effective(sampling, model)
     level = level_of(model, (region.width, region.height))
-    stem = out.stem.removesuffix(".ome")
-    guide_out = out.with_name(f"{stem}_guide.png")
+    if zooming.method == "published":  # as its pass against seams samples
+        sampling = replace(sampling, windows="overlap", stride=max(1, model.window // 4))
+    made_by = {"zoom": zooming.as_dict()}
+    info = image_info(model, grid, region, sampling, command, made_by)
+    names = level_names(info.mpp, level + 1)
+    beside = {k: side_file(out, names[k]) for k in range(1, level)} if levels else {}
+    guide_out = side_file(out, "guide")
     partial = out.with_name(f".{out.name}.partial")
-    seams = partial.with_name(f"{partial.name}.seams")
-    between = range(1, level) if levels else ()
     started = time.perf_counter()
     with ExitStack() as stack:
-        claim(stack, out, overwrite, (region.width, region.height), partial, seams)
+        claim(stack, out, overwrite, (region.width, region.height), partial, seams_file(partial))
+        for path in (guide_out, *beside.values()):
+            check_output(path, overwrite or partial.exists())
         guide, canvas = zoom_latents(
             model,
             torch.from_numpy(grid.features),
             sampling,
             zooming,
             checkpoint=partial,
-            fingerprint=f"{fingerprint_of(model, grid, region)} {zooming}",
+            fingerprint=fingerprint_of(model, grid, region),
+            save_every_s=save_every_s,
             progress=progress,
         )
         sampled = time.perf_counter()
         picture = to_pictures(guide_picture(model, guide))[0]
-        seen = Shrunk(max(1, 2**level // NEARLY))
-        shrunk = {k: Shrunk(2**k) for k in between}
-        bands = watching(decode_bands(model, canvas, sampling, progress=progress), seen, *shrunk.values())
-        info = image_info(model, grid, region, sampling, command, {"zoom": asdict(zooming)})
-        write_image(out, bands, info)
-        psnr = guide_psnr(picture, seen.picture)
-        written = {"guide": (guide_out, level, picture)}
-        written |= {
-            model.level_names[k]: (out.with_name(f"{stem}_{model.level_names[k]}.png"), k, watcher.picture)
-            for k, watcher in shrunk.items()
-        }
-        for path, k, pixels in written.values():
-            write_image(path, [(0, pixels)], info.at(2**k))
-        for path in (partial, seams):
+        seen, between = Shrunk(max(1, 2**level // NEARLY)), {k: Shrunk(2**k) for k in beside}
+
+        def bands() -> Iterator[tuple[int, np.ndarray]]:
+            yield from watching(decode_bands(model, canvas, sampling, progress=progress), seen, *between.values())
+            # What lies beside the picture is there before the picture is, whose being there says that all is done.
+            pictures = {level: (guide_out, picture)} | {k: (beside[k], between[k].picture) for k in beside}
+            for k, (path, pixels) in pictures.items():
+                write_image(path, [(0, pixels)], info.at(2**k, {"level": k, "guide": k == level}))
+
+        write_image(out, bands(), info)
+        for path in (partial, seams_file(partial)):
             path.unlink(missing_ok=True)
     return {
         "out": str(out),
-        **{name: str(path) for name, (path, *_) in written.items()},
+        "guide": str(guide_out),
+        "levels": {names[k]: str(path) for k, path in beside.items()},
         "width": region.width,
         "height": region.height,
         "reference_xy": list(grid.origin_xy),
-        "magnification_of_the_guide": model.level_names[level],
-        "guide_psnr": round(psnr, 2),
+        "guide_magnification": names[level],
+        "guide_psnr": round(guide_psnr(picture, seen.picture), 2),
         "sample_seconds": round(sampled - started, 2),
         "decode_seconds": round(time.perf_counter() - sampled, 2),
     }
+
+
+def side_file(out: Path, what: str) -> Path:
+    """The PNG beside a picture that shows its guide or another magnification."""
+    return out.with_name(f"{out.stem.removesuffix('.ome')}_{what}.png")

@@ -275,7 +275,8 @@ def test_another_kind_of_conditioner_begins_anew(model):
     ("mpp", "names"), [(0.499, ["20x", "10x", "5x", "2.5x", "1.25x"]), (None, ["1x", "2x", "4x", "8x", "16x"])]
 )
 def test_levels_are_named_by_magnification(model, mpp, names):
-    zooming = build_model(PRESETS["tiny"], "Summarizer", model.autoencoder, WIDTH, 64, {"mpp": mpp}, levels=5)
+    info = {"trained_on": [{"mpp": mpp}]}
+    zooming = build_model(PRESETS["tiny"], "Summarizer", model.autoencoder, WIDTH, 64, info, levels=5)
     assert zooming.level_names == names and model.level_names == ["1x"]
 
 

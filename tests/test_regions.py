@@ -90,6 +90,15 @@ def test_tiles_that_cannot_be_laid_side_by_side(slide, tmp_path):
         find_regions(EmbeddingFile(path), 1)
 
 
+@pytest.mark.parametrize("level", [1, 2, 3, 4])
+def test_some_regions_are_whole_blocks_at_every_level(make_slide, tmp_path, level):
+    with open_slide(make_slide(2600, 2300, name=f"blocks{level}.tif")) as large:
+        made = embed_slide(large, MeanColour(), tmp_path, downsample=1.0, tile_px=128, progress=False)
+    regions = find_regions(EmbeddingFile(made), level)
+    xy = np.array([regions.xy(n) for n in range(len(regions.cells))])
+    assert (xy % (128 * 2**level) == 0).all(1).any()
+
+
 def test_training_and_validation_share_no_pixel_of_a_level(file):
     regions = find_regions(file, 1)
     training, validation = split(regions, 0.3, 0)

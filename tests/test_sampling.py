@@ -195,6 +195,33 @@ def test_a_piece_of_a_larger_canvas_done_by_itself(windows):
     torch.testing.assert_close(piece, whole[..., 11:31, 5:29], rtol=1e-5, atol=1e-5)
 
 
+def test_the_last_steps_alone_go_on_from_noisy_latents():
+    scheduler = make_scheduler("ddim", TRAIN, 5)
+    states, options = [], {"window": 16, "stride": 8, "guidance": 1.0}
+
+    def watching(latents, timestep, contexts):
+        states.append(int(timestep))
+        return mixing(latents, timestep, contexts)
+
+    whole = sample_canvas(mixing, place_contexts, scheduler, (3, 16, 16), **options)
+    x = noise(0, -1, 0, 0, 16, 16, 3)
+    for t in scheduler.timesteps[:3]:
+        x = scheduler.step(mixing(x, t, place_contexts([(0, 0)])), t, x).prev_sample
+    rest = sample_canvas(watching, place_contexts, scheduler, (3, 16, 16), latents=x, last_steps=2, **options)
+    assert states == scheduler.timesteps[3:].tolist()
+    torch.testing.assert_close(rest, whole, atol=1e-5, rtol=1e-5)
+    for wrong in ({"last_steps": 0}, {"last_steps": 6}, {"last_steps": 2, "windows": "shift"}):
+        with pytest.raises(InputError, match="last_steps"):
+            sample_canvas(mixing, place_contexts, scheduler, (3, 16, 16), **options | wrong)
+
+
+def test_what_is_corrected_is_the_clean_canvas():
+    target = noise(5, -1, 0, 0, 24, 40, 3)
+    for windows in ("overlap", "shift"):
+        found = run(shape=(3, 24, 40), windows=windows, correct=lambda clean: clean * 0 + target)
+        torch.testing.assert_close(found, target, atol=1e-4, rtol=1e-4)
+
+
 def test_contexts_are_computed_once_per_overlapping_window():
     asked = []
 

@@ -23,7 +23,7 @@ def test_it_is_the_published_one(shared, side, level):
     published = load_summarizer(folder)
     grid = expected[f"cond.grid_{side}_mag_{level}"].permute(1, 2, 0)  # (D, h, w) => (h, w, D)
     slots, filled, levels = published.arrange(grid[None], level)
-    slots[filled] = grid.flatten(0, 1)  # the reference's grids went in as they are: its loader had standardised them
+    slots[filled] = grid.flatten(0, 1)  # the reference's grids went in as they are: its loader standardises
     context = expected[f"cond.context_{side}_mag_{level}"]
     error = (published(slots, filled, levels) - context).norm() / context.norm()
     assert error < 1e-5

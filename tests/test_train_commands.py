@@ -141,6 +141,7 @@ def test_train_makes_a_model(short, embeddings):
     assert names(short / "model") == [
         "conditioner",
         "encoder",
+        "linear_decoder.safetensors",
         "model_index.json",
         "scheduler",
         "unet",
@@ -192,7 +193,7 @@ def test_several_levels_need_the_summarizer(train, tmp_path, capsys):
 
 
 def test_a_slide_too_small_for_a_level(train, tmp_path, capsys):
-    zooming = words("--conditioner summarizer --levels 8")
+    zooming = words("--conditioner summarizer --levels 8 --validation 0")
     fails(capsys, train("--out", tmp_path / "a", *zooming), 2, "to train on: the slides are too small")
 
 
@@ -262,7 +263,7 @@ def test_weights_are_as_readable_as_other_files(vae, encoder, short):
     usual = (short / "usual").stat().st_mode
     (short / "usual").unlink()
     found = {file: file.stat().st_mode for out in (vae, encoder, short) for file in out.glob("model/**/*.safetensors")}
-    assert len(found) == 6 and set(found.values()) == {usual}
+    assert len(found) == 7 and set(found.values()) == {usual}
 
 
 def test_another_autoencoder_is_not_gone_on_with(train, short, slide, tmp_path, capsys):

@@ -2,7 +2,9 @@
 
 import copy
 import json
-from dataclasses import replace
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -13,12 +15,15 @@ from tiny import TILE_PX, WIDTH, save_encoder, save_model
 from largegen import load_model
 from largegen.cli import run
 from largegen.errors import InputError
-from largegen.generation import effective
+from largegen.generation import effective, sample_latents
 from largegen.guide import fit_linear_decoder
+from largegen.patches import choose_places, grids_at, sample_patches
+from largegen.reference import slide_reference
 from largegen.settings import Sampling, Zooming
+from largegen.shrink import watching
 from largegen.slide import open_slide
 from largegen.writers import read_provenance
-from largegen.zoom import choose_regions, guide_psnr, level_of, sample_guide, zoom_latents
+from largegen.zoom import guide_picture, guide_psnr, level_of, zoom_latents
 
 
 @pytest.fixture(scope="module")
@@ -79,26 +84,25 @@ def test_a_picture_its_guide_and_the_levels_between(zoom, tmp_path, capsys):
     guide = np.asarray(Image.open(tmp_path / "a_guide.png"))
     assert guide.shape == (TILE_PX, TILE_PX, 3)
     assert report["guide_psnr"] == pytest.approx(guide_psnr(guide, whole), abs=1.5)
-    assert report["magnification_of_the_guide"] == "5x"
+    assert report["guide_magnification"] == "5x" and report["levels"] == {"10x": str(tmp_path / "a_10x.png")}
     said = read_provenance(tmp_path / "a.tif")
     assert said["zoom"]["method"] == "fast" and said["licence"] == "CC-BY-4.0 and CC0-1.0"
-    assert read_provenance(tmp_path / "a_guide.png")["mpp"] == pytest.approx(2.0)
+    said = read_provenance(tmp_path / "a_guide.png")
+    assert said["mpp"] == pytest.approx(2.0) and said["guide"] and said["level"] == 2
 
 
 def test_the_fast_method_agrees_with_its_guide(model):
     linear = copy.deepcopy(model)
     linear.autoencoder.vae.trunk.decoder.conv_out.requires_grad_(False).weight.zero_()
     linear.linear_decoder = fit_linear_decoder(linear.autoencoder.decode, torch.randn(16, 4, 8, 8))
+    guide, canvas = zoom_latents(linear, features(), settings(linear), Zooming())
+    free = sample_latents(linear, features(), 256, 256, settings(linear))
 
-    def disagreement():
-        guide, canvas = zoom_latents(linear, features(), settings(linear), Zooming())
-        seen = torch.nn.functional.avg_pool2d(linear.autoencoder.decode(canvas), 4)
-        return (seen - linear.autoencoder.decode(guide)).square().mean().item()
+    def disagreement(latents):
+        seen = torch.nn.functional.avg_pool2d(linear.autoencoder.decode(latents), 4)
+        return (seen - guide_picture(linear, guide)).square().mean().item()
 
-    bound = disagreement()
-    blind = replace(linear.linear_decoder, weight=linear.linear_decoder.weight * 0 + 1e-12)  # sees nothing
-    linear.linear_decoder = blind
-    assert bound < 0.1 * disagreement()
+    assert disagreement(canvas) < 0.1 * disagreement(free)
 
 
 @pytest.mark.parametrize("method", ["fast", "published"])
@@ -127,25 +131,37 @@ def test_the_same_seed_gives_the_same_for_every_batch_size(model, method):
         assert (b - c).abs().max() > 0.1
 
 
-@pytest.mark.parametrize("method", ["fast", "published"])
-def test_killed_it_goes_on_to_the_same_result(model, method, tmp_path, monkeypatch):
+# Killed early in the joint sampling or the shifted windows, and after a step of the pass against seams.
+@pytest.mark.parametrize(("method", "left"), [("fast", 8), ("published", 20), ("published", 35)])
+def test_killed_it_goes_on_to_the_same_result(model, method, left, tmp_path, monkeypatch):
     zooming = Zooming(method, inner_steps=1, seam_steps=2) if method == "published" else Zooming()
-    whole = zoom_latents(model, features(), settings(model), zooming, checkpoint=tmp_path / "whole")
-    eps, left = model.eps, 40 if method == "published" else 8
-    calls = []
+    options = {"save_every_s": 0.0, "fingerprint": "a"}
+    eps, calls = model.eps, []
 
-    def dying(*arguments):
+    def counting(*arguments):
         calls.append(1)
-        if len(calls) > left:
+        if len(calls) == left + 1 and dying:
             raise KeyboardInterrupt
         return eps(*arguments)
 
-    monkeypatch.setattr("largegen.sampling.SAVES_APART", 0)
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(model, "eps", dying)
-        zoom_latents(model, features(), settings(model), zooming, checkpoint=tmp_path / "killed")
-    again = zoom_latents(model, features(), settings(model), zooming, checkpoint=tmp_path / "killed")
+    monkeypatch.setattr(model, "eps", counting)
+    dying = False
+    whole = zoom_latents(model, features(), settings(model), zooming, checkpoint=tmp_path / "whole", **options)
+    all_calls, dying = len(calls), True
+    calls.clear()
+    assert left < all_calls
+    with pytest.raises(KeyboardInterrupt):
+        zoom_latents(model, features(), settings(model), zooming, checkpoint=tmp_path / "killed", **options)
+    assert (tmp_path / "killed").exists()
+    dying = False
+    calls.clear()
+    again = zoom_latents(model, features(), settings(model), zooming, checkpoint=tmp_path / "killed", **options)
+    assert len(calls) <= all_calls - 4
     assert all(torch.equal(a, b) for a, b in zip(whole, again, strict=True))
+    other = settings(model, seed=1)
+    calls.clear()
+    zoom_latents(model, features(), other, zooming, checkpoint=tmp_path / "killed", **options)
+    assert len(calls) == all_calls  # another seed begins anew
 
 
 def test_the_pass_against_seams_can_be_switched_off(model):
@@ -188,6 +204,8 @@ def test_a_grid_that_no_level_fits(model):
         (["--method", "published", "--inner-steps", "-1"], "must be 0 or more"),
         (["--method", "published", "--seam-steps", "301"], "between 0 and 300"),
         (["--method", "published", "--fd-step", "0"], "must be more than 0"),
+        (["--method", "published", "--precision", "bf16"], "need --precision fp32"),
+        (["--method", "published", "--seam-steps", "31"], "--seam-steps 31: cannot be spaced evenly"),
         (["--inner-steps", "5"], "only with --method published"),
         (["--region", "1"], "--region 1"),
         (["--embeddings", "a.h5"], "give --ref SLIDE or --embeddings FILE.h5"),
@@ -195,6 +213,54 @@ def test_a_grid_that_no_level_fits(model):
 )
 def test_options_that_cannot_be(fails, options, text):
     assert text in fails(*options)
+
+
+def test_what_lies_beside_the_picture_is_not_overwritten_unasked(zoom, tmp_path, capfd):
+    (tmp_path / "a_guide.png").write_text("mine")
+    assert zoom("-q") == 1 and "a_guide.png" in capfd.readouterr().err
+    assert (tmp_path / "a_guide.png").read_text() == "mine" and not (tmp_path / "a.tif").exists()
+    assert zoom("-q", "--overwrite") == 0 and Image.open(tmp_path / "a_guide.png").size == (TILE_PX, TILE_PX)
+
+
+def test_killed_while_the_picture_is_written_it_is_made_whole_again(zoom, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr("largegen.zoom.watching", dying_after_the_bands)
+        assert zoom("-q", "--levels") == 130
+    assert not (tmp_path / "a.tif").exists()
+    assert zoom("-q", "--levels") == 0
+    assert sorted(p.name for p in tmp_path.iterdir() if not p.name.endswith(".json")) == [
+        *("a.tif", "a_10x.png", "a_guide.png")
+    ]
+
+
+def dying_after_the_bands(bands, *watchers):
+    yield from watching(bands, *watchers)
+    raise KeyboardInterrupt
+
+
+def test_zoom_runs_in_one_process(path, slide_path, tmp_path):
+    command = [
+        "zoom",
+        "--ref",
+        slide_path,
+        "--model",
+        path,
+        "--size",
+        256,
+        "--device",
+        "cpu",
+        "--out",
+        tmp_path / "a.tif",
+    ]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "largegen"]
+    done = subprocess.run(
+        [*launch, *map(str, command)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
+    )
+    assert done.returncode != 0 and "runs in one process" in done.stderr and not any(tmp_path.iterdir())
 
 
 def test_a_sheet_of_patches(zoom, tmp_path, monkeypatch):
@@ -208,14 +274,26 @@ def test_a_sheet_of_patches(zoom, tmp_path, monkeypatch):
     assert said["magnification"] == "5x" and said["mpp"] == pytest.approx(2.0)
 
 
-def test_a_patch_depends_on_its_place_and_level(model):
-    grid = features(2)
-    one, again, place, level = (
-        sample_guide(model, grid, level, settings(model), place=place)
-        for level, place in ((1, 1), (1, 1), (1, 2), (2, 1))
-    )
-    assert torch.equal(one, again)
-    assert (one - place).abs().max() > 0.1 and (one - level).abs().max() > 1e-3
+def test_a_patch_depends_on_its_number_grid_and_level_but_not_on_how_many_there_are(model):
+    grid = features(2)[None]
+    alone = sample_patches(model, grid, 1, settings(model))
+    three = sample_patches(model, torch.cat([grid, grid, grid.flip(-1)]), 1, settings(model, batch_size=2))
+    coarser = sample_patches(model, grid, 2, settings(model))
+    torch.testing.assert_close(three[:1], alone, atol=1e-4, rtol=1e-4)
+    assert (three[1] - three[0]).abs().max() > 0.1 and (coarser - alone).abs().max() > 1e-3
+
+
+def test_grids_reach_past_the_reference(model, slide_path, tmp_path):
+    with open_slide(slide_path) as slide:
+        reference = slide_reference(model, slide, downsample=1.0, tissue_filter=False, cache=tmp_path)
+        rows, cols = reference.tissue.shape
+        few, grid = grids_at(reference, [(-1, cols - 1)], 1, TILE_PX)
+        many, _ = grids_at(reference, [(-1, cols - 1)] * rows * cols, 1, TILE_PX)  # embeds all of the reference
+    assert few.shape == (1, 2, 2, WIDTH)
+    assert np.array_equal(few[0, 1, 0], grid.features[0, 0])
+    for row, col in ((0, 0), (0, 1), (1, 1)):
+        assert np.array_equal(few[0, row, col], grid.background)
+    torch.testing.assert_close(many[:1], few, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -233,8 +311,8 @@ def test_magnifications_that_the_model_has_not(fails, options, text):
 def test_regions_are_drawn_where_there_is_tissue():
     tissue = np.zeros((9, 12), bool)
     tissue[2:6, 7:11] = True
-    places = choose_regions(tissue, 1, 40, seed=0)
+    places = choose_places(tissue, 1, 40, seed=0)
     held = [tissue[max(r, 0) : r + 2, max(c, 0) : c + 2].sum() for r, c in places]
     assert min(held) >= 1 and len(set(places)) == 25
-    assert places == choose_regions(tissue, 1, 40, seed=0) != choose_regions(tissue, 1, 40, seed=1)
-    assert choose_regions(tissue[:2], 0, 3, seed=0)  # no tissue at all: anywhere
+    assert places == choose_places(tissue, 1, 40, seed=0) != choose_places(tissue, 1, 40, seed=1)
+    assert choose_places(tissue[:2], 0, 3, seed=0)  # no tissue at all: anywhere

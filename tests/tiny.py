@@ -43,7 +43,7 @@ def save_model(directory: Path, encoder: Path, seed: int = 0, levels: int = 1) -
         **{"encoder_licence": "CC-BY-4.0", "licence": "CC0-1.0", "embedding_dim": WIDTH, "tile_px": TILE_PX},
     }
     if levels > 1:
-        info["mpp"] = 0.5
+        info["trained_on"] = [{"name": "a", "mpp": 0.5}]
     conditioner = "PatchConditioner" if levels == 1 else "Summarizer"
     model = build_model(PRESETS["tiny"], conditioner, Autoencoder(vae), WIDTH, TILE_PX, info, levels)
     model.save(directory, encoder=encoder)

@@ -43,11 +43,14 @@ class Choice:
         if self.ref is None:
             return file_reference(model, self.embeddings)
         slide = stack.enter_context(open_slide(self.ref, *self.source))
+        target = self.target
+        if target == shared.Target(None, None, None) and model.mpp and slide.kind != "scene":
+            target = shared.Target(round(10 / model.mpp), None, None)  # the model's own magnification
         return slide_reference(
             model,
             slide,
-            downsample=self.target.downsample(slide),
-            mag=self.target.magnification(slide),
+            downsample=target.downsample(slide),
+            mag=target.magnification(slide),
             tissue_threshold=self.tissue_threshold,
             tissue_filter=self.tissue_filter,
             encoder_weights=self.encoder_weights,

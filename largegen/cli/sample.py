@@ -43,38 +43,45 @@ def sample(
     """Sample single patches at one magnification, after random places of a reference, as a contact sheet."""
     sampling = Sampling(steps=steps, guidance=guidance, seed=seed)
     sampling.check()
+    import numpy as np
+
     if mag is not None and level is not None:
         raise InputError("--mag, --level: give only one of them")
+    from largegen.dataset import to_pictures
+    from largegen.distributed import alone
+    from largegen.generation import effective
     from largegen.model import load_model
+    from largegen.patches import choose_places, grids_at, sample_patches
     from largegen.provenance import image_info
     from largegen.reference import Region
+    from largegen.runtime import lock
     from largegen.sheet import lay_out
     from largegen.writers import check_output, write_image
-    from largegen.zoom import choose_regions, grid_at, sample_patches
+    from largegen.zoom import guide_picture
 
     network = load_model(model, device, precision)
+    alone(network.device)
     level = _level(network, mag, level)
     name = network.level_names[level]
+    sampling = effective(sampling, network)
     out = out or Path(f"{reference.name}_samples_{name}.png")
-    check_output(out, overwrite)
+    check_output(out, overwrite, (min(count, 8) * network.tile_px, -(-count // 8) * network.tile_px))
     with ExitStack() as stack:
         source = reference.open(stack, network)
-        places = choose_regions(source.tissue, level, count, seed)
-        grids = [grid_at(source, place, level, network.tile_px) for place in places]
-    patches = sample_patches(network, grids, level, sampling, progress=shared.show_progress())
-    sheet = lay_out(patches, min(count, 8))
+        places = choose_places(source.tissue, level, count, seed)
+        grids, grid = grids_at(source, places, level, network.tile_px)
+    latents = sample_patches(network, grids, level, sampling, progress=shared.show_progress())
+    patches = [to_pictures(guide_picture(network, part)) for part in latents.split(8)]
+    sheet = lay_out(np.concatenate(patches), min(count, 8))
     height, width = sheet.shape[:2]
-    info = image_info(
-        network,
-        grids[0],
-        Region(width, height, 0, 0, 1, 1, full=False),
-        sampling,
-        shlex.join(["largegen", *sys.argv[1:]]),
-        {"level": level, "magnification": name, "patches": count},
-    )
-    write_image(out, [(0, sheet)], info.of_a_sheet(2**level))
+    about = {"level": level, "magnification": name, "patches": count}
+    region = Region(width, height, 0, 0, 1, 1, full=False)
+    info = image_info(network, grid, region, sampling, shlex.join(["largegen", *sys.argv[1:]]), about)
+    with lock(out):
+        check_output(out, overwrite, (width, height))
+        write_image(out, [(0, sheet)], info.of_a_sheet(2**level))
     if json:
-        shared.print_json({"out": str(out), "level": level, "magnification": name, "patches": count})
+        shared.print_json({"out": str(out), **about})
     else:
         typer.echo(f"{out}: {count} patches at {name}")
 

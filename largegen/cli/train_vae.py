@@ -25,7 +25,9 @@ def train_vae(
     latent_channels: Annotated[int, typer.Option(min=0, help="Latent channels.", show_default="the preset's")] = 0,
     perceptual_weight: Annotated[float, typer.Option(min=0.0, help="Weight of the perceptual term, 1 - SSIM.")] = 0.2,
     crop_px: Annotated[int, typer.Option(min=0, help="Side of the training crops.", show_default="the preset's")] = 0,
-    levels: Annotated[int, typer.Option(min=1, help="Also take crops at lower resolutions: 3 adds 1/2, 1/4.")] = 1,
+    levels: Annotated[
+        int, typer.Option(min=1, max=8, help="Also take crops at lower resolutions: 3 adds 1/2 and 1/4.")
+    ] = 1,
     validation: loop.Validation = 0.05,
     mag: shared.Mag = None,
     mpp: shared.Mpp = None,

@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 @with_reference_options
 def zoom(
     reference: Choice,
-    size: Annotated[str, typer.Option(help="Side of the picture: 512, 1024, 2048 or 4096 px.")] = "1024",
+    size: Annotated[
+        str, typer.Option(help="Side of the picture in px: 512, 1024, 2048 or 4096 with tiles of 256 px and 5 levels.")
+    ] = "1024",
     region: shared.Corner = None,
     model: shared.ModelName = "starter",
     out: Annotated[
@@ -53,6 +55,7 @@ def zoom(
         int, typer.Option(help="Steps of the pass against seams; 0 switches it off (published).")
     ] = Zooming.seam_steps,
     batch_size: shared.Windows = "auto",
+    save_every: Annotated[float, typer.Option(min=0.0, help="Seconds between saves of the unfinished canvas.")] = 30.0,
     device: shared.Device = "auto",
     precision: shared.Precision = "auto",
     seed: shared.Seed = Sampling.seed,
@@ -77,11 +80,18 @@ def zoom(
         raise InputError(f"--size {size}: zoom makes squares of a given side")
     out = out or Path(f"{reference.name}_zoom_{size}.tif")
     check_output(out, overwrite, wanted)
+    from largegen.distributed import alone
+    from largegen.generation import effective
     from largegen.model import load_model
-    from largegen.zoom import level_of, zoom_file
+    from largegen.zoom import check_zooming, level_of, zoom_file
 
+    if method == "published" and precision == "auto":
+        precision = "fp32"  # lower precisions drown its forward differences
     network = load_model(model, device, precision)
+    alone(network.device)
     level_of(network, wanted)
+    check_zooming(network, zooming)
+    sampling = effective(sampling, network)
     with ExitStack() as stack:
         source = reference.open(stack, network)
         place = source.region(network, wanted, corner)
@@ -100,6 +110,7 @@ def zoom(
         levels=levels,
         overwrite=overwrite,
         progress=shared.show_progress(),
+        save_every_s=save_every,
     )
     if json:
         shared.print_json(report)
@@ -110,17 +121,16 @@ def zoom(
 def _estimate(model: "Model", region: "Region", sampling: Sampling, zooming: Zooming, out: Path) -> dict[str, Any]:
     """What the run would take, but for embedding."""
     from largegen.cli.estimates import about, memory_mb, trial
-    from largegen.generation import count_decoded, effective
+    from largegen.generation import count_decoded
     from largegen.zoom import count_work
 
-    sampling = effective(sampling, model)
     work, side = count_work(model, region.rows, sampling, zooming), region.width // model.factor
     decoded = work["decodes"] + count_decoded(sampling, model.window, side, side)
     cost = trial(model, 2 * sampling.batch_size)  # as under guidance
     seconds = work["denoiser_calls"] * cost.call + decoded * cost.decode + work["encodes"] * cost.encode
     return {
         **about(model, out),
-        "settings": asdict(sampling) | asdict(zooming),
+        "settings": asdict(sampling) | zooming.as_dict(),
         "region": asdict(region),
         **work,
         "decodes": decoded,

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from largegen.autoencoder import ResidualAutoencoder
 from largegen.dataset import CropDataset, sample_rng, to_network, to_pictures
+from largegen.errors import InputError
 from largegen.networks import save_network
 from largegen.sheet import contact_sheet
 from largegen.slide import Slide
@@ -51,6 +52,11 @@ class AutoencoderTask(Task):
 
     def __init__(self, slides: Sequence[tuple[Slide, float]], config: AutoencoderConfig, seed: int):
         super().__init__()
+        factor = config.patch_px * 2 ** (len(config.channels) - 1)
+        if config.crop_px % factor:
+            raise InputError(f"--crop-px {config.crop_px}: must be a multiple of the {factor} px per latent")
+        if config.latent_channels > 3 * factor**2:
+            raise InputError(f"--latent-channels {config.latent_channels}: must be at most {3 * factor**2}")
         torch.manual_seed(seed)  # of the first weights, the same in every process
         self.config = config
         self.dataset = _NoisyCrops(slides, config, seed)

@@ -16,7 +16,7 @@ from largegen.runtime import remove, replace, writing
 OF_THE_RUN = ("seed", "batch_size")
 OF_THE_TASK = (
     *("kind", "encoder_fingerprint", "embedding_dim", "tile_px", "prediction", "channels", "latent_channels"),
-    *("autoencoder", "trained_on", "slides"),
+    *("autoencoder", "conditioner", "levels", "trained_on", "slides"),
 )
 
 

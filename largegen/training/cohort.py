@@ -66,7 +66,7 @@ def denoiser_task(config: CohortConfig, loop: LoopConfig, encode: bool = True) -
     found = [find_regions(file, level) for level in range(config.levels) for file in files]
     found = [regions for regions in found if len(regions.cells)]
     sources = [(r, latents_path(r, fingerprint, config.cache, config.turns, dtype)) for r in found]
-    dataset = LatentRegions(sources, model.conditioner.arrange, config.held_out, loop.seed)
+    dataset = LatentRegions(sources, config.levels, model.conditioner.arrange, config.held_out, loop.seed)
     for level, name in enumerate(model.level_names):
         counts = len(dataset.training[level]), len(dataset.validation[level])
         log.info("level %d (%s): %d regions to train on, %d held out", level, name, *counts)
@@ -97,7 +97,6 @@ def _info(config: CohortConfig, files: Sequence[EmbeddingFile]) -> dict[str, Any
         "licence": config.licence or "; ".join(licences),
         "embedding_dim": settings.width,
         "tile_px": settings.tile_px,
-        "mpp": min(filter(None, map(_working_mpp, files)), default=None),
         "trained_on": [
             {"name": f.settings.source_name, "tiles": f.count, "mpp": _working_mpp(f), "gsd_m": _working_gsd(f)}
             for f in files

@@ -103,13 +103,15 @@ class LatentRegions(Dataset):
     block, a part `held_out` of all blocks, are left out. Raises InputError for a level without training regions.
     """
 
-    def __init__(self, sources: Sequence[tuple[Regions, Path]], arrange: Callable, held_out: float, seed: int):
+    def __init__(
+        self, sources: Sequence[tuple[Regions, Path]], levels: int, arrange: Callable, held_out: float, seed: int
+    ):
         self.sources, self.arrange, self.seed = sources, arrange, seed
         grids = {regions.file.path: EmbeddingGrids(regions.file) for regions, _ in sources}
         self.grids = [grids[regions.file.path] for regions, _ in sources]
         self._open: dict[int, np.ndarray] = {}
         self.training, self.validation = [], []  # of each level: (N, 2), source and region
-        for level in range(1 + max(regions.level for regions, _ in sources)):
+        for level in range(levels):
             training, validation = [], []
             for source, (regions, _) in enumerate(sources):
                 if regions.level == level:
@@ -172,7 +174,8 @@ class DiffusionTask(Task):
             "regions": [len(level) for level in dataset.training],
             "validation_regions": [len(level) for level in dataset.validation],
         }
-        data = {"autoencoder": model.autoencoder.fingerprint, **counts, "seed": dataset.seed}
+        kind = {"conditioner": type(model.conditioner).__name__, "levels": model.levels}
+        data = {"autoencoder": model.autoencoder.fingerprint, **kind, **counts, "seed": dataset.seed}
         self.settings = {"kind": "denoiser", **asdict(config), **model.info, **data}
 
     def _predict(self, latents: Tensor, timestep: Tensor, context: Tensor) -> Tensor:
@@ -227,7 +230,7 @@ class DiffusionTask(Task):
             validation if len(validation) >= 8 else training
             for training, validation in zip(self.dataset.training, self.dataset.validation, strict=True)
         ]
-        batches = [self._batch(_evenly(regions, 8)) for regions in shown]
+        batches = [self._batch(np.resize(_evenly(regions, 8), (8, 2))) for regions in shown]  # few are repeated
         real, context = (torch.cat(parts) for parts in zip(*batches, strict=True))
 
         def eps(x: Tensor, timestep: Tensor, tokens: Tensor) -> Tensor:
@@ -240,10 +243,10 @@ class DiffusionTask(Task):
         for timestep in scheduler.timesteps:
             predicted = [denoise(x, timestep, c) for x, c in zip(sampled.split(8), context.split(8), strict=True)]
             sampled = scheduler.step(torch.cat(predicted), timestep, sampled).prev_sample
-        columns, rows = len(batches[0][0]), []
+        rows = []
         for above, below in zip(real.split(8), sampled.split(8), strict=True):
             rows += [to_pictures(self.model.autoencoder.decode(x)) for x in (above, below)]
-        contact_sheet(np.concatenate(rows), columns, path)
+        contact_sheet(np.concatenate(rows), 8, path)
 
     def export(self, directory: Path) -> None:
         latents, _ = self.dataset.batch(_evenly(self.dataset.training[0], LINEAR_FIT_REGIONS))

@@ -1,0 +1,81 @@
+"""Single patches at any level, after places of a reference: where they are, and how they are sampled."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from largegen.embedding_file import EmbeddingGrid
+from largegen.model import Model
+from largegen.reference import Reference, Region
+from largegen.regions import MIN_TISSUE
+from largegen.sampling import make_scheduler, sample_canvas
+from largegen.settings import Sampling
+from largegen.tiles import held_in_rectangles
+
+
+def choose_places(tissue: np.ndarray, level: int, count: int, seed: int) -> list[tuple[int, int]]:
+    """First tiles (row, col) of `count` squares of 2^level tiles on a grid (rows, cols) bool, at random from the seed.
+
+    Squares hold at least MIN_TISSUE of tissue, or as much as any does; they may stick out of the grid, as they do in
+    training. Where there are fewer places, they are drawn several times.
+    """
+    side = 2**level
+    held = held_in_rectangles(np.pad(tissue, side - 1), side, side)
+    places = np.argwhere(held >= min(max(1, MIN_TISSUE * side**2), held.max())) - (side - 1)
+    rng = np.random.default_rng(seed % 2**64)
+    rounds = [rng.permutation(len(places)) for _ in range(-(-count // len(places)))]
+    return [tuple(places[n].tolist()) for n in np.concatenate(rounds)[:count]]
+
+
+def grids_at(
+    reference: Reference, places: Sequence[tuple[int, int]], level: int, tile_px: int
+) -> tuple[Tensor, EmbeddingGrid]:
+    """The embeddings (N, 2^level, 2^level, D) from each place on, and the last grid as it was found.
+
+    What lies off the reference has the background's.
+    """
+    side, (rows, cols) = 2**level, reference.tissue.shape
+    # One by one, unless that is more work than all of the reference.
+    whole = len(places) * side**2 >= reference.tissue.sum()
+    grid = reference.grid(Region(cols * tile_px, rows * tile_px, 0, 0, rows, cols, full=True)) if whole else None
+    found = []
+    for top, left in places:
+        row, col = max(top, 0), max(left, 0)
+        height, width = min(top + side, rows) - row, min(left + side, cols) - col
+        if grid is not None:
+            part = grid.crop(row, col, height, width)
+        else:
+            part = reference.grid(Region(width * tile_px, height * tile_px, row, col, height, width, full=False))
+        features = np.tile(part.background, (side, side, 1))
+        features[row - top : row - top + height, col - left : col - left + width] = part.features
+        found.append(torch.from_numpy(features))
+    return torch.stack(found), part
+
+
+def sample_patches(model: Model, grids: Tensor, level: int, sampling: Sampling, *, progress: bool = False) -> Tensor:
+    """One patch at `level` for each grid of base embeddings, (N, h, w, D) -> latents (N, C, w, w) float32.
+
+    sampling: as generation.effective gives it. The noise of patch n is the same however many there are, and no canvas'.
+    """
+    contexts = torch.cat([model.context(part, level) for part in grids.split(16)])
+    count, window = len(grids), model.window
+    canvas = sample_canvas(  # they lie side by side, and no window on two of them
+        model.eps,
+        lambda places: contexts[[left // window for _, left in places]],
+        make_scheduler(sampling.scheduler, model.scheduler, sampling.steps),
+        (model.autoencoder.channels, window, count * window),
+        window=window,
+        windows="overlap",
+        stride=window,
+        null=model.null_context(),
+        guidance=sampling.guidance,
+        eta=sampling.eta,
+        seed=sampling.seed,
+        origin=(-window, 0),
+        batch_size=sampling.batch_size,
+        device=model.device,
+        progress=progress,
+    )
+    return torch.cat(canvas.split(window, dim=-1))
