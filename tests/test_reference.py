@@ -6,7 +6,7 @@ import torch
 from toys import ALPHA_BAR, TRAIN
 
 from largegen.autoencoder import Autoencoder
-from largegen.generation import _decode, effective, sample_latents
+from largegen.generation import decode_bands, effective, sample_latents
 from largegen.model import Model
 from largegen.settings import Sampling
 
@@ -54,7 +54,7 @@ def test_reference_large_image(reference, monkeypatch):
     assert relative(torch.cat(seen), large["contexts"]) < 1e-5
     assert relative(canvas, large["final_latents"]) < 1e-4
 
-    image = np.concatenate([band for _, band in _decode(model, canvas, sampling)])
+    image = np.concatenate([band for _, band in decode_bands(model, canvas, sampling)])
     difference = np.abs(image.astype(int) - large["image"][0].numpy().astype(int))
     assert difference.max() <= 1
     assert (difference > 0).mean() < 0.01  # rounding at the edge of a grey level, no more
