@@ -1,6 +1,6 @@
 """How good a model is on a slide: autoencoder PSNR, tile retrieval, what the encoder keeps, and a picture to look at.
 
-The autoencoder is tried on the blocks that training leaves out with --validation 0.05 and --seed 0.
+The autoencoder is tried on the blocks that its training left out: those of --held-out and seed 0.
 """
 
 from pathlib import Path
@@ -22,9 +22,9 @@ FITTED_PART = 0.6  # of a slide's height, from the top: where probes of the enco
 PROBE_CROPS = 400  # at most, of each kind and part
 
 
-def autoencoder_psnr(model: Model, slide: Slide, downsample: float) -> list[dict]:
+def autoencoder_psnr(model: Model, slide: Slide, downsample: float, fraction: float) -> list[dict]:
     """PSNR on the tissue blocks that training left out, and on those that it saw."""
-    held_out, pixels = HeldOut(), SlidePixels(slide, downsample)
+    held_out, pixels = HeldOut(fraction), SlidePixels(slide, downsample)
     size = held_out.block_px
     crops: dict[bool, list[np.ndarray]] = {True: [], False: []}
     for x, y in tissue_places(slide, downsample, size, size, min_tissue=0.25):
@@ -90,12 +90,13 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3, help="pictures for tile retrieval (default: 3)")
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--precision", default="auto")
+    parser.add_argument("--held-out", type=float, default=0.1, help="the autoencoder's --validation (default: 0.1)")
     parser.add_argument("--out", type=Path, default=Path("starter_quality.png"), help="reference and first picture")
     args = parser.parse_args()
     model = load_model(args.model, args.device, args.precision)
     encoder = own_encoder(model)
     with open_slide(args.ref, source_mag=args.source_mag) as slide:
-        blocks = autoencoder_psnr(model, slide, downsample=1.0)
+        blocks = autoencoder_psnr(model, slide, downsample=1.0, fraction=args.held_out)
         kept = encoder_keeps(encoder, slide, slide.downsample_for(mag=args.mag), model.tile_px)
 
     grid, real = read_reference(args, model)

@@ -1,8 +1,8 @@
 """Zoom against its guide: unconstrained tiles, the published joint sampling, and the closed form.
 
 For each way: PSNR between the result shrunk and the guide, floating-point operations (torch's counter of one call of
-each network, times the calls), seconds, a seam score at the tiles' borders, Fréchet distance of random crops to those of
-the real region, and tile retrieval. With --out the guides and the results are written as PNG.
+each network, times the calls), seconds, a seam score at the tiles' borders, Fréchet distance of random crops to those
+of the real region, and tile retrieval. With --out the guides and the results are written as PNG.
 """
 
 import argparse
@@ -88,7 +88,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="directory for the pictures")
     args = parser.parse_args()
     exact = load_model(args.model, args.device, "fp32")
-    models = {name: exact for name in args.ways}
+    models = dict.fromkeys(args.ways, exact)
     if "fast" in models:
         models["fast"] = load_model(args.model, args.device, args.fast_precision)
     grid, real = read_reference(args, exact)
