@@ -12,7 +12,7 @@ import typer
 from largegen.cli import options as shared
 from largegen.cli.reference_options import Choice, with_reference_options
 from largegen.errors import InputError
-from largegen.settings import Sampling, Zooming
+from largegen.settings import ZOOM_STEPS, Sampling, Zooming
 
 if TYPE_CHECKING:
     from largegen.model import Model
@@ -44,7 +44,7 @@ def zoom(
             " iterations, and a pass against seams."
         ),
     ] = Zooming.method,
-    steps: shared.Steps = Sampling.steps,
+    steps: shared.Steps = ZOOM_STEPS,
     guidance: shared.Guidance = Sampling.guidance,
     inner_steps: Annotated[
         int, typer.Option(help="Iterations towards the guide, per tile and step (published).")

@@ -38,7 +38,7 @@ def options(description: str, size: int | None = None, needs_ref: bool = True) -
         parser.add_argument("--source-mag", type=float, help="the reference's magnification, if it does not say")
         parser.add_argument("--mag", type=float, default=20.0, help="magnification to work at (default: 20)")
         parser.add_argument("--size", type=int, default=size, help=f"side of the picture in px (default: {size})")
-        parser.add_argument("--guidance", type=float, default=2.0)
+        parser.add_argument("--guidance", type=float, default=Sampling.guidance)
     return parser
 
 

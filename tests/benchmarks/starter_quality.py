@@ -16,6 +16,7 @@ from largegen.encoders import Encoder
 from largegen.errors import InputError
 from largegen.model import Model
 from largegen.runtime import atomic, write_json
+from largegen.settings import Sampling
 from largegen.slide import Slide, open_slide
 
 FITTED_PART = 0.6  # of a slide's height, from the top: where probes of the encoder are fitted; the rest tests them
@@ -88,7 +89,7 @@ def encoder_keeps(encoder: Encoder, slide: Slide, downsample: float, size_px: in
 def main() -> None:
     parser = options(__doc__, size=1024)
     parser.add_argument("--seeds", type=int, default=3, help="pictures for tile retrieval (default: 3)")
-    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--steps", type=int, default=Sampling.steps)
     parser.add_argument("--precision", default="auto")
     parser.add_argument("--held-out", type=float, default=0.1, help="the autoencoder's --validation (default: 0.1)")
     parser.add_argument("--out", type=Path, default=Path("starter_quality.png"), help="reference and first picture")
