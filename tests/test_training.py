@@ -17,7 +17,7 @@ from torch.utils.data import Dataset
 
 from largegen.dataset import sample_rng
 from largegen.errors import InputError, OutputError, TrainingError
-from largegen.sheet import contact_sheet
+from largegen.sheet import contact_sheet, lay_out
 from largegen.training.checkpoints import checkpoints
 from largegen.training.loop import LoopConfig, Task, fit, plan
 from largegen.training.metrics import Metrics, plot_losses, read_metrics
@@ -450,12 +450,13 @@ def test_a_plot_of_losses(tmp_path):
     assert len(set(Image.open(tmp_path / "a.png").convert("RGB").getdata())) > 2
 
 
-def test_a_contact_sheet_is_laid_row_by_row(tmp_path):
+def test_pictures_are_laid_out_row_by_row(tmp_path):
     import numpy as np
 
     pictures = np.stack([np.full((2, 3, 3), 50 * n, np.uint8) for n in range(4)])
-    contact_sheet(pictures, 2, tmp_path / "a.png", gap_px=1)
-    sheet = np.asarray(Image.open(tmp_path / "a.png"))
+    sheet = lay_out(pictures, 2, gap_px=1)
+    contact_sheet(pictures, 2, tmp_path / "a.png")
+    assert np.array_equal(np.asarray(Image.open(tmp_path / "a.png")), lay_out(pictures, 2))
     assert sheet.shape == (5, 7, 3)
     assert [sheet[y, x, 0] for y in (0, 3) for x in (0, 4)] == [0, 50, 100, 150]
     assert (sheet[2] == 255).all() and (sheet[:, 3] == 255).all()
