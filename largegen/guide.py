@@ -77,7 +77,7 @@ class GuideConstraint:
         if factor % shrink and shrink % factor:
             raise InputError(f"a guide {shrink} times smaller does not fit to {factor} px per latent")
         self.pooled = max(1, shrink // factor)  # latents per px of the guide
-        cells = max(1, factor // shrink)  # px of the guide per latent
+        self.cells = cells = max(1, factor // shrink)  # px of the guide per latent
         part = factor // cells
         weight = decoder.weight.reshape(3, cells, part, cells, part, -1).mean((2, 4)).flatten(0, 2)
         self.bias = decoder.bias.reshape(3, cells, part, cells, part).mean((2, 4)).flatten()
@@ -94,7 +94,14 @@ class GuideConstraint:
 
     def __call__(self, latents: Tensor) -> Tensor:
         """Latents (1, C, h, w) with the smallest change, all but, after which `seen` is the guide."""
-        change = _pointwise(self.inverse, self.target.to(latents) - self.seen(latents))
+        return self._changed(latents, self.target.to(latents) - self.seen(latents))
+
+    def mended(self, latents: Tensor, picture: Tensor) -> Tensor:
+        """The same, where the latents' own decoder makes them look like `picture` (1, 3, H, W) from afar."""
+        return self._changed(latents, self.target - F.pixel_unshuffle(picture, self.cells))
+
+    def _changed(self, latents: Tensor, lacking: Tensor) -> Tensor:
+        change = _pointwise(self.inverse, lacking)
         return latents + change.repeat_interleave(self.pooled, -1).repeat_interleave(self.pooled, -2)
 
 

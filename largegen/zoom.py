@@ -21,6 +21,7 @@ from largegen.errors import InputError, ModelError
 from largegen.generation import (
     claim,
     count_calls,
+    count_decoded,
     decode_bands,
     effective,
     fingerprint_of,
@@ -39,6 +40,7 @@ from largegen.settings import Sampling, Zooming
 from largegen.shrink import Shrunk, watching
 from largegen.writers import check_output, write_image
 
+MENDINGS = 2  # corrections of the finished latents by what the decoder itself makes of them
 DECODED = 8  # windows that go through the autoencoder at once
 SEAM_START = 300  # timestep that the pass against seams noises the canvas to [Z]
 NEARLY = 4  # the result is averaged down to so many px per px of the guide before it is resized properly
@@ -90,6 +92,8 @@ def zoom_latents(
         canvas = sample_latents(
             model, features, length, length, settings, correct=constraint, save_every_s=save_every_s, **saved
         )
+        for _ in range(MENDINGS):
+            canvas = constraint.mended(canvas, from_afar(model, canvas, sampling, side))
         return guide, canvas
     channels, window = model.autoencoder.channels, model.window
     start = noise(sampling.seed, INITIAL, 0, 0, side * window, side * window, channels)
@@ -163,7 +167,8 @@ def count_work(model: Model, side: int, sampling: Sampling, zooming: Zooming) ->
     guide, length = guidance * sampling.steps, side * model.window
     if zooming.method == "fast":
         canvas = count_calls(replace(sampling, windows="shift", stride=0), model.window, length, length)
-        return {"denoiser_calls": guide + canvas, "decodes": 1, "encodes": 0}
+        windows = count_decoded(sampling, model.window, length, length)
+        return {"denoiser_calls": guide + canvas, "decodes": 1 + MENDINGS * windows, "encodes": 0}
     tiles, inner = sampling.steps * side**2, zooming.inner_steps
     seams = replace(sampling, windows="overlap", stride=max(1, model.window // 4), steps=zooming.seam_steps)
     return {
@@ -180,10 +185,22 @@ def guide_picture(model: Model, guide: Tensor) -> Tensor:
     return model.autoencoder.decode(guide).cpu().clamp(-1, 1)
 
 
+def from_afar(model: Model, canvas: Tensor, sampling: Sampling, factor: int) -> Tensor:
+    """The picture of a canvas, decoded band by band, at a `factor`-th of its size: (1, 3, H, W) in [-1, 1]."""
+    seen = Shrunk(max(1, factor // NEARLY))
+    for _ in watching(decode_bands(model, canvas, sampling), seen):
+        pass
+    return _resized(seen.picture, factor // seen.factor)[None]
+
+
+def _resized(picture: np.ndarray, factor: int) -> Tensor:
+    """(H, W, 3) uint8 -> (3, H / factor, W / factor) in [-1, 1], antialiased bicubic."""
+    return shrink(to_network(picture)[None], factor)[0].clamp(-1, 1) if factor > 1 else to_network(picture)
+
+
 def guide_psnr(guide: np.ndarray, result: np.ndarray) -> float:
     """PSNR in dB between the guide (h, w, 3) uint8 and the result, some times as large, resized to it (bicubic)."""
-    factor = len(result) // len(guide)
-    resized = shrink(to_network(result)[None], factor)[0].clamp(-1, 1) if factor > 1 else to_network(result)
+    resized = _resized(result, len(result) // len(guide))
     error = (resized - to_network(guide)).square().mean().item() / 4
     return -10 * float(np.log10(max(error, 1e-10)))
 
