@@ -51,7 +51,7 @@ class ResidualAutoencoder(ModelMixin, ConfigMixin):
             use_quant_conv=False,
             use_post_quant_conv=False,
         )
-        square = 3 * (patch_px * 2 ** (levels - 1)) ** 2
+        square = 3 * self._factor**2
         self.analysis = nn.Conv2d(square, latent_channels, 1)
         self.synthesis = nn.Conv2d(latent_channels, square, 1)
 

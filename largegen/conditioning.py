@@ -131,8 +131,7 @@ class Summarizer(ModelMixin, ConfigMixin):
             raise InputError(f"level {level}: this model has levels 0 to {self.config.levels - 1}")
         count, rows, cols, width = grids.shape
         size = min(rows, GRID), min(cols, GRID)
-        pooled = F.adaptive_avg_pool2d(grids.float().movedim(-1, 1), size) if size != (rows, cols) else None
-        tokens = (grids.float() if pooled is None else pooled.movedim(1, -1)).flatten(1, 2)
+        tokens = F.adaptive_avg_pool2d(grids.float().movedim(-1, 1), size).flatten(2).mT  # (N, D, h, w) => (N, n, D)
         tokens = (tokens - tokens.mean(-1, keepdim=True)) / tokens.std(-1, keepdim=True).clamp(min=1e-12)
         start = SLOTS // 2 - tokens.shape[1] // 2
         slots = torch.zeros(count, SLOTS, width, device=grids.device)

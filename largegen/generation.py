@@ -26,7 +26,7 @@ from largegen.reference import Region, check_size, pure_background
 from largegen.runtime import lock, remove
 from largegen.sampling import ConditionAt, make_scheduler, sample_canvas
 from largegen.settings import Sampling
-from largegen.windows import Place, overlap_windows, ring, shift_windows, without_background
+from largegen.windows import Place, overlap_windows, plan_windows, without_background
 from largegen.writers import check_output, write_image
 
 
@@ -269,15 +269,9 @@ def count_calls(sampling: Sampling, window: int, height: int, width: int, skip: 
 
     sampling: as `effective` gives it; skip: (height, width) bool, True for background.
     """
-    calls = 0
-    for step in range(sampling.steps):
-        if sampling.windows == "overlap":
-            places, around = overlap_windows(height, width, window, sampling.stride), (height, width)
-        else:
-            places = shift_windows(height, width, window, sampling.seed, step)
-            around = ring(height, window), ring(width, window)
-        calls += len(without_background(places, window, around, skip))
-    return calls * (1 if sampling.guidance in (0, 1) else 2)
+    s = sampling
+    plan, _ = plan_windows(s.windows, height, width, window, s.stride, s.seed, s.steps, skip)
+    return sum(map(len, plan)) * (1 if sampling.guidance in (0, 1) else 2)
 
 
 def count_decoded(sampling: Sampling, window: int, height: int, width: int, skip: np.ndarray | None = None) -> int:

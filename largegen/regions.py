@@ -36,7 +36,7 @@ class Regions:
         """Level-0 px per pixel of a region's picture."""
         return self.file.settings.downsample * self.side
 
-    def xy(self, n: int) -> tuple[float, float]:
+    def xy(self, n: int) -> tuple[int, int]:
         """Top-left corner of region `n` in level-0 px; may lie outside the slide."""
         s = self.file.settings
         row, col = self.cells[n] + s.region[:2]

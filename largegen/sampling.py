@@ -18,7 +18,7 @@ from tqdm import tqdm
 from largegen.errors import InputError, LargegenError, ModelError
 from largegen.noise import INITIAL, noise
 from largegen.resume import load_progress, restore_memory, save_progress
-from largegen.windows import Place, overlap_windows, ring, shift_windows, span, without_background
+from largegen.windows import Place, plan_windows, span
 
 if TYPE_CHECKING:
     from accelerate import PartialState
@@ -158,13 +158,9 @@ def sample_canvas(
         raise InputError(f"last_steps {last_steps}: 1 to {steps}, and only with overlapping windows")
     stride = max(window // 4, 1) if stride is None else stride
     size = min(window, height), min(window, width)
-    around = (ring(height, window), ring(width, window)) if windows == "shift" else (height, width)
+    plan, around = plan_windows(windows, height, width, window, stride, seed, steps, skip)
     if windows == "overlap":
-        plan = [overlap_windows(height, width, window, stride)] * steps
         condition_at = _remembering(condition_at)
-    else:
-        plan = [shift_windows(height, width, window, seed, i) for i in range(steps)]
-    plan = [without_background(places, window, around, skip) for places in plan]
     denoise = guided(denoise, null, guidance)
 
     def field(step: int) -> Tensor:

@@ -72,3 +72,21 @@ def without_background(
     padding = [(0, ring - side) for ring, side in zip(around, skip.shape, strict=True)]
     skip = np.pad(np.asarray(skip, bool), padding, constant_values=True)
     return [place for place in places if not skip[span(place, size, around)].all()]
+
+
+def plan_windows(
+    windows: str, height: int, width: int, window: int, stride: int, seed: int, steps: int, skip: np.ndarray | None
+) -> tuple[list[list[Place]], tuple[int, int]]:
+    """The windows of each step, without those of background, and the canvas that they go around on.
+
+    windows: `overlap` every `stride`, the same at every step, or `shift`, moved by the seed. skip: see
+    `without_background`.
+    """
+    if windows == "overlap":
+        around = height, width
+        return [
+            without_background(overlap_windows(height, width, window, stride), window, around, skip)
+        ] * steps, around
+    around = ring(height, window), ring(width, window)
+    moved = (shift_windows(height, width, window, seed, step) for step in range(steps))
+    return [without_background(places, window, around, skip) for places in moved], around

@@ -88,7 +88,7 @@ def zoom_latents(
         decoder = model.linear_decoder or fit_linear_decoder(model.autoencoder.decode, guide)
         constraint = GuideConstraint(decoder, guide_picture(model, guide), side)
         length = side * model.tile_px
-        settings = replace(sampling, windows="shift", stride=0)
+        settings = canvas_sampling(model, sampling, zooming)
         canvas = sample_latents(
             model, features, length, length, settings, correct=constraint, save_every_s=save_every_s, **saved
         )
@@ -123,7 +123,7 @@ def zoom_latents(
         seams,
         tuple(canvas.shape[1:]),
         window=window,
-        stride=max(1, window // 4),
+        stride=canvas_sampling(model, sampling, zooming).stride,
         null=model.null_context(),
         guidance=sampling.guidance,
         seed=sampling.seed,
@@ -150,6 +150,13 @@ def check_zooming(model: Model, zooming: Zooming) -> DDIMScheduler | None:
         raise InputError(f"--seam-steps {zooming.seam_steps}: cannot be spaced evenly; try another number") from error
 
 
+def canvas_sampling(model: Model, sampling: Sampling, zooming: Zooming) -> Sampling:
+    """How a canvas is sampled: under its guide, or (published) by the pass against seams."""
+    if zooming.method == "fast":
+        return replace(sampling, windows="shift", stride=0)
+    return replace(sampling, windows="overlap", stride=max(1, model.window // 4))
+
+
 def seams_file(checkpoint: Path) -> Path:
     """Where the pass against seams keeps its progress, beside that of the joint sampling."""
     return checkpoint.with_name(f"{checkpoint.name}.seams")
@@ -165,16 +172,15 @@ def count_work(model: Model, side: int, sampling: Sampling, zooming: Zooming) ->
     window. sampling: as `generation.effective` gives it."""
     guidance = 1 if sampling.guidance in (0, 1) else 2
     guide, length = guidance * sampling.steps, side * model.window
+    on_canvas = canvas_sampling(model, sampling, zooming)
     if zooming.method == "fast":
-        canvas = count_calls(replace(sampling, windows="shift", stride=0), model.window, length, length)
+        canvas = count_calls(on_canvas, model.window, length, length)
         windows = count_decoded(sampling, model.window, length, length)
         return {"denoiser_calls": guide + canvas, "decodes": 1 + MENDINGS * windows, "encodes": 0}
     tiles, inner = sampling.steps * side**2, zooming.inner_steps
-    seams = replace(sampling, windows="overlap", stride=max(1, model.window // 4), steps=zooming.seam_steps)
+    seams = count_calls(replace(on_canvas, steps=zooming.seam_steps), model.window, length, length)
     return {
-        "denoiser_calls": guide
-        + guidance * tiles * (1 + 2 * inner)
-        + (count_calls(seams, model.window, length, length) if zooming.seam_steps else 0),
+        "denoiser_calls": guide + guidance * tiles * (1 + 2 * inner) + seams,
         "decodes": sampling.steps + tiles * inner,
         "encodes": 2 * tiles * inner,
     }
@@ -225,10 +231,8 @@ def zoom_file(
     memory, a third of the picture's pixels at most. Killed, the same call goes on. Raises what
     generation.generate_file does.
     """
-    sampling = effective(sampling, model)
+    sampling = canvas_sampling(model, effective(sampling, model), zooming)
     level = level_of(model, (region.width, region.height))
-    if zooming.method == "published":  # as its pass against seams samples
-        sampling = replace(sampling, windows="overlap", stride=max(1, model.window // 4))
     made_by = {"zoom": zooming.as_dict()}
     info = image_info(model, grid, region, sampling, command, made_by)
     names = level_names(info.mpp, level + 1)

@@ -35,6 +35,11 @@ class AutoencoderConfig:
     levels: int = 1  # resolutions that crops are taken at, each half the one before
     held_out: float = 0.05  # fraction of blocks kept for validation
 
+    @property
+    def factor(self) -> int:
+        """Pixels per latent, in each direction."""
+        return self.patch_px * 2 ** (len(self.channels) - 1)
+
 
 PRESETS = {
     "starter": AutoencoderConfig(),
@@ -52,7 +57,7 @@ class AutoencoderTask(Task):
 
     def __init__(self, slides: Sequence[tuple[Slide, float]], config: AutoencoderConfig, seed: int):
         super().__init__()
-        factor = config.patch_px * 2 ** (len(config.channels) - 1)
+        factor = config.factor
         if config.crop_px % factor:
             raise InputError(f"--crop-px {config.crop_px}: must be a multiple of the {factor} px per latent")
         if config.latent_channels > 3 * factor**2:
@@ -118,7 +123,7 @@ class _NoisyCrops(CropDataset):
 
     def __init__(self, slides: Sequence[tuple[Slide, float]], config: AutoencoderConfig, seed: int):
         super().__init__(slides, config.crop_px, levels=config.levels, held_out=config.held_out, seed=seed)
-        side = config.crop_px // (config.patch_px * 2 ** (len(config.channels) - 1))
+        side = config.crop_px // config.factor
         self.noise_shape = (config.latent_channels, side, side)
 
     def __getitem__(self, sample: int) -> dict[str, Tensor]:
