@@ -7,6 +7,7 @@ iteration, the constraint is solved in closed form for a linear decoder.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -102,7 +103,18 @@ class GuideConstraint:
 
     def _changed(self, latents: Tensor, lacking: Tensor) -> Tensor:
         change = _pointwise(self.inverse, lacking)
-        return latents + change.repeat_interleave(self.pooled, -1).repeat_interleave(self.pooled, -2)
+        rows, cols = (_spreading(side, self.pooled).to(latents) for side in change.shape[-2:])
+        return latents + rows @ change @ cols.T
+
+
+@cache
+def _spreading(count: int, times: int) -> Tensor:
+    """(times * count, count): stretches a line linearly, without the steps that repeating its points would leave, so
+    that the mean over each `times` is the point it stands for."""
+    points = torch.eye(count, dtype=torch.float64)[:, None]
+    stretched = F.interpolate(points, scale_factor=times, mode="linear")
+    means = F.avg_pool1d(stretched, times)[:, 0].T
+    return (stretched[:, 0].T @ torch.linalg.inv(means)).float()
 
 
 def _pointwise(matrix: Tensor, latents: Tensor) -> Tensor:
