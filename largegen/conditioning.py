@@ -78,6 +78,50 @@ class PatchConditioner(ModelMixin, ConfigMixin):
         return self(torch.zeros(n, self.config.embedding_dim, device=weight.device))
 
 
+class PatchRegionConditioner(ModelMixin, ConfigMixin):
+    """Two tokens, from a patch embedding and from that of the region around it: each L2-normalised, then a linear layer
+    of its own [L]. Where there is no region its embedding counts as zero.
+
+    embedding_dim, region_dim: widths of the embeddings; cross_attention_dim: width C of the cross-attention.
+    """
+
+    @register_to_config
+    def __init__(self, embedding_dim: int, region_dim: int, cross_attention_dim: int):
+        super().__init__()
+        self.patch = nn.Linear(embedding_dim, cross_attention_dim)
+        self.region = nn.Linear(region_dim, cross_attention_dim)
+
+    def arrange(self, grids: Tensor, level: int = 0) -> tuple[Tensor, ...]:
+        """Grids (N, 1, 1, D) of level 0 -> patch embeddings (N, embedding_dim) and region embeddings (N, region_dim).
+
+        D is embedding_dim, or the sum of both widths: a patch's embedding and then its region's. Raises InputError for
+        any other grid.
+        """
+        if level or grids.shape[1:3] != (1, 1):
+            raise InputError("this model's conditioner takes single embeddings: it knows no level but the base")
+        flat, width = grids[:, 0, 0].float(), self.config.embedding_dim
+        patch, region = flat[:, :width], flat[:, width:]
+        if not region.shape[1]:
+            region = flat.new_zeros(len(flat), self.config.region_dim)
+        return patch, region
+
+    def forward(self, patch: Tensor, region: Tensor) -> Tensor:
+        """(N, embedding_dim) and (N, region_dim) float, of any length -> (N, 2, C) in the weights' dtype."""
+        dtype = self.patch.weight.dtype
+        tokens = (self.patch(_unit(patch).to(dtype)), self.region(_unit(region).to(dtype)))
+        return torch.stack(tokens, 1)
+
+    def null(self, n: int = 1) -> Tensor:
+        """The condition of `n` unconditional samples: the projections of zero embeddings, (n, 2, C)."""
+        device = self.patch.weight.device
+        widths = self.config.embedding_dim, self.config.region_dim
+        return self(*(torch.zeros(n, width, device=device) for width in widths))
+
+
+def _unit(embeddings: Tensor) -> Tensor:
+    return F.normalize(embeddings.float(), dim=-1)
+
+
 class Summarizer(ModelMixin, ConfigMixin):
     """65 tokens from a grid of embeddings and the level that it belongs to [Z, sec. 3.2].
 
@@ -153,4 +197,6 @@ class Summarizer(ModelMixin, ConfigMixin):
 
 
 # The conditioners that a model directory can name in its model_index.json.
-CONDITIONERS: dict[str, type[ModelMixin]] = {c.__name__: c for c in (PatchConditioner, Summarizer)}
+CONDITIONERS: dict[str, type[ModelMixin]] = {
+    c.__name__: c for c in (PatchConditioner, PatchRegionConditioner, Summarizer)
+}

@@ -1,0 +1,105 @@
+"""Checkpoints of other projects: read without running or importing anything that they name.
+
+A checkpoint is a pickle, which may call any function. torch's own safe reader refuses what names foreign classes, as
+Lightning's checkpoints do in their callbacks; those are read by an unpickler that puts inert objects in their place.
+"""
+
+import pickle
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+
+from largegen.errors import ModelError
+
+PLAIN = frozenset(
+    {
+        ("collections", "OrderedDict"),
+        ("torch._utils", "_rebuild_tensor_v2"),
+        ("torch._utils", "_rebuild_parameter"),
+        ("torch", "Size"),
+        ("torch", "device"),
+        *(("torch", name) for name in ("float64", "float32", "float16", "bfloat16", "int64", "int32", "uint8", "bool")),
+    }
+)
+
+
+class _Inert(dict):
+    """Stands for an object of any other class: takes whatever the pickle does to it, and does nothing."""
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__()
+
+    def __setstate__(self, state: Any) -> None:
+        pass
+
+    def __hash__(self) -> int:
+        return id(self)
+
+    def append(self, item: Any) -> None:
+        pass
+
+    def extend(self, items: Any) -> None:
+        pass
+
+    def add(self, item: Any) -> None:
+        pass
+
+
+class _Unpickler(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        return super().find_class(module, name) if (module, name) in PLAIN else _Inert
+
+
+def _pickle_module() -> ModuleType:
+    """What torch.load takes for the pickle module."""
+    module = ModuleType("inert_pickle")
+    module.Unpickler = _Unpickler
+    module.load = lambda file, **options: _Unpickler(file, **options).load()
+    return module
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """The content of a .pt, .pth, .ckpt, .bin or .safetensors file, on the CPU, its tensors mapped where the format
+    allows it. Raises ModelError for anything that is no such file."""
+    path = Path(path)
+    if not path.is_file():
+        raise ModelError(f"{path}: no such file")
+    with path.open("rb") as file:
+        start = file.read(512)
+    if start.lstrip()[:1] == b"<":
+        raise ModelError(f"{path}: a web page, not a checkpoint: the download failed; fetch it again")
+    if not start:
+        raise ModelError(f"{path}: empty")
+    try:
+        content = _read(path, zipped=start.startswith(b"PK"))
+    except Exception as error:  # the readers raise a dozen kinds for damaged files
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ModelError(f"{path}: damaged, or no checkpoint: {reason}") from error
+    if not isinstance(content, dict):
+        raise ModelError(f"{path}: holds a {type(content).__name__}, not a dictionary of weights")
+    return content
+
+
+def _read(path: Path, zipped: bool) -> Any:
+    if path.suffix == ".safetensors":
+        from safetensors.torch import load_file
+
+        return load_file(path)
+    options = {"map_location": "cpu", "mmap": zipped or None}
+    try:
+        return torch.load(path, weights_only=True, **options)
+    except pickle.UnpicklingError:
+        return torch.load(path, weights_only=False, pickle_module=_pickle_module(), **options)
+
+
+def weights_of(content: dict[str, Any], path: Path) -> dict[str, torch.Tensor]:
+    """The tensors of a checkpoint by name, whatever holds them. Raises ModelError where there are none."""
+    for wrapper in ("state_dict", "model"):
+        if isinstance(content.get(wrapper), dict) and not isinstance(content[wrapper], _Inert):
+            content = content[wrapper]
+    weights = {name: value for name, value in content.items() if isinstance(value, torch.Tensor)}
+    if not weights:
+        raise ModelError(f"{path}: holds no weights")
+    return {name.removeprefix("module."): value for name, value in weights.items()}
