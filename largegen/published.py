@@ -14,11 +14,14 @@ import torch
 from diffusers import DDPMScheduler, UNet2DConditionModel, VQModel
 from torch import Tensor, nn
 
+from largegen import __version__
 from largegen.autoencoder import Autoencoder
 from largegen.conditioning import PatchConditioner, PatchRegionConditioner, Summarizer
-from largegen.errors import InputError, ModelError
+from largegen.encoders import encoder_spec
+from largegen.errors import InputError, ModelError, OutputError
 from largegen.foreign import read_checkpoint, weights_of
 from largegen.model import Model
+from largegen.runtime import lock
 from largegen.weights import check_state
 
 log = logging.getLogger(__name__)
@@ -37,6 +40,8 @@ LEFT_OUT = {  # parts of a checkpoint that a model has no use for, by how their 
     "model_ema.decay": "bookkeeping of the EMA",
     "model_ema.num_updates": "bookkeeping of the EMA",
 }
+# The encoder of the published models, by conditioner, width and levels.
+TRAINED_WITH = {("Summarizer", 1024, 8): "uni_v1", ("Summarizer", 1024, 4): "dinov2_vitl14_reg"}
 SUMMARIZER_NAMES = {  # ours: theirs
     "pad": "pad_token",
     "level.": "mag_embedding.",
@@ -71,6 +76,48 @@ class Source:
         """Parameters of `unet_config`, `first_stage_config` or `cond_stage_config`."""
         section = self.config.get(name)
         return section.get("params", {}) if isinstance(section, Mapping) else None
+
+
+def convert(
+    path: Path,
+    out: Path,
+    *,
+    encoder: str | None = None,
+    checkpoint: str | None = None,
+    raw_weights: bool = False,
+    name: str = "",
+    licence: str = "",
+    dtype: torch.dtype | None = None,
+    overwrite: bool = False,
+) -> Report:
+    """Write the model directory of a published checkpoint, atomically; says what became of its tensors.
+
+    encoder: name of the encoder that it was trained with, where that does not follow from its form. Raises InputError,
+    ModelError and OutputError, and leaves nothing behind.
+    """
+    if out.exists() and not overwrite:
+        raise OutputError(f"{out}: exists already; --overwrite replaces it")
+    source = find_source(path, checkpoint)
+    with lock(out):
+        model, report = read_published(source, {"name": name or out.name}, raw_weights)
+        form = (type(model.conditioner).__name__, model.info["embedding_dim"], model.levels)
+        trained_with = encoder or TRAINED_WITH.get(form)
+        if trained_with is None:
+            raise InputError(f"{path}: does not say which encoder its {form[1]} numbers are of; name it with --encoder")
+        spec = encoder_spec(trained_with)
+        if spec.width and spec.width != form[1]:
+            raise InputError(f"--encoder {trained_with}: gives {spec.width} numbers, but the model takes {form[1]}")
+        model.info |= {
+            "largegen_version": __version__,
+            "encoder": trained_with,
+            "encoder_fingerprint": None,  # the source does not say; any weights of that name are taken
+            "encoder_licence": spec.licence,
+            "licence": licence or spec.licence,
+            "trained_on": [],
+            "converted_from": source.checkpoint.name,
+        }
+        model.save(out, dtype)
+    return report
 
 
 def find_source(path: Path, checkpoint: str | None = None) -> Source:
@@ -152,6 +199,7 @@ def _denoiser(source: Source, weights: dict[str, Tensor]) -> UNet2DConditionMode
     from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint, create_unet_diffusers_config_from_ldm
 
     config = create_unet_diffusers_config_from_ldm({"model": {"params": source.config}}, weights)
+    config["sample_size"] = source.part("unet_config")["image_size"]  # of the latents
     with init_empty_weights(include_buffers=False):
         unet = UNet2DConditionModel(**config)
     return _fill(unet, convert_ldm_unet_checkpoint(weights, config), source)

@@ -230,7 +230,10 @@ def check_embeddings(model: Model, file: EmbeddingFile) -> None:
             f"{file.path}: tiles of {settings.tile_px} px with an overlap of {settings.overlap_px} px, but model {name}"
             f" needs {model.tile_px} px without overlap"
         )
-    if info["encoder_fingerprint"] != settings.encoder_fingerprint:
+    by = (
+        "encoder" if info["encoder_fingerprint"] is None else "encoder_fingerprint"
+    )  # a converted model knows names only
+    if info[by] != getattr(settings, by):
         raise EmbeddingFileError(
             f"{file.path}: embeddings of {settings.encoder} ({settings.encoder_fingerprint}), but model {name} was"
             f" trained with {info['encoder']} ({info['encoder_fingerprint']})"

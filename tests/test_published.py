@@ -1,14 +1,18 @@
 """The published checkpoint formats: read safely, converted to the last weight, with the authors' numbers."""
 
+import json
 import pickle
 
 import pytest
 import torch
 from safetensors.torch import load_file
+from tiny import save_encoder
 
+from largegen import generate, load_model
+from largegen.cli import run
 from largegen.errors import InputError, ModelError
 from largegen.foreign import read_checkpoint, weights_of
-from largegen.published import find_source, read_published
+from largegen.published import convert, find_source, read_published
 
 FOLDERS = ("zoomldm", "large-image-patch", "large-image-region")
 
@@ -110,3 +114,37 @@ def test_a_folder_without_a_config(tmp_path):
     (tmp_path / "a.ckpt").write_bytes(b"")
     with pytest.raises(InputError, match="no config"):
         find_source(tmp_path)
+
+
+@pytest.mark.parametrize("name", FOLDERS)
+def test_convert_makes_a_model_that_samples(shared, tmp_path, capsys, name):
+    encoder = save_encoder(tmp_path / "encoder", width=48)
+    command = ["convert", str(shared / "reference" / name), "--out", str(tmp_path / "model"), "--json"]
+    assert run(command) == 2 and "--encoder" in capsys.readouterr().err
+    assert run([*command, "--encoder", f"local-dir:{encoder}", "--name", "mine"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["used"] > 500 and "tables that follow from the noise schedule" in report["left_out"]
+    assert run(command) == 1
+    model = load_model(tmp_path / "model", "cpu", "fp32")
+    assert (model.info["name"], model.factor, model.tile_px) == ("mine", 4, 256)
+    grid = torch.randn(1, 1, 48, generator=torch.Generator().manual_seed(0))
+    picture = generate(model, grid, steps=2, seed=1)
+    assert picture.shape == (256, 256, 3) and picture.std() > 1
+
+
+def test_large_image_is_reproduced_by_the_converted_model(shared, tmp_path):
+    folder = shared / "reference" / "large-image-patch"
+    encoder = save_encoder(tmp_path / "encoder", width=48)
+    convert(folder, tmp_path / "model", encoder=f"local-dir:{encoder}")
+    model, expected = load_model(tmp_path / "model", "cpu", "fp32"), load_file(folder / "large_image.safetensors")
+    latents = generate(
+        model,
+        expected["embeddings"],
+        steps=10,
+        guidance=4.0,
+        windows="overlap",
+        stride=32,
+        latents=expected["initial_latents"],
+        output="latent",
+    )
+    assert (latents - expected["final_latents"]).norm() / expected["final_latents"].norm() < 1e-4

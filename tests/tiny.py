@@ -18,14 +18,14 @@ WIDTH = 16
 TILE_PX = 64
 
 
-def save_encoder(directory: Path, seed: int = 0) -> Path:
+def save_encoder(directory: Path, seed: int = 0, width: int = WIDTH) -> Path:
     """Write a tiny encoder directory, as `--encoder local-dir:` takes it."""
     directory.mkdir(parents=True)
     torch.manual_seed(seed)
-    net = timm.create_model("test_resnet", num_classes=WIDTH)
+    net = timm.create_model("test_resnet", num_classes=width)
     safetensors.torch.save_file(net.state_dict(), directory / "model.safetensors")
     config = {
-        **{"format": "largegen-encoder", "architecture": "test_resnet", "width": WIDTH, "input_px": 64},
+        **{"format": "largegen-encoder", "architecture": "test_resnet", "width": width, "input_px": 64},
         **{"mean": [0.5] * 3, "std": [0.5] * 3, "licence": "CC-BY-4.0", "timm_kwargs": {}},
     }
     (directory / "config.json").write_text(json.dumps(config))

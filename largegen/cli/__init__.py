@@ -17,7 +17,7 @@ from largegen import __version__
 from largegen.cli.options import Config, Quiet, Verbose, set_up_logging
 from largegen.errors import LargegenError
 
-COMMANDS = ("embed", "train", "train-vae", "train-encoder", "generate", "zoom", "sample", "info", "encoders")
+COMMANDS = ("embed", "train", "train-vae", "train-encoder", "generate", "zoom", "sample", "convert", "info", "encoders")
 
 # Typer carries its own copy of Click since 0.26, so the class is asked of Typer.
 UsageError = typer.BadParameter.__base__
