@@ -50,7 +50,8 @@ def generate(
 ) -> np.ndarray | Tensor:
     """Make a picture in memory from a grid of embeddings; for files and large sizes, `generate_file`.
 
-    embeddings: (R, C, D), one for each tile of `model.tile_px` pixels. size: side or (width, height) in px, by default
+    embeddings: (R, C, D), one for each tile of `model.tile_px` pixels, with that of the region around the tile appended
+    for a model that takes it (without, it counts as zero). size: side or (width, height) in px, by default
     all of the grid. latents: (1, C, H, W) to start from in place of noise from `seed`; generator: gives the seed.
     Returns (H, W, 3) uint8, or the latents (1, C, H, W) float32 for `output="latent"`. Raises InputError for settings
     that do not fit together.
@@ -60,10 +61,9 @@ def generate(
             raise InputError(f"the model needs embeddings of tiles of {model.tile_px} px without overlap")
         embeddings = embeddings.features
     features = torch.as_tensor(embeddings, dtype=torch.float32)
-    if features.ndim != 3 or features.shape[2] != model.info["embedding_dim"]:
-        raise InputError(
-            f"embeddings of shape {tuple(features.shape)}: must be (rows, columns, {model.info['embedding_dim']})"
-        )
+    widths = [model.info["embedding_dim"], model.info["embedding_dim"] + model.region_dim]
+    if features.ndim != 3 or features.shape[2] not in widths:
+        raise InputError(f"embeddings of shape {tuple(features.shape)}: must be (rows, columns, {widths[-1]})")
     if output not in ("image", "latent"):
         raise InputError(f"output {output!r}: use image or latent")
     covered = features.shape[1] * model.tile_px, features.shape[0] * model.tile_px
@@ -127,12 +127,14 @@ def sample_latents(
 
 
 def interpolated(model: Model, features: Tensor) -> ConditionAt:
-    """The condition of windows anywhere over a grid of embeddings (R, C, D): interpolated between its points."""
-    features = features.to(model.device)
+    """The condition of windows anywhere over a grid of embeddings (R, C, D): interpolated between its points, those of
+    the tiles and those of the regions around them each by themselves."""
+    width = model.info["embedding_dim"]
+    parts = [part for part in features.to(model.device).tensor_split([width], -1) if part.shape[-1]]
 
     def condition_at(places: list[Place]) -> Tensor:
         y, x = (torch.tensor(places, dtype=torch.float64) / model.window).T
-        return model.context(interpolate_grid(features, y, x))
+        return model.context(torch.cat([interpolate_grid(part, y, x) for part in parts], -1))
 
     return condition_at
 

@@ -1,12 +1,15 @@
 """Files from the Hugging Face hub, and one clear line where they cannot be had."""
 
 import os
+import re
 import socket
 import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from largegen.errors import HubError
+from largegen.errors import HubError, InputError
 
 
 def page_of(repo: str) -> str:
@@ -20,30 +23,65 @@ def hub_file(repo: str, *names: str) -> Path:
     Raises HubError with the page to read where the repository is gated, unknown or out of reach.
     """
     from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError, GatedRepoError, RepositoryNotFoundError
+    from huggingface_hub.errors import EntryNotFoundError
 
-    page = page_of(repo)
+    page, instead = page_of(repo), "give --encoder-weights FILE"
     repo, _, revision = repo.partition("@")
     reachable = _hub_reachable()
-    for name in names:
-        try:
-            return Path(hf_hub_download(repo, name, revision=revision or None, local_files_only=not reachable))
-        except GatedRepoError as error:
-            raise HubError(
-                f"{repo}: gated; accept its terms at {page} and set HF_TOKEN, or give --encoder-weights FILE"
-            ) from error
-        except RepositoryNotFoundError as error:
-            raise HubError(
-                f"{repo}: not on the hub, or not for you; see {page} or give --encoder-weights FILE"
-            ) from error
-        except EntryNotFoundError:
-            continue
-        except Exception as error:  # the client's and its HTTP library's families change between releases
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise HubError(f"{repo}: {reason}; see {page} or give --encoder-weights FILE") from error
+    with _told(repo, instead):
+        for name in names:
+            try:
+                return Path(hf_hub_download(repo, name, revision=revision or None, local_files_only=not reachable))
+            except EntryNotFoundError:
+                continue
     if reachable:
-        raise HubError(f"{repo}: {page} has no {' or '.join(names)}; give --encoder-weights FILE")
-    raise HubError(f"{repo}: the hub cannot be reached; download it from {page} and give --encoder-weights FILE")
+        raise HubError(f"{repo}: {page} has no {' or '.join(names)}; {instead}")
+    raise HubError(f"{repo}: the hub cannot be reached; download it from {page} and {instead}")
+
+
+def hub_folder(source: str) -> tuple[Path, str]:
+    """A folder `hf:ORG/NAME[@REVISION][/FOLDER]` of a repository, from the cache if it can be, and the same source with
+    the revision that it was found at. Raises InputError for another form, HubError where the hub does not give it.
+    """
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    match = re.fullmatch(r"hf:([\w.-]+/[\w.-]+)(?:@([\w.-]+))?(?:/(.+?))?/?", source)
+    if not match or ".." in (match[3] or "").split("/"):
+        raise InputError(f"{source}: give hf:ORG/NAME/FOLDER or hf:ORG/NAME@REVISION/FOLDER")
+    repo, revision, folder = match.groups()
+    instead = "give the folder that it was saved to"
+    reachable, files = _hub_reachable(), [f"{folder}/*"] if folder else None
+    with _told(repo, instead):
+        try:
+            found = snapshot_download(repo, revision=revision, allow_patterns=files, local_files_only=not reachable)
+        except LocalEntryNotFoundError as error:  # not cached
+            raise HubError(
+                f"{repo}: the hub cannot be reached; download it from {page_of(repo)} and {instead}"
+            ) from error
+    path = Path(found, folder or "")
+    if not path.exists():
+        raise HubError(f"{repo}: {page_of(repo)} has no folder {folder}")
+    return path, f"hf:{repo}@{Path(found).name}" + (f"/{folder}" if folder else "")
+
+
+@contextmanager
+def _told(repo: str, instead: str) -> Iterator[None]:
+    """Say in one line why the hub does not give a repository."""
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
+
+    page = page_of(repo)
+    try:
+        yield
+    except HubError:
+        raise
+    except GatedRepoError as error:
+        raise HubError(f"{repo}: gated; accept its terms at {page} and set HF_TOKEN, or {instead}") from error
+    except RepositoryNotFoundError as error:
+        raise HubError(f"{repo}: not on the hub, or not for you; see {page} or {instead}") from error
+    except Exception as error:  # the client's and its HTTP library's families change between releases
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise HubError(f"{repo}: {reason}; see {page} or {instead}") from error
 
 
 def _hub_reachable(timeout_s: float = 4.0) -> bool:

@@ -3,6 +3,7 @@
 import json
 import logging
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ log = logging.getLogger(__name__)
 
 BUNDLED = {"starter": Path(__file__).parent / "starter"}
 INDEX = "model_index.json"
+CLASS_NAME = "LargegenModel"
 LINEAR_DECODER = "linear_decoder.safetensors"
 DENOISERS = {"UNet2DConditionModel": UNet2DConditionModel}
 
@@ -73,6 +75,11 @@ class Model:
         return self.conditioner.config.get("levels", 1)
 
     @property
+    def region_dim(self) -> int:
+        """Width of the embedding of the region around a tile; 0 for a model that takes none."""
+        return self.conditioner.config.get("region_dim", 0)
+
+    @property
     def mpp(self) -> float | None:
         """Microns per pixel of the base, the finest that it was trained on; None where that is not known (scenes)."""
         return min(filter(None, (slide.get("mpp") for slide in self.info.get("trained_on", ()))), default=None)
@@ -122,18 +129,33 @@ class Model:
     def write(self, directory: Path, dtype: torch.dtype | None = None, encoder: Path | None = None) -> None:
         """Write the model's files into `directory`."""
         parts = {"vae": self.autoencoder.vae, "unet": self.unet, "conditioner": self.conditioner}
-        for name, network in parts.items():
-            save_network(network, directory / name, dtype)
-        self.scheduler.save_pretrained(directory / "scheduler")
+        for _ in write_model(directory, parts, self.scheduler, self.info, dtype):
+            pass
         if self.linear_decoder:
             save_linear_decoder(self.linear_decoder, directory / LINEAR_DECODER)
         if encoder:
             shutil.copytree(encoder, directory / "encoder")
-        classes = {name: type(network).__name__ for name, network in parts.items()}
-        write_json(
-            directory / INDEX,
-            {"_class_name": "LargegenModel", "_largegen_version": __version__, **classes, "info": self.info},
-        )
+
+
+def write_model(
+    directory: Path,
+    parts: dict[str, nn.Module],
+    scheduler: DDPMScheduler,
+    info: dict[str, Any],
+    dtype: torch.dtype | None = None,
+) -> Iterator[str]:
+    """Write networks, by the names of their folders, schedule and index into `directory`; says each name when done.
+
+    Without a conditioner it is no model to sample with, but a start for training.
+    """
+    for name, network in parts.items():
+        save_network(network, directory / name, dtype)
+        yield name
+    scheduler.save_pretrained(directory / "scheduler")
+    classes = {name: type(network).__name__ for name, network in parts.items()}
+    write_json(
+        directory / INDEX, {"_class_name": CLASS_NAME, "_largegen_version": __version__, **classes, "info": info}
+    )
 
 
 def level_names(mpp: float | None, count: int) -> list[str]:
@@ -185,6 +207,8 @@ def load_model(name_or_dir: str | Path = "starter", device: str = "auto", precis
         keep_freed_memory()
     directory = find_model(name_or_dir)
     index = read_index(directory)
+    if "conditioner" not in index:
+        raise ModelError(f"{directory}: has no conditioner: a start for `largegen train --init-from`, no model yet")
     networks = [
         load_network(directory / part, classes, index.get(part))
         for part, classes in (("vae", AUTOENCODERS), ("unet", DENOISERS), ("conditioner", CONDITIONERS))

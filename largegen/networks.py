@@ -5,11 +5,11 @@ from pathlib import Path
 
 import torch
 from accelerate import init_empty_weights
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import nn
 
 from largegen.errors import ModelError
+from largegen.foreign import read_checkpoint, weights_of
 from largegen.weights import check_state
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -52,10 +52,10 @@ def load_network(directory: Path, classes: dict[str, type], class_name: str | No
     except Exception as error:  # a damaged configuration fails in a dozen ways within the network's constructor
         raise ModelError(f"{directory / 'config.json'}: missing or damaged: {error}") from error
     weights = directory / WEIGHTS
-    try:
-        state = {name: value.float() for name, value in load_file(weights).items()}
-    except (OSError, SafetensorError) as error:
-        raise ModelError(f"{weights}: missing or damaged: {error}") from error
+    older = weights.with_suffix(".bin")
+    if not weights.exists() and older.exists():
+        weights = older
+    state = {name: value.float() for name, value in weights_of(read_checkpoint(weights), weights).items()}
     check_state(network, state, weights)
     network.load_state_dict(state, assign=True)
     return network

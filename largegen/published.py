@@ -1,7 +1,8 @@
 """Published checkpoints of both papers, and of latent diffusion, to model directories.
 
-ZoomLDM: `config.yaml` + `weights.ckpt`. Large-Image-Diffusion: `configs/*-project.yaml` + `checkpoints/*.ckpt`. LDM: a
-`model.ckpt` with its config. A config's `target:` is looked up in a list, never imported.
+ZoomLDM: `config.yaml` + `weights.ckpt`. Large-Image-Diffusion: `configs/*-project.yaml` + `checkpoints/*.ckpt`. LDM:
+`model.ckpt` of a denoiser (cin256-v2) or of an autoencoder (vq-f4), with or without its config. Or a directory in
+diffusers' layout.
 """
 
 import logging
@@ -11,22 +12,23 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import DDPMScheduler, UNet2DConditionModel, VQModel
+from diffusers import DDPMScheduler
 from torch import Tensor, nn
+from tqdm import tqdm
 
-from largegen import __version__
-from largegen.autoencoder import Autoencoder
-from largegen.conditioning import PatchConditioner, PatchRegionConditioner, Summarizer
+from largegen import __version__, ldm
+from largegen.autoencoder import AUTOENCODERS, Autoencoder, load_autoencoder
 from largegen.encoders import encoder_spec
 from largegen.errors import InputError, ModelError, OutputError
 from largegen.foreign import read_checkpoint, weights_of
-from largegen.model import Model
-from largegen.runtime import lock
-from largegen.weights import check_state
+from largegen.hub import hub_folder
+from largegen.ldm import AUTOENCODER, CIN256, CONDITIONER, DENOISER, VQ_F4
+from largegen.model import CLASS_NAME, DENOISERS, INDEX, write_model
+from largegen.networks import load_network
+from largegen.runtime import atomic, lock
 
 log = logging.getLogger(__name__)
 
-DENOISER, AUTOENCODER, CONDITIONER = "model.diffusion_model.", "first_stage_model.", "cond_stage_model."
 EMA = "model_ema."
 SCHEDULE = (  # the noise schedule's tables, which follow from its betas
     *("betas", "alphas_cumprod", "alphas_cumprod_prev", "sqrt_alphas_cumprod", "sqrt_one_minus_alphas_cumprod"),
@@ -35,262 +37,236 @@ SCHEDULE = (  # the noise schedule's tables, which follow from its betas
 )
 LEFT_OUT = {  # parts of a checkpoint that a model has no use for, by how their names begin
     "first_stage_model.loss.": "the autoencoder's loss and discriminator",
-    "loss.": "the autoencoder's loss and discriminator",
     "cond_stage_model.embedding.": "LDM's class embedder",
     "model_ema.decay": "bookkeeping of the EMA",
     "model_ema.num_updates": "bookkeeping of the EMA",
+    **dict.fromkeys(SCHEDULE, "tables that follow from the noise schedule"),
 }
 # The encoder of the published models, by conditioner, width and levels.
 TRAINED_WITH = {("Summarizer", 1024, 8): "uni_v1", ("Summarizer", 1024, 4): "dinov2_vitl14_reg"}
-SUMMARIZER_NAMES = {  # ours: theirs
-    "pad": "pad_token",
-    "level.": "mag_embedding.",
-    "projection.": "dim_reduce.",
-    "position": "encoder.pos_embedding",
-    "encoder.norm.": "encoder.ln.",
-    "encoder.layers.": "encoder.layers.encoder_layer_",
-    "output.": "final_proj.",
-    "norm.": "layer_norm.",
-}
-BLOCK_NAMES = {"self_attn": "self_attention", "linear1": "mlp.0", "linear2": "mlp.3", "norm1": "ln_1", "norm2": "ln_2"}
+
+
+@dataclass
+class Parts:
+    """The networks of a model, as far as a source has them."""
+
+    unet: nn.Module | None = None
+    vae: nn.Module | None = None
+    conditioner: nn.Module | None = None
+    scheduler: DDPMScheduler | None = None
+
+    @property
+    def networks(self) -> dict[str, nn.Module]:
+        found = {"vae": self.vae, "unet": self.unet, "conditioner": self.conditioner}
+        return {name: network for name, network in found.items() if network is not None}
 
 
 @dataclass
 class Report:
-    """What became of a checkpoint."""
+    """What became of a source."""
 
     source: Path
+    parts: list[str] = field(default_factory=list)  # of a model that were found: vae, unet, conditioner
     used: int = 0  # tensors of the source that are in the model
     left_out: dict[str, list[str]] = field(default_factory=dict)  # reason -> names of tensors
     ema: bool = False  # the denoiser's weights are the averaged ones
 
 
-@dataclass(frozen=True)
-class Source:
-    """A published checkpoint, as it was found."""
-
-    checkpoint: Path
-    config: Mapping[str, Any]  # of its `model.params`
-
-    def part(self, name: str) -> Mapping[str, Any] | None:
-        """Parameters of `unet_config`, `first_stage_config` or `cond_stage_config`."""
-        section = self.config.get(name)
-        return section.get("params", {}) if isinstance(section, Mapping) else None
-
-
 def convert(
-    path: Path,
+    source: str | Path,
     out: Path,
     *,
+    vae: Path | None = None,
     encoder: str | None = None,
+    region_encoder: str | None = None,
     checkpoint: str | None = None,
     raw_weights: bool = False,
     name: str = "",
     licence: str = "",
     dtype: torch.dtype | None = None,
     overwrite: bool = False,
+    progress: bool = False,
 ) -> Report:
     """Write the model directory of a published checkpoint, atomically; says what became of its tensors.
 
-    encoder: name of the encoder that it was trained with, where that does not follow from its form. Raises InputError,
-    ModelError and OutputError, and leaves nothing behind.
+    source: a file, a folder, or `hf:ORG/NAME[@REVISION]/FOLDER`. vae: where the autoencoder is, if it is not in the
+    source: another source, or a model's directory. encoder, region_encoder: names of the encoders that the model was
+    trained with, where that does not follow from its form. A source without a conditioner gives a start for training.
+    Raises InputError, ModelError and OutputError, and leaves nothing behind.
     """
     if out.exists() and not overwrite:
         raise OutputError(f"{out}: exists already; --overwrite replaces it")
-    source = find_source(path, checkpoint)
     with lock(out):
-        model, report = read_published(source, {"name": name or out.name}, raw_weights)
-        form = (type(model.conditioner).__name__, model.info["embedding_dim"], model.levels)
-        trained_with = encoder or TRAINED_WITH.get(form)
-        if trained_with is None:
-            raise InputError(f"{path}: does not say which encoder its {form[1]} numbers are of; name it with --encoder")
-        spec = encoder_spec(trained_with)
-        if spec.width and spec.width != form[1]:
-            raise InputError(f"--encoder {trained_with}: gives {spec.width} numbers, but the model takes {form[1]}")
-        model.info |= {
-            "largegen_version": __version__,
-            "encoder": trained_with,
-            "encoder_fingerprint": None,  # the source does not say; any weights of that name are taken
-            "encoder_licence": spec.licence,
-            "licence": licence or spec.licence,
-            "trained_on": [],
-            "converted_from": source.checkpoint.name,
-        }
-        model.save(out, dtype)
+        path = Path(source)
+        if str(source).startswith("hf:"):
+            path, source = hub_folder(str(source))
+        parts, report = read_published(path, checkpoint, raw_weights)
+        if vae is not None:
+            parts.vae = _vae_of(Path(vae))
+        info = _info(parts, source, encoder, region_encoder) | {"name": name or out.absolute().name}
+        info["licence"] = licence or info["licence"]
+        report.parts = list(parts.networks)
+        sizes = {part: sum(t.nbytes for t in net.state_dict().values()) for part, net in parts.networks.items()}
+        with (
+            atomic(out) as directory,
+            tqdm(total=sum(sizes.values()), desc="write", unit="B", unit_scale=True, disable=not progress) as bar,
+        ):
+            for part in write_model(directory, parts.networks, parts.scheduler, info, dtype):
+                bar.update(sizes[part])
     return report
 
 
-def find_source(path: Path, checkpoint: str | None = None) -> Source:
-    """Find config and weights in a folder, or beside a checkpoint file. Raises InputError where that is not clear.
+def _info(parts: Parts, source: str | Path, encoder: str | None, region_encoder: str | None) -> dict[str, Any]:
+    """What travels with the weights. Raises InputError where the encoder is not known, or does not fit."""
+    info = {"largegen_version": __version__, "converted_from": str(source), "trained_on": [], "licence": ""}
+    unet, vae, conditioner = parts.unet, parts.vae, parts.conditioner
+    if conditioner is None:
+        if encoder or region_encoder:
+            raise InputError(f"--encoder: {source} has no conditioner, so it was trained with none")
+        return info
+    if unet is None or vae is None:
+        raise InputError(f"{source}: has no {'denoiser' if unet is None else 'autoencoder; name one with --vae'}")
+    if unet.config.in_channels != vae.config.latent_channels:
+        raise InputError(
+            f"--vae: has {vae.config.latent_channels} channels, but the denoiser {unet.config.in_channels}"
+        )
+    width, region_dim = conditioner.config.embedding_dim, conditioner.config.get("region_dim")
+    form = (type(conditioner).__name__, width, conditioner.config.get("levels", 1))
+    trained_with = encoder or TRAINED_WITH.get(form)
+    if trained_with is None:
+        raise InputError(f"{source}: does not say which encoder its {width} numbers are of; name it with --encoder")
+    if region_encoder and not region_dim:
+        raise InputError("--region-encoder: this model takes no embeddings of regions")
+    licences = []
+    for option, found, wanted in (("encoder", trained_with, width), ("region-encoder", region_encoder, region_dim)):
+        if found:
+            spec = encoder_spec(found)
+            licences.append(spec.licence)
+            if spec.width != wanted:
+                raise InputError(f"--{option} {found}: gives {spec.width} numbers, but the model takes {wanted}")
+    licence = "; ".join(dict.fromkeys(licences))
+    return info | {
+        "embedding_dim": width,
+        "tile_px": unet.config.sample_size * Autoencoder(vae).factor,
+        "encoder": trained_with,
+        "encoder_fingerprint": None,  # the source does not say; any weights of that name are taken
+        "encoder_licence": licence,
+        "region_encoder": region_encoder,
+        "licence": licence,
+    }
 
-    checkpoint: name of the one to take, where a folder has several.
+
+def read_published(path: Path, checkpoint: str | None = None, raw_weights: bool = False) -> tuple[Parts, Report]:
+    """The networks of a source, every weight of which is filled from it.
+
+    checkpoint: which one, where a folder holds several. raw_weights: take the denoiser's weights as they were trained,
+    not their EMA. Raises InputError where it is not clear what is meant; ModelError where a weight is missing or of
+    another shape, or where the checkpoint holds something that nobody knows.
     """
-    path = Path(path)
     if not path.exists():
         raise InputError(f"{path}: no such file or directory")
+    if any((path / part / "config.json").is_file() for part in ("unet", "vae", "vqvae")):
+        return _read_diffusers(path)
+    file, config = find_checkpoint(path, checkpoint)
+    weights = weights_of(read_checkpoint(file), file)
+    if not any(name.startswith(DENOISER) for name in weights) and "encoder.conv_in.weight" in weights:
+        weights = {AUTOENCODER + name: value for name, value in weights.items()}  # an autoencoder by itself
+        config = {"first_stage_config": {"params": config or VQ_F4}}
+    config = config or _assumed(weights, file)
+    report, parts = Report(file), Parts(scheduler=ldm.schedule(config, weights, file))
+    own = {start: {n: v for n, v in weights.items() if n.startswith(start)} for start in (DENOISER, AUTOENCODER)}
+    averaged = {name: EMA + name.removeprefix("model.").replace(".", "") for name in own[DENOISER]}
+    if own[DENOISER]:
+        if any(name.startswith(EMA) for name in weights) and not raw_weights:
+            missing = [name for name in averaged.values() if name not in weights]
+            if missing:
+                raise ModelError(f"{file}: EMA weight {missing[0]!r} is missing; --raw-weights does without")
+            own[DENOISER] = {name: weights[ema] for name, ema in averaged.items()}
+            report.ema = True
+        parts.unet = ldm.denoiser(config, own[DENOISER], file)
+        condition = {n.removeprefix(CONDITIONER): v for n, v in weights.items() if n.startswith(CONDITIONER)}
+        parts.conditioner = ldm.conditioner(config, condition, file)
+    if own[AUTOENCODER]:
+        without_loss = {n: v for n, v in own[AUTOENCODER].items() if not n.startswith(f"{AUTOENCODER}loss.")}
+        parts.vae = ldm.autoencoder(config, without_loss, file)
+    if not parts.networks:
+        raise ModelError(f"{file}: holds neither a denoiser nor an autoencoder of latent diffusion")
+    _account(weights, parts, report, set(averaged if report.ema else averaged.values()))
+    return parts, report
+
+
+def find_checkpoint(path: Path, name: str | None = None) -> tuple[Path, Mapping[str, Any] | None]:
+    """The weights in a folder, or a file itself, and the `model.params` of the config beside it, if there is one.
+
+    name: of the one to take, where a folder has several. Raises InputError where it is not clear which is meant.
+    """
     folder = path if path.is_dir() else path.parent.parent if path.parent.name == "checkpoints" else path.parent
-    configs = sorted([*folder.glob("*.yaml"), *folder.glob("configs/*project.yaml")])
-    if not configs:
-        raise InputError(f"{folder}: no config (*.yaml or configs/*-project.yaml) beside the weights")
     weights = [path]
     if path.is_dir():
         weights = sorted([*folder.glob("*.ckpt"), *folder.glob("checkpoints/*.ckpt")])
-    if checkpoint is not None:
-        weights = [file for file in weights if checkpoint in (file.name, file.stem)]
+    if name is not None:
+        weights = [file for file in weights if name in (file.name, file.stem)]
     if len(weights) != 1:
         names = ", ".join(file.name for file in weights) or "none"
         raise InputError(f"{path}: holds {len(weights)} checkpoints ({names}); name one with --checkpoint")
-    return Source(weights[0], _read_config(configs[-1]))
+    configs = sorted([*folder.glob("*.yaml"), *folder.glob("configs/*project.yaml")])
+    return weights[0], _read_config(configs[-1]) if configs else None
 
 
 def _read_config(path: Path) -> Mapping[str, Any]:
     import yaml
 
     try:
-        return yaml.safe_load(path.read_text())["model"]["params"]
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, KeyError, TypeError) as error:
-        raise ModelError(f"{path}: not the config of a latent diffusion model: {error!r}") from error
+        return dict(yaml.safe_load(path.read_text())["model"]["params"])
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, KeyError, TypeError, ValueError) as error:
+        raise ModelError(f"{path}: not the config of a latent diffusion model: {type(error).__name__}") from error
 
 
-def read_published(source: Source, info: dict[str, Any], raw_weights: bool = False) -> tuple[Model, Report]:
-    """Build the model of a published checkpoint, every weight of which is filled from it.
-
-    raw_weights: take the denoiser's weights as they were trained, not their EMA. Raises ModelError where a weight is
-    missing or of another shape, or where the checkpoint holds something that nobody knows.
-    """
-    weights = weights_of(read_checkpoint(source.checkpoint), source.checkpoint)
-    report = Report(source.checkpoint)
-    unet_weights = {name: value for name, value in weights.items() if name.startswith(DENOISER)}
-    averaged = {name: EMA + name.removeprefix("model.").replace(".", "") for name in unet_weights}
-    if any(name.startswith(EMA) for name in weights) and not raw_weights:
-        missing = [name for name in averaged.values() if name not in weights]
-        if missing:
-            raise ModelError(f"{source.checkpoint}: EMA weight {missing[0]!r} is missing; --raw-weights does without")
-        unet_weights = {name: weights[ema] for name, ema in averaged.items()}
-        report.ema = True
-    unet = _denoiser(source, unet_weights)
-    vae = _autoencoder(source, {name: value for name, value in weights.items() if name.startswith(AUTOENCODER)})
-    own = {n.removeprefix(CONDITIONER): value for n, value in weights.items() if n.startswith(CONDITIONER)}
-    conditioner = _conditioner(source, own)
-    networks = (unet, vae, conditioner)
-    _account(weights, networks, report, {*averaged, *averaged.values()})
-    info = {
-        **info,
-        "embedding_dim": conditioner.config.embedding_dim,
-        "tile_px": unet.config.sample_size * 2 ** (len(vae.config.block_out_channels) - 1),
-    }
-    model = Model(
-        Autoencoder(vae),
-        *(network.eval().requires_grad_(False) for network in (unet, conditioner)),
-        _schedule(source, weights),
-        info,
-    )
-    return model, report
+def _assumed(weights: Mapping[str, Tensor], file: Path) -> Mapping[str, Any]:
+    """The config of LDM's cin256-v2, for a checkpoint of its kind without one."""
+    conditions = [n for n in weights if n.startswith(CONDITIONER) and not n.startswith(f"{CONDITIONER}embedding.")]
+    if conditions:
+        raise InputError(f"{file}: has a conditioner, but no config (*.yaml or configs/*-project.yaml) beside it")
+    log.info("%s: no config beside it; taken for LDM's cin256-v2", file)
+    return CIN256
 
 
-def _fill(network: nn.Module, weights: Mapping[str, Tensor], source: Source) -> nn.Module:
-    check_state(network, dict(weights), source.checkpoint)
-    network.load_state_dict(weights, assign=True)
-    return network
+def _read_diffusers(path: Path) -> tuple[Parts, Report]:
+    """The denoiser and the autoencoder of a directory in diffusers' layout."""
+    if (path / INDEX).is_file() and CLASS_NAME in (path / INDEX).read_text():
+        raise InputError(f"{path}: is a model directory of largegen already")
+    parts = Parts(scheduler=ldm.schedule({}, {}, path))
+    if (path / "unet").is_dir():
+        parts.unet = load_network(path / "unet", DENOISERS).eval()
+    vae = next((path / name for name in ("vqvae", "vae") if (path / name).is_dir()), None)
+    if vae:
+        parts.vae = load_network(vae, AUTOENCODERS).eval()
+    if (path / "scheduler" / "scheduler_config.json").is_file():
+        parts.scheduler = DDPMScheduler.from_config(DDPMScheduler.load_config(path / "scheduler"), clip_sample=False)
+    used = sum(len(network.state_dict()) for network in parts.networks.values())
+    return parts, Report(path, used=used)
 
 
-def _denoiser(source: Source, weights: dict[str, Tensor]) -> UNet2DConditionModel:
-    from accelerate import init_empty_weights
-    from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint, create_unet_diffusers_config_from_ldm
-
-    config = create_unet_diffusers_config_from_ldm({"model": {"params": source.config}}, weights)
-    config["sample_size"] = source.part("unet_config")["image_size"]  # of the latents
-    with init_empty_weights(include_buffers=False):
-        unet = UNet2DConditionModel(**config)
-    return _fill(unet, convert_ldm_unet_checkpoint(weights, config), source)
-
-
-def _autoencoder(source: Source, weights: dict[str, Tensor]) -> VQModel:
-    from accelerate import init_empty_weights
-    from diffusers.loaders.single_file_utils import convert_ldm_vae_checkpoint, create_vae_diffusers_config_from_ldm
-
-    config = create_vae_diffusers_config_from_ldm({"model": {"params": source.config}}, weights)
-    form = source.part("first_stage_config")
-    config |= {"num_vq_embeddings": form["n_embed"], "vq_embed_dim": form["embed_dim"]}
-    with init_empty_weights(include_buffers=False):
-        vae = VQModel(**config)
-    converted = convert_ldm_vae_checkpoint(weights, config)
-    converted["quantize.embedding.weight"] = weights[f"{AUTOENCODER}quantize.embedding.weight"]
-    return _fill(vae, converted, source)
+def _vae_of(path: Path) -> nn.Module:
+    """The autoencoder of a source or of a model's directory."""
+    if path.is_dir() and any((path / place / "config.json").is_file() for place in ("model/vae", "vae", ".")):
+        return load_autoencoder(path).vae
+    parts, _ = read_published(path)
+    if parts.vae is None:
+        raise InputError(f"--vae {path}: holds no autoencoder")
+    return parts.vae
 
 
-def _conditioner(source: Source, weights: dict[str, Tensor]) -> nn.Module:
-    """The conditioner that the config's `target` names; only its last part counts, and nothing is imported."""
-    target = str(source.config.get("cond_stage_config", {}).get("target", "")).rpartition(".")[2]
-    params = source.part("cond_stage_config") or {}
-    if target == "EmbeddingViT2_5":
-        return _summarizer(source, params, weights)
-    if target in ("PatchEmbedder", "SSLEmbedder"):
-        width = weights["patch_fc.weight"].shape
-        if "region_fc.weight" in weights:
-            network = PatchRegionConditioner(width[1], weights["region_fc.weight"].shape[1], width[0])
-        else:
-            network = PatchConditioner(width[1], width[0])
-        names = {"patch_fc": "patch" if "region_fc.weight" in weights else "projection", "region_fc": "region"}
-        renamed = {
-            f"{names[stem]}.{kind}": w for name, w in weights.items() for stem, _, kind in [name.rpartition(".")]
-        }
-        return _fill(network, renamed, source)
-    raise ModelError(f"{source.checkpoint}: conditioner {target or 'of no name'}: not one of the published ones")
-
-
-def _summarizer(source: Source, params: Mapping[str, Any], weights: dict[str, Tensor]) -> Summarizer:
-    network = Summarizer(
-        params["input_channels"],
-        params["output_channels"],
-        hidden_dim=params["hidden_channels"],
-        layers=params["num_layers"],
-        heads=params.get("num_heads", 8),
-        mlp_dim=params["vit_mlp_dim"],
-        levels=params["mag_levels"],
-    )
-    renamed = {}
-    for name in network.state_dict():
-        ours = next(prefix for prefix in SUMMARIZER_NAMES if name.startswith(prefix))
-        theirs = SUMMARIZER_NAMES[ours] + name.removeprefix(ours)
-        for part, other in BLOCK_NAMES.items():
-            theirs = theirs.replace(f".{part}.", f".{other}.")
-        if theirs in weights:
-            renamed[name] = weights[theirs]
-    return _fill(network, renamed, source)
-
-
-def _schedule(source: Source, weights: Mapping[str, Tensor]) -> DDPMScheduler:
-    config = source.config
-    scheduler = DDPMScheduler(
-        num_train_timesteps=config.get("timesteps", 1000),
-        beta_schedule="scaled_linear",
-        beta_start=config.get("linear_start", 0.0015),
-        beta_end=config.get("linear_end", 0.0195),
-        clip_sample=False,
-    )
-    table = weights.get("alphas_cumprod")
-    if table is not None and (
-        table.shape != scheduler.alphas_cumprod.shape
-        or not torch.allclose(table.float(), scheduler.alphas_cumprod, atol=1e-5)
-    ):
-        raise ModelError(f"{source.checkpoint}: its noise schedule is not the one that its config describes")
-    return scheduler
-
-
-def _account(
-    weights: Mapping[str, Tensor], networks: tuple[nn.Module, ...], report: Report, denoisers: set[str]
-) -> None:
+def _account(weights: Mapping[str, Tensor], parts: Parts, report: Report, others: set[str]) -> None:
     """Tell for each tensor of the source whether it is in the model, and if not, why. Raises ModelError for one that
-    nobody knows."""
-    kept = {value.data_ptr() for network in networks for value in network.state_dict().values()}
-    reasons = {**LEFT_OUT, **dict.fromkeys(SCHEDULE, "tables that follow from the noise schedule")}
+    nobody knows. others: the denoiser's weights that another choice between raw and averaged ones would take."""
+    kept = {value.data_ptr() for network in parts.networks.values() for value in network.state_dict().values()}
     for name, value in weights.items():
         if value.data_ptr() in kept:
             report.used += 1
             continue
-        reason = next((why for start, why in reasons.items() if name.startswith(start)), None)
-        if name in denoisers:
+        reason = next((why for start, why in LEFT_OUT.items() if name.startswith(start)), None)
+        if name in others:
             reason = "the denoiser's weights before averaging" if report.ema else "the denoiser's averaged weights"
         if reason is None:
             raise ModelError(f"{report.source}: weight {name!r} has no place in the model")

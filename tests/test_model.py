@@ -126,7 +126,7 @@ def test_a_weight_too_many(copy):
 def test_a_damaged_weight_file(copy, part, size):
     weights = copy / part / WEIGHTS
     weights.write_bytes(weights.read_bytes()[:size])
-    refused(copy, f"{part}/{WEIGHTS}: missing or damaged")
+    refused(copy, f"{part}/{WEIGHTS}: (damaged|empty)")
 
 
 @pytest.mark.parametrize(
@@ -134,7 +134,7 @@ def test_a_damaged_weight_file(copy, part, size):
 )
 def test_a_missing_file(copy, file):
     (copy / file).unlink()
-    refused(copy, "missing or damaged")
+    refused(copy, "missing or damaged|no such file")
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"info": 3}', "{}"])
@@ -252,20 +252,20 @@ def test_tiles_that_the_networks_cannot_halve(model, tile_px):
         build_model(PRESETS["tiny"], "PatchConditioner", model.autoencoder, WIDTH, tile_px, {})
 
 
-def test_weights_of_another_form_cannot_be_taken_over(model):
+def test_weights_of_another_form_cannot_be_taken_over(model, saved):
     other = build_model(PRESETS["tiny"], "PatchConditioner", model.autoencoder, WIDTH, 64, {})
-    start_from(other, model)
+    start_from(other, saved)
     assert all(torch.equal(a, b) for a, b in zip(state(model), state(other), strict=True))
     wider = build_model(PRESETS["tiny"], "PatchConditioner", model.autoencoder, WIDTH + 1, 64, {})
     with pytest.raises(ModelError, match=r"its conditioner has another form: .*projection.weight") as raised:
-        start_from(wider, model)
+        start_from(wider, saved)
     assert "\n" not in str(raised.value)
 
 
-def test_another_kind_of_conditioner_begins_anew(model):
+def test_another_kind_of_conditioner_begins_anew(model, saved):
     zooming = build_model(PRESETS["tiny"], "Summarizer", model.autoencoder, WIDTH, 64, {}, levels=3)
     before = {name: value.clone() for name, value in zooming.conditioner.state_dict().items()}
-    start_from(zooming, model)
+    start_from(zooming, saved)
     pairs = zip(model.unet.parameters(), zooming.unet.parameters(), strict=True)
     assert all(torch.equal(a, b) for a, b in pairs)
     assert all(torch.equal(value, before[name]) for name, value in zooming.conditioner.state_dict().items())

@@ -1,27 +1,61 @@
 """The published checkpoint formats: read safely, converted to the last weight, with the authors' numbers."""
 
+import copy
 import json
 import pickle
+import re
+import shutil
 
 import pytest
 import torch
+import yaml
+from diffusers import UNet2DConditionModel
 from safetensors.torch import load_file
 from tiny import save_encoder
 
 from largegen import generate, load_model
+from largegen.autoencoder import load_autoencoder
 from largegen.cli import run
+from largegen.conditioning import PatchConditioner
 from largegen.errors import InputError, ModelError
 from largegen.foreign import read_checkpoint, weights_of
-from largegen.published import convert, find_source, read_published
+from largegen.model import Model
+from largegen.published import convert, read_published
+from largegen.training.diffusion import start_from
 
 FOLDERS = ("zoomldm", "large-image-patch", "large-image-region")
 
 
+@pytest.fixture(scope="module")
+def encoders(tmp_path_factory):
+    """Names of encoders as wide as the reference's embeddings of tiles and of regions."""
+    folder = tmp_path_factory.mktemp("encoders")
+    return [f"local-dir:{save_encoder(folder / str(width), width=width)}" for width in (48, 96)]
+
+
 @pytest.fixture(scope="module", params=FOLDERS)
-def published(request, shared):
-    folder = shared / "reference" / request.param
-    model, report = read_published(find_source(folder), {"name": request.param})
-    return request.param, model, report, load_file(folder / "expected.safetensors")
+def published(request, shared, encoders, tmp_path_factory):
+    folder, out = shared / "reference" / request.param, tmp_path_factory.mktemp("published") / "model"
+    region = encoders[1] if request.param == "large-image-region" else None
+    report = convert(folder, out, encoder=encoders[0], region_encoder=region)
+    return request.param, load_model(out, "cpu", "fp32"), report, load_file(folder / "expected.safetensors")
+
+
+@pytest.fixture(scope="module")
+def reference_weights(shared):
+    """Name -> tensor of a published checkpoint, and its config."""
+    folder = shared / "reference" / "large-image-patch"
+    weights = read_checkpoint(folder / "checkpoints" / "last.ckpt")["state_dict"]
+    return weights, yaml.safe_load(next((folder / "configs").glob("*.yaml")).read_text())
+
+
+def save_checkpoint(folder, weights, config=None):
+    """Lay a checkpoint out as LDM's model zoo does."""
+    folder.mkdir()
+    torch.save({"state_dict": weights, "global_step": 3}, folder / "model.ckpt")
+    if config is not None:
+        (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    return folder
 
 
 def close(found, expected):
@@ -73,13 +107,76 @@ def test_every_tensor_is_used_or_named(published, shared):
     weights = weights_of(read_checkpoint(report.source), report.source)
     assert report.used + sum(map(len, report.left_out.values())) == len(weights)
     filled = sum(len(part.state_dict()) for part in (model.unet, model.autoencoder.vae, model.conditioner))
-    assert report.used == filled
+    assert report.used == filled and report.parts == ["vae", "unet", "conditioner"]
 
 
 def test_raw_weights_are_others(shared):
-    source = find_source(shared / "reference" / "zoomldm")
-    averaged, raw = (read_published(source, {}, raw_weights=raw)[0].unet.state_dict() for raw in (False, True))
+    folder = shared / "reference" / "zoomldm"
+    averaged, raw = (read_published(folder, raw_weights=raw)[0].unet.state_dict() for raw in (False, True))
     assert any(not torch.equal(averaged[name], raw[name]) for name in raw)
+
+
+def test_ldm_weights_are_a_start_for_training(reference_weights, encoders, tmp_path, capsys):
+    """Its class embedder is left out, and there is nothing yet to sample with."""
+    weights, config = reference_weights
+    theirs = {n: v for n, v in weights.items() if not n.startswith("cond_stage_model.")}
+    theirs |= {"cond_stage_model.embedding.weight": torch.zeros(5, 512), "first_stage_model.loss.a": torch.zeros(2)}
+    config = copy.deepcopy(config)
+    config["model"]["params"]["cond_stage_config"] = {"target": "ldm.modules.encoders.modules.ClassEmbedder"}
+    base = tmp_path / "base"
+    assert run(["convert", str(save_checkpoint(tmp_path / "cin256", theirs, config)), "--out", str(base)]) == 0
+    printed = capsys.readouterr().out
+    assert "LDM's class embedder" in printed and "loss and discriminator" in printed
+    assert f"--vae {base} --init-from {base}" in printed
+    with pytest.raises(ModelError, match="has no conditioner: a start"):
+        load_model(base)
+    published, _ = read_published(tmp_path / "cin256")
+    conditioner = PatchConditioner(48, 512)
+    model = Model(
+        load_autoencoder(base), UNet2DConditionModel.from_config(published.unet.config), conditioner, None, {}
+    )
+    start_from(model, base)
+    pairs = zip(model.unet.state_dict().values(), published.unet.state_dict().values(), strict=True)
+    assert all(torch.equal(a, b) for a, b in pairs)
+    assert run(["convert", str(tmp_path / "cin256"), "--out", str(tmp_path / "b"), "--encoder", encoders[0]]) == 2
+
+
+@pytest.mark.parametrize("as_vae", [False, True])
+def test_an_autoencoder_by_itself(reference_weights, shared, encoders, tmp_path, as_vae):
+    """vq-f4 is published alone; a denoiser without one takes it."""
+    weights, config = reference_weights
+    stem = "first_stage_model."
+    alone = {n.removeprefix(stem): v for n, v in weights.items() if n.startswith(stem)} | {"loss.a": torch.zeros(2)}
+    form = {"model": {"params": config["model"]["params"]["first_stage_config"]["params"]}}
+    vq = save_checkpoint(tmp_path / "vq-f4", alone, form)
+    out, expected = tmp_path / "out", load_file(shared / "reference" / "large-image-patch" / "expected.safetensors")
+    if as_vae:
+        without = {n: v for n, v in weights.items() if not n.startswith(stem)}
+        source = save_checkpoint(tmp_path / "denoiser", without, config)
+        with pytest.raises(InputError, match="no autoencoder; name one with --vae"):
+            convert(source, out, encoder=encoders[0])
+        assert not out.exists()
+        convert(source, out, vae=vq, encoder=encoders[0])
+        assert load_model(out, "cpu", "fp32").tile_px == 256
+    else:
+        report = convert(vq, out)
+        assert report.parts == ["vae"] and sum(map(len, report.left_out.values())) == 1
+    with torch.no_grad():
+        close(load_autoencoder(out).decode(expected["vae.latent"]), expected["vae.decoded"])
+
+
+@pytest.mark.parametrize("binary", [False, True])
+def test_a_directory_in_diffusers_layout(published, tmp_path, binary):
+    _, model, _, _ = published
+    model.unet.save_pretrained(tmp_path / "theirs" / "unet", safe_serialization=not binary)
+    model.autoencoder.vae.save_pretrained(tmp_path / "theirs" / "vqvae", safe_serialization=not binary)
+    report = convert(tmp_path / "theirs", tmp_path / "ours")
+    assert report.parts == ["vae", "unet"]
+    parts, _ = read_published(tmp_path / "theirs")
+    pairs = zip(parts.unet.state_dict().values(), model.unet.state_dict().values(), strict=True)
+    assert all(torch.equal(a, b) for a, b in pairs)
+    with pytest.raises(InputError, match="model directory of largegen already"):
+        convert(tmp_path / "ours", tmp_path / "again")
 
 
 class Evil:
@@ -110,18 +207,85 @@ def test_what_is_no_checkpoint(tmp_path, content, text):
         read_checkpoint(tmp_path / "a.ckpt")
 
 
-def test_a_folder_without_a_config(tmp_path):
-    (tmp_path / "a.ckpt").write_bytes(b"")
-    with pytest.raises(InputError, match="no config"):
-        find_source(tmp_path)
+def test_what_does_not_belong_together(reference_weights, encoders, tmp_path, capsys):
+    """One line, exit code 2, and nothing is left."""
+    weights, config = reference_weights
+    first = next(n for n in weights if n.startswith("model.diffusion_model.") and n.endswith("weight"))
+    ema = {
+        "model_ema." + n.removeprefix("model.").replace(".", ""): v
+        for n, v in weights.items()
+        if n.startswith("model.")
+    }
+    wider = copy.deepcopy(config)
+    wider["model"]["params"]["unet_config"]["params"]["model_channels"] = 64
+    other = copy.deepcopy(config)
+    other["model"]["params"]["cond_stage_config"]["target"] = "os.system"
+    cases = {
+        "missing": ({n: v for n, v in weights.items() if n != first}, config, "denoiser|missing"),
+        "surplus": (weights | {"model.diffusion_model.more": torch.zeros(1)}, config, "model.more|no place|not part"),
+        "ema": (weights | dict(list(ema.items())[1:]), config, "EMA weight '.*' is missing; --raw-weights"),
+        "shape": (weights, wider, "has shape"),
+        "target": (weights, other, "conditioner system: not one of the published"),
+        "architecture": ({"conv1.weight": torch.zeros(3)}, config, "neither a denoiser nor an autoencoder"),
+        "no-config": (weights, None, "a conditioner, but no config"),
+        "no-weights": ({}, config, "no weights"),
+    }
+    for name, (content, form, text) in cases.items():
+        source = save_checkpoint(tmp_path / name, content, form)
+        out = tmp_path / f"{name}-model"
+        assert run(["convert", str(source), "--out", str(out), "--encoder", encoders[0]]) == 2, name
+        error = capsys.readouterr().err.strip()
+        assert re.search(text, error) and str(source) in error and len(error.splitlines()) == 1, (name, error)
+        assert not out.exists() and not list(tmp_path.glob(f".{name}-model*")), name
+    source = save_checkpoint(tmp_path / "yaml", weights)
+    for text in ("model: [", "a: 1", "!!python/object/apply:os.system ['true']"):
+        (source / "config.yaml").write_text(text)
+        with pytest.raises(ModelError, match="not the config of a latent diffusion model"):
+            read_published(source)
+
+
+def test_which_checkpoint(reference_weights, tmp_path):
+    with pytest.raises(InputError, match="no such file"):
+        read_published(tmp_path / "nothing")
+    with pytest.raises(InputError, match="holds 0 checkpoints"):
+        read_published(tmp_path)
+    folder = save_checkpoint(tmp_path / "run", *reference_weights)
+    (folder / "model.ckpt").rename(folder / "epoch=1.ckpt")
+    (folder / "last.ckpt").write_bytes(b"")
+    with pytest.raises(InputError, match=r"2 checkpoints \(epoch=1.ckpt, last.ckpt\); name one with --checkpoint"):
+        read_published(folder)
+    assert read_published(folder, "epoch=1")[1].source.name == "epoch=1.ckpt"
+    assert read_published(folder / "epoch=1.ckpt")[1].used
+
+
+def test_offline_the_hub_is_one_line(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    out = str(tmp_path / "out")
+    assert run(["convert", "hf:StonyBrook-CVLab/ZoomLDM/brca", "--out", out]) == 1
+    error = capsys.readouterr().err
+    assert "https://huggingface.co/StonyBrook-CVLab/ZoomLDM" in error and len(error.strip().splitlines()) == 1
+    for source in ("hf:", "hf:one", "hf:a/b/../c"):
+        assert run(["convert", source, "--out", out]) == 2
+
+
+def test_from_the_hub_at_a_revision(shared, encoders, tmp_path, monkeypatch):
+    """What a download leaves in the cache is found again, and the model says which revision it is of."""
+    revision, store = "0123456789" * 4, tmp_path / "models--org--name"
+    shutil.copytree(shared / "reference" / "zoomldm", store / "snapshots" / revision / "brca")
+    (store / "refs").mkdir()
+    (store / "refs" / "main").write_text(revision)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    for source in ("hf:org/name/brca", f"hf:org/name@{revision}/brca"):
+        convert(source, tmp_path / "out", encoder=encoders[0], overwrite=True)
+        assert load_model(tmp_path / "out").info["converted_from"] == f"hf:org/name@{revision}/brca"
 
 
 @pytest.mark.parametrize("name", FOLDERS)
-def test_convert_makes_a_model_that_samples(shared, tmp_path, capsys, name):
-    encoder = save_encoder(tmp_path / "encoder", width=48)
+def test_convert_makes_a_model_that_samples(shared, encoders, tmp_path, capsys, name):
     command = ["convert", str(shared / "reference" / name), "--out", str(tmp_path / "model"), "--json"]
     assert run(command) == 2 and "--encoder" in capsys.readouterr().err
-    assert run([*command, "--encoder", f"local-dir:{encoder}", "--name", "mine"]) == 0
+    assert run([*command, "--encoder", encoders[1]]) == 2 and "gives 96 numbers" in capsys.readouterr().err
+    assert run([*command, "--encoder", encoders[0], "--name", "mine"]) == 0
     report = json.loads(capsys.readouterr().out)
     assert report["used"] > 500 and "tables that follow from the noise schedule" in report["left_out"]
     assert run(command) == 1
@@ -132,10 +296,9 @@ def test_convert_makes_a_model_that_samples(shared, tmp_path, capsys, name):
     assert picture.shape == (256, 256, 3) and picture.std() > 1
 
 
-def test_large_image_is_reproduced_by_the_converted_model(shared, tmp_path):
+def test_large_image_is_reproduced_by_the_converted_model(shared, encoders, tmp_path):
     folder = shared / "reference" / "large-image-patch"
-    encoder = save_encoder(tmp_path / "encoder", width=48)
-    convert(folder, tmp_path / "model", encoder=f"local-dir:{encoder}")
+    convert(folder, tmp_path / "model", encoder=encoders[0])
     model, expected = load_model(tmp_path / "model", "cpu", "fp32"), load_file(folder / "large_image.safetensors")
     latents = generate(
         model,

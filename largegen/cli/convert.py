@@ -12,20 +12,28 @@ from largegen.cli import options as shared
 
 def convert(
     source: Annotated[
-        Path,
+        str,
         typer.Argument(
-            help="Folder or .ckpt of ZoomLDM or Large-Image-Diffusion, its config beside it.", metavar="SOURCE"
+            help="Folder or checkpoint of ZoomLDM, Large-Image-Diffusion or LDM, or a directory in diffusers' layout;"
+            " hf:ORG/NAME/FOLDER downloads one.",
+            metavar="SOURCE",
         ),
     ],
     out: Annotated[Path, typer.Option(help="Model directory to write.")],
     checkpoint: Annotated[
         str | None, typer.Option(help="Which checkpoint, where the folder has several: its file name.")
     ] = None,
+    vae: Annotated[
+        Path | None, typer.Option(help="Autoencoder, if SOURCE has none: another source, or a model's directory.")
+    ] = None,
     encoder: Annotated[
         str | None,
         typer.Option(
             help="Encoder that the model was trained with; see `largegen encoders`.", show_default="as published"
         ),
+    ] = None,
+    region_encoder: Annotated[
+        str | None, typer.Option(help="Encoder of the regions around the tiles, for a model that takes them.")
     ] = None,
     raw_weights: Annotated[
         bool, typer.Option("--raw-weights", help="Take the weights as trained, not their average (EMA).")
@@ -46,17 +54,24 @@ def convert(
     report = convert(
         source,
         out,
+        vae=vae,
         encoder=encoder,
+        region_encoder=region_encoder,
         checkpoint=checkpoint,
         raw_weights=raw_weights,
         name=name,
         licence=licence,
         dtype=dtype,
         overwrite=overwrite,
+        progress=shared.show_progress(),
     )
     if json:
         shared.print_json({"out": str(out)} | asdict(report))
         return
-    typer.echo(f"{out}: {report.used} weights of {report.source}{', EMA' if report.ema else ''}")
+    averaged = ", the denoiser's averaged (EMA)" if report.ema else ""
+    typer.echo(f"{out}: {', '.join(report.parts)}: {report.used} weights of {report.source}{averaged}")
     for reason, names in report.left_out.items():
         typer.echo(f"  left out: {len(names)} tensors, {reason} ({names[0]}{', ...' if len(names) > 1 else ''})")
+    if "conditioner" not in report.parts:
+        start = [f"--vae {out}"] * ("vae" in report.parts) + [f"--init-from {out}"] * ("unet" in report.parts)
+        typer.echo(f"A start for training: largegen train EMBEDDINGS --preset published {' '.join(start)}")

@@ -29,6 +29,8 @@ class Choice:
     tissue_filter: bool
     encoder_weights: Path | None
     cache: Path | None
+    region_embeddings: Path | None = None
+    no_region: bool = False
 
     @property
     def name(self) -> str:
@@ -39,24 +41,35 @@ class Choice:
         """The reference for a model; the slide is open as long as `stack`."""
         from largegen.reference import file_reference, slide_reference
         from largegen.slide import open_slide
+        from largegen.surroundings import (
+            check_region_choice,
+            surroundings_of_file,
+            surroundings_of_slide,
+            with_surroundings,
+        )
 
+        given = self.region_embeddings
+        check_region_choice(model, given is not None, self.no_region, self.ref is not None)
+        found = surroundings_of_file(model, given) if given else None
         if self.ref is None:
-            return file_reference(model, self.embeddings)
+            reference = file_reference(model, self.embeddings)
+            return with_surroundings(reference, found) if found else reference
         slide = stack.enter_context(open_slide(self.ref, *self.source))
         target = self.target
         if target == shared.Target(None, None, None) and model.mpp and slide.kind != "scene":
             target = shared.Target(round(10 / model.mpp), None, None)  # the model's own magnification
-        return slide_reference(
-            model,
-            slide,
-            downsample=target.downsample(slide),
-            mag=target.magnification(slide),
-            tissue_threshold=self.tissue_threshold,
-            tissue_filter=self.tissue_filter,
-            encoder_weights=self.encoder_weights,
-            cache=self.cache,
-            progress=shared.show_progress(),
-        )
+        how = {
+            "downsample": target.downsample(slide),
+            "tissue_threshold": self.tissue_threshold,
+            "tissue_filter": self.tissue_filter,
+            "cache": self.cache,
+            "progress": shared.show_progress(),
+        }
+        mag = target.magnification(slide)
+        reference = slide_reference(model, slide, mag=mag, encoder_weights=self.encoder_weights, **how)
+        if model.region_dim and not self.no_region:
+            found = found or surroundings_of_slide(model, slide, **how)
+        return with_surroundings(reference, found) if found else reference
 
 
 def _options(
@@ -74,11 +87,20 @@ def _options(
     cache: Annotated[
         Path | None, typer.Option(help="Directory of embedded regions.", show_default="~/.cache/largegen")
     ] = None,
+    region_embeddings: Annotated[
+        Path | None,
+        typer.Option(help="Embedding file of the regions around the tiles (5x for 20x), for a model that takes them."),
+    ] = None,
+    no_region: Annotated[
+        bool, typer.Option("--no-region", help="Do without, for a model that takes them: they count as zero.")
+    ] = False,
 ) -> None:
     """The reference's options."""
 
 
-def _choice(ref: Path | None, embeddings: Path | None, **options: Any) -> Choice:
+def _choice(
+    ref: Path | None, embeddings: Path | None, region_embeddings: Path | None, no_region: bool, **options: Any
+) -> Choice:
     if (ref is None) == (embeddings is None):
         raise InputError("give --ref SLIDE or --embeddings FILE.h5")
     target = shared.Target(options.get("mag"), options["mpp"], options["gsd"])
@@ -95,6 +117,8 @@ def _choice(ref: Path | None, embeddings: Path | None, **options: Any) -> Choice
         tissue_filter=not options["no_tissue_filter"],
         encoder_weights=options["encoder_weights"],
         cache=options["cache"],
+        region_embeddings=region_embeddings,
+        no_region=no_region,
     )
 
 

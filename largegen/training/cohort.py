@@ -14,7 +14,7 @@ from largegen.autoencoder import load_autoencoder
 from largegen.embedding_file import EmbeddingFile, Settings
 from largegen.errors import EmbeddingFileError, InputError
 from largegen.latents import cache_latents, find_slide, latents_path
-from largegen.model import BUNDLED, find_model, load_model, read_index
+from largegen.model import BUNDLED, find_model, read_index
 from largegen.regions import find_regions
 from largegen.runtime import resolve_precision
 from largegen.training.diffusion import PRESETS, DiffusionTask, LatentRegions, build_model, start_from
@@ -60,7 +60,7 @@ def denoiser_task(config: CohortConfig, loop: LoopConfig, encode: bool = True) -
     info = _info(config, files)
     model = build_model(form, conditioner, autoencoder, settings.width, settings.tile_px, info, config.levels)
     if config.init_from:
-        start_from(model, load_model(config.init_from, "cpu", "fp32"))
+        start_from(model, find_model(config.init_from))
     dtype = resolve_precision("auto", processes.device)
     fingerprint = autoencoder.fingerprint
     found = [find_regions(file, level) for level in range(config.levels) for file in files]

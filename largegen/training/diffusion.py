@@ -18,7 +18,8 @@ from largegen.dataset import sample_rng, to_pictures, turn
 from largegen.errors import InputError, ModelError
 from largegen.guide import fit_linear_decoder
 from largegen.latents import TURNS
-from largegen.model import Model, to_eps
+from largegen.model import DENOISERS, Model, read_index, to_eps
+from largegen.networks import load_network
 from largegen.regions import EmbeddingGrids, Regions, split
 from largegen.sampling import guided, make_scheduler
 from largegen.sheet import contact_sheet
@@ -283,15 +284,19 @@ def build_model(
     return Model(autoencoder, unet, tokens, DDPMScheduler(**NOISE_SCHEDULE, prediction_type=config.prediction), info)
 
 
-def start_from(model: Model, other: Model) -> None:
-    """Take over the denoiser's weights, and the conditioner's if it is of the same kind. Raises ModelError where their
-    forms differ."""
-    for name in ("unet", "conditioner"):
-        if name == "conditioner" and type(model.conditioner) is not type(other.conditioner):
-            log.info("--init-from %s: another kind of conditioner; ours begins anew", other.directory)
+def start_from(model: Model, directory: Path) -> None:
+    """Take over the weights of a model directory's denoiser, and of its conditioner if it is of the same kind. Raises
+    ModelError where their forms differ."""
+    index = read_index(directory)
+    if "unet" not in index:
+        raise ModelError(f"--init-from {directory}: has no denoiser")
+    for name, classes in (("unet", DENOISERS), ("conditioner", CONDITIONERS)):
+        own = getattr(model, name)
+        if name == "conditioner" and index.get(name) != type(own).__name__:
+            log.info("--init-from %s: another kind of conditioner; ours begins anew", directory)
             continue
         try:
-            getattr(model, name).load_state_dict(getattr(other, name).state_dict())
+            own.load_state_dict(load_network(directory / name, classes, index[name]).state_dict())
         except RuntimeError as error:
             reason = str(error).splitlines()[1].strip() if "\n" in str(error) else str(error)
-            raise ModelError(f"--init-from {other.directory}: its {name} has another form: {reason}") from error
+            raise ModelError(f"--init-from {directory}: its {name} has another form: {reason}") from error
