@@ -1,6 +1,5 @@
 """Weight files of vision networks: read safely, given timm's names, loaded to the last key and shape."""
 
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +15,10 @@ def load_weights(net: "torch.nn.Module", path: Path) -> None:
     Transformers' and DINOv2's names of a vision transformer's weights are turned into timm's. Raises
     ModelError naming the first weight that is missing, unexpected or of the wrong shape.
     """
-    state = _to_timm_names(_read_weights(path), net)
+    from largegen.foreign import read_checkpoint, weights_of
+
+    state = _of_the_backbone(weights_of(read_checkpoint(path), path))
+    state = _to_timm_names(state, net)
     check_state(net, state, path)
     net.load_state_dict(state)
 
@@ -35,25 +37,14 @@ def check_state(net: "torch.nn.Module", state: "dict[str, torch.Tensor]", source
             raise ModelError(f"{source}: weight {name!r} is not part of this network")
 
 
-def _read_weights(path: Path) -> "dict[str, torch.Tensor]":
-    import safetensors.torch
-    import torch
+def _of_the_backbone(state: dict) -> dict:
+    """The weights without what a training puts around a network's names: a shared prefix, and beside a `backbone.`
+    the projection head of DINO and iBOT."""
+    from largegen.foreign import without_prefix
 
-    if not path.is_file():
-        raise ModelError(f"{path}: no such file")
-    is_safetensors = path.suffix == ".safetensors"
-    read = safetensors.torch.load_file if is_safetensors else partial(torch.load, weights_only=True)
-    try:
-        state = read(path) if is_safetensors else read(path, map_location="cpu")
-    except Exception as error:  # the readers raise a dozen kinds for damaged or unsafe files
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ModelError(f"{path}: not a readable weight file: {reason}") from error
-    for wrapper in ("state_dict", "model"):
-        if isinstance(state, dict) and isinstance(state.get(wrapper), dict):
-            state = state[wrapper]
-    if not isinstance(state, dict) or not all(isinstance(v, torch.Tensor) for v in state.values()):
-        raise ModelError(f"{path}: holds no plain dictionary of weights")
-    return {name.removeprefix("module."): value for name, value in state.items()}
+    if any(name.startswith("backbone.") for name in state):
+        state = {name: value for name, value in state.items() if not name.startswith("head.")}
+    return without_prefix(without_prefix(state, "backbone."), "encoder.")
 
 
 def _to_timm_names(state: dict, net: "torch.nn.Module") -> dict:
