@@ -330,6 +330,7 @@ def test_encoders_lists_width_and_licence(capfd):
     assert run(["encoders", "--json"]) == 0
     listed = {entry["name"]: entry for entry in json.loads(capfd.readouterr().out)["encoders"]}
     assert listed["uni_v2"]["width"] == 1536 and listed["phikon"]["page"].endswith("owkin/phikon")
+    assert {"hipt_vit256", "ctranspath"} <= set(listed)
 
 
 def info(capfd, *arguments) -> dict:
