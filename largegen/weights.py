@@ -23,7 +23,10 @@ def load_weights(net: "torch.nn.Module", path: Path, dino_positions: bool = Fals
     state = _of_the_backbone(weights_of(read_checkpoint(path), path))
     if dino_positions:
         state = _dino_positions(state, net)
-    state = _to_timm_names(state, net)
+    try:
+        state = _to_timm_names(state, net)
+    except Exception as error:  # timm's filters trust the names and shapes that they look for
+        raise ModelError(f"{path}: not the weights of this network: {' '.join(str(error).split())}") from error
     check_state(net, state, path)
     net.load_state_dict(state)
 

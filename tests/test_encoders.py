@@ -207,6 +207,14 @@ def test_weights_that_do_not_fit_are_named(tmp_path, change, message):
         load_encoder("test_vit", tmp_path / "w.safetensors", "cpu")
 
 
+@pytest.mark.parametrize("name", ["pos_embed", "encoder"])
+def test_weights_that_a_network_cannot_have_are_one_line(tmp_path, name):
+    torch.save({name: torch.zeros(3)}, tmp_path / "w.pth")
+    with pytest.raises(ModelError, match="not the weights of this network") as caught:
+        load_encoder("test_vit", tmp_path / "w.pth", "cpu")
+    assert "\n" not in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("content", "words"),
     [
