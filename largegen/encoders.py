@@ -1,17 +1,16 @@
-"""Self-supervised encoders: one registry of name -> width, input, normalisation, licence, how to load.
+"""Self-supervised encoders: from a name to a network that turns tiles into embeddings.
 
 Beside the registry's names, any timm model name, `hf-hub:ORG/NAME` (a timm repository on the Hugging Face
 hub) and `local-dir:DIR` (a timm directory, or one that `largegen train-encoder` wrote) is an encoder.
 """
 
 import zlib
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from largegen.encoder_registry import IMAGENET_MEAN, IMAGENET_STD, REGISTRY, EncoderSpec
 from largegen.errors import HubError, ModelError
 from largegen.hub import hub_file, page_of
 from largegen.runtime import read_config, resolve_device
@@ -23,87 +22,6 @@ if TYPE_CHECKING:
 
 STARTER_DIR = Path(__file__).parent / "starter" / "encoder"
 DIRECTORY_FORMAT = "largegen-encoder"
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
-NON_COMMERCIAL_OWKIN = "Owkin non-commercial licence"
-
-
-@dataclass(frozen=True)
-class EncoderSpec:
-    """What an encoder is and needs."""
-
-    name: str  # as given on the command line
-    width: int  # length D of an embedding
-    input_px: int  # side of the square picture that the network sees
-    mean: tuple[float, float, float]  # subtracted from RGB in [0, 1]
-    std: tuple[float, float, float]  # and divided by
-    precision: str  # fp32, fp16 or bf16: what the network computes in on an accelerator; on a CPU it is fp32
-    licence: str  # travels with every embedding, model and picture made from it
-    page: str  # where to read about it and accept its terms
-    source: str  # hf-hub:ORG/NAME or local-dir:DIR
-    architecture: str  # timm's name of the network
-    timm_kwargs: Mapping[str, Any] = field(default_factory=dict)  # what timm.create_model takes beside it
-
-
-def _hub_spec(name: str, repo: str, **values) -> EncoderSpec:
-    values = {"input_px": 224, "mean": IMAGENET_MEAN, "std": IMAGENET_STD, "precision": "fp16"} | values
-    return EncoderSpec(name, page=page_of(repo), source=f"hf-hub:{repo}", **values)
-
-
-REGISTRY: Mapping[str, EncoderSpec] = MappingProxyType(
-    {
-        spec.name: spec
-        for spec in (
-            _hub_spec(
-                "uni_v1",
-                "MahmoodLab/UNI",
-                width=1024,
-                licence="CC-BY-NC-ND-4.0",
-                architecture="vit_large_patch16_224",
-                timm_kwargs={"init_values": 1e-5, "dynamic_img_size": True},
-            ),
-            _hub_spec(
-                "uni_v2",
-                "MahmoodLab/UNI2-h",
-                width=1536,
-                precision="bf16",
-                licence="CC-BY-NC-ND-4.0",
-                architecture="vit_giant_patch14_224",
-                timm_kwargs={
-                    "img_size": 224,
-                    "patch_size": 14,
-                    "depth": 24,
-                    "num_heads": 24,
-                    "init_values": 1e-5,
-                    "embed_dim": 1536,
-                    "mlp_ratio": 2.66667 * 2,
-                    "no_embed_class": True,
-                    "mlp_layer": "SwiGLUPacked",
-                    "act_layer": "silu",
-                    "reg_tokens": 8,
-                    "dynamic_img_size": True,
-                },
-            ),
-            _hub_spec(
-                "dinov2_vitl14_reg",
-                "timm/vit_large_patch14_reg4_dinov2.lvd142m",
-                width=1024,
-                licence="Apache-2.0",
-                architecture="vit_large_patch14_reg4_dinov2",
-                # trained at 518 px: positions are resampled in the network, the weights stay as published
-                timm_kwargs={"dynamic_img_size": True},
-            ),
-            _hub_spec(
-                "phikon",
-                "owkin/phikon",
-                width=768,
-                precision="fp32",
-                licence=NON_COMMERCIAL_OWKIN,
-                architecture="vit_base_patch16_224",
-            ),
-        )
-    }
-)
 
 
 def encoder_names() -> tuple[str, ...]:
@@ -208,6 +126,10 @@ def _build(spec: EncoderSpec, device: str = "cpu") -> "torch.nn.Module":
     kwargs = {"num_classes": 0} | dict(spec.timm_kwargs)
     if kwargs.get("mlp_layer") == "SwiGLUPacked":
         kwargs["mlp_layer"] = timm.layers.SwiGLUPacked
+    if kwargs.get("embed_layer") == "ConvStem":
+        from largegen.conv_stem import ConvStem
+
+        kwargs["embed_layer"] = ConvStem
     try:
         with torch.device(device):
             return timm.create_model(spec.architecture, pretrained=False, **kwargs)
@@ -236,7 +158,7 @@ def load_encoder(
         dtype = torch.float32 if device.type == "cpu" else on_accelerator
     path = Path(weights) if weights else _weight_file(spec)
     net = _build(spec)
-    load_weights(net, path)
+    load_weights(net, path, spec.dino_positions)
     encoder = Encoder(spec, net.eval().requires_grad_(False), device, dtype)
     _ = encoder.fingerprint  # of the weights before they are cast, so that every precision has the same
     net.to(device, dtype)
@@ -278,6 +200,11 @@ class Encoder:
 def _weight_file(spec: EncoderSpec) -> Path:
     """The file that holds the published weights; the hub's client downloads it once, into its own cache."""
     kind, _, where = spec.source.partition(":")
+    if kind == "file":
+        raise ModelError(
+            f"encoder {spec.name}: no hub has its weights; download {where} from {spec.page} and give "
+            "--encoder-weights FILE"
+        )
     names = ("model.safetensors", "pytorch_model.bin")
     if kind == "local-dir":
         for name in names:

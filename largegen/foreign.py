@@ -5,6 +5,7 @@ Lightning's checkpoints do in their callbacks; those are read by an unpickler th
 """
 
 import pickle
+import re
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -13,6 +14,7 @@ import torch
 
 from largegen.errors import ModelError
 
+WRAPPERS = ("teacher", "student", "state_dict", "model")  # DINO and iBOT hold two: the averaged network comes first
 PLAIN = frozenset(
     {
         ("collections", "OrderedDict"),
@@ -68,7 +70,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         raise ModelError(f"{path}: no such file")
     with path.open("rb") as file:
         start = file.read(512)
-    if start.lstrip()[:1] == b"<":
+    if re.match(rb"\s*<[!?a-zA-Z]", start):  # "<" alone may be a safetensors header's length
         raise ModelError(f"{path}: a web page, not a checkpoint: the download failed; fetch it again")
     if not start:
         raise ModelError(f"{path}: empty")
@@ -96,10 +98,17 @@ def _read(path: Path, zipped: bool) -> Any:
 
 def weights_of(content: dict[str, Any], path: Path) -> dict[str, torch.Tensor]:
     """The tensors of a checkpoint by name, whatever holds them. Raises ModelError where there are none."""
-    for wrapper in ("state_dict", "model"):
+    for wrapper in WRAPPERS:
         if isinstance(content.get(wrapper), dict) and not isinstance(content[wrapper], _Inert):
             content = content[wrapper]
-    weights = {name: value for name, value in content.items() if isinstance(value, torch.Tensor)}
+    weights = {name: v for name, v in content.items() if isinstance(name, str) and isinstance(v, torch.Tensor)}
     if not weights:
         raise ModelError(f"{path}: holds no weights")
-    return {name.removeprefix("module."): value for name, value in weights.items()}
+    return without_prefix(weights, "module.")
+
+
+def without_prefix(weights: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+    """The weights without the prefix of their names, where all names share it."""
+    if not all(name.startswith(prefix) for name in weights):
+        return weights
+    return {name.removeprefix(prefix): value for name, value in weights.items()}

@@ -1,6 +1,7 @@
 """Weight files of vision networks: read safely, given timm's names, loaded to the last key and shape."""
 
-from functools import partial
+import math
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,13 +11,22 @@ if TYPE_CHECKING:
     import torch
 
 
-def load_weights(net: "torch.nn.Module", path: Path) -> None:
+def load_weights(net: "torch.nn.Module", path: Path, dino_positions: bool = False) -> None:
     """Load a .safetensors, .pth or .bin file into `net`, strictly and without running code from it.
 
-    Transformers' and DINOv2's names of a vision transformer's weights are turned into timm's. Raises
-    ModelError naming the first weight that is missing, unexpected or of the wrong shape.
+    Transformers' and DINOv2's names of a vision transformer's weights are turned into timm's, and so are the first
+    Swin's. `dino_positions` says how positions of another grid are resampled. Raises ModelError naming the first
+    weight that is missing, unexpected or of the wrong shape.
     """
-    state = _to_timm_names(_read_weights(path), net)
+    from largegen.foreign import read_checkpoint, weights_of
+
+    state = _of_the_backbone(weights_of(read_checkpoint(path), path))
+    if dino_positions:
+        state = _dino_positions(state, net)
+    try:
+        state = _to_timm_names(state, net)
+    except Exception as error:  # timm's filters trust the names and shapes that they look for
+        raise ModelError(f"{path}: not the weights of this network: {' '.join(str(error).split())}") from error
     check_state(net, state, path)
     net.load_state_dict(state)
 
@@ -35,38 +45,66 @@ def check_state(net: "torch.nn.Module", state: "dict[str, torch.Tensor]", source
             raise ModelError(f"{source}: weight {name!r} is not part of this network")
 
 
-def _read_weights(path: Path) -> "dict[str, torch.Tensor]":
-    import safetensors.torch
+def _of_the_backbone(state: dict) -> dict:
+    """The weights without what a training puts around a network's names: a shared prefix, and beside a `backbone.`
+    the projection head of DINO and iBOT."""
+    from largegen.foreign import without_prefix
+
+    if any(name.startswith("backbone.") for name in state):
+        state = {name: value for name, value in state.items() if not name.startswith("head.")}
+    return without_prefix(without_prefix(state, "backbone."), "encoder.")
+
+
+def _dino_positions(state: dict, net: "torch.nn.Module") -> dict:
+    """Bring the positions of the patches to the grid of `net` as DINO does it: (1, 1 + n, D) => (1, 1 + N, D) float32.
+
+    facebookresearch/dino, vision_transformer.py: bicubic, no antialiasing, and a tenth of a patch added to the new
+    side, which moves the points that are sampled.
+    """
     import torch
 
-    if not path.is_file():
-        raise ModelError(f"{path}: no such file")
-    is_safetensors = path.suffix == ".safetensors"
-    read = safetensors.torch.load_file if is_safetensors else partial(torch.load, weights_only=True)
-    try:
-        state = read(path) if is_safetensors else read(path, map_location="cpu")
-    except Exception as error:  # the readers raise a dozen kinds for damaged or unsafe files
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ModelError(f"{path}: not a readable weight file: {reason}") from error
-    for wrapper in ("state_dict", "model"):
-        if isinstance(state, dict) and isinstance(state.get(wrapper), dict):
-            state = state[wrapper]
-    if not isinstance(state, dict) or not all(isinstance(v, torch.Tensor) for v in state.values()):
-        raise ModelError(f"{path}: holds no plain dictionary of weights")
-    return {name.removeprefix("module."): value for name, value in state.items()}
+    positions = state.get("pos_embed")
+    if positions is None or positions.ndim != 3:
+        return state
+    side, count = net.patch_embed.grid_size[0], positions.shape[1] - 1
+    old_side = math.isqrt(max(0, count))
+    if old_side in (0, side) or old_side**2 != count:
+        return state
+    positions = positions.to(torch.float32)
+    grid = positions[:, 1:].unflatten(1, (old_side, old_side)).permute(0, 3, 1, 2)  # BNC => BCHW
+    scale = (side + 0.1) / old_side
+    grid = torch.nn.functional.interpolate(grid, scale_factor=(scale, scale), mode="bicubic")
+    return state | {"pos_embed": torch.cat([positions[:, :1], grid.flatten(2).mT], dim=1)}
 
 
 def _to_timm_names(state: dict, net: "torch.nn.Module") -> dict:
     """Give the weights timm's names, and drop a classifier that `net` does not have."""
+    from timm.models.swin_transformer import SwinTransformer
     from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
 
     if any(name.endswith("embeddings.patch_embeddings.projection.weight") for name in state):
         state = _from_transformers(state)
     elif isinstance(net, VisionTransformer):
         state = checkpoint_filter_fn(state, net)
+    elif isinstance(net, SwinTransformer):
+        state = _from_first_swin(state)
     head = f"{net.pretrained_cfg.get('classifier') or 'head'}."
     own = net.state_dict().keys()
     return {name: value for name, value in state.items() if name in own or not name.startswith(head)}
+
+
+def _from_first_swin(state: dict) -> dict:
+    """The names of Microsoft's Swin and of timm before 0.9 => timm's.
+
+    They merge patches at the end of a stage, timm does at the start of the next. They also store two tables that
+    follow from the shapes.
+    """
+    tables = ("attn.relative_position_index", "attn_mask")
+    state = {name: value for name, value in state.items() if not name.endswith(tables)}
+    if not any(name.startswith("layers.0.downsample.") for name in state):
+        return state
+    merging = re.compile(r"^layers\.(\d+)\.downsample\.")
+    return {merging.sub(lambda m: f"layers.{int(m[1]) + 1}.downsample.", name): v for name, v in state.items()}
 
 
 def _from_transformers(state: dict) -> dict:

@@ -233,6 +233,18 @@ def test_bad_options_are_one_line(encoder, slide_path, tmp_path, capfd, option, 
     assert_one_line(capfd.readouterr().err, *words)
 
 
+def test_code_in_the_encoder_weights_is_not_run(encoder, slide_path, tmp_path, capfd):
+    class Evil:
+        def __reduce__(self):
+            return open, (str(tmp_path / "evil"), "w")
+
+    torch.save({"state_dict": Evil()}, tmp_path / "w.pth")
+    arguments = ["embed", str(slide_path), "--out", str(tmp_path / "o"), "--encoder", encoder]
+    assert run([*arguments, "--encoder-weights", str(tmp_path / "w.pth")]) == 2
+    assert_one_line(capfd.readouterr().err, "w.pth: holds no weights")
+    assert not (tmp_path / "evil").exists()
+
+
 def test_a_hub_that_cannot_be_had_is_one_line(slide_path, tmp_path, capfd, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
@@ -318,6 +330,7 @@ def test_encoders_lists_width_and_licence(capfd):
     assert run(["encoders", "--json"]) == 0
     listed = {entry["name"]: entry for entry in json.loads(capfd.readouterr().out)["encoders"]}
     assert listed["uni_v2"]["width"] == 1536 and listed["phikon"]["page"].endswith("owkin/phikon")
+    assert {"hipt_vit256", "ctranspath"} <= set(listed)
 
 
 def info(capfd, *arguments) -> dict:

@@ -11,6 +11,7 @@ import torch
 from largegen import encoders, hub
 from largegen.encoders import encoder_names, encoder_spec, load_encoder
 from largegen.errors import HubError, ModelError
+from largegen.foreign import read_checkpoint
 from largegen.weights import load_weights
 
 
@@ -48,6 +49,8 @@ def tiles(count: int, side: int = 128) -> np.ndarray:
         ("uni_v2", 1536, 681.4),
         ("dinov2_vitl14_reg", 1024, 304.4),
         ("phikon", 768, 85.8),
+        ("hipt_vit256", 384, 21.7),
+        ("ctranspath", 768, 27.5),
     ],
 )
 def test_a_registered_encoder_has_its_published_size(name, width, millions):
@@ -55,12 +58,12 @@ def test_a_registered_encoder_has_its_published_size(name, width, millions):
     net = encoders._build(spec, device="meta")
     assert spec.width == net.num_features == width
     assert sum(p.numel() for p in net.parameters()) / 1e6 == pytest.approx(millions, abs=0.1)
-    assert spec.licence and spec.page.startswith("https://huggingface.co/")
+    assert spec.licence and spec.page.startswith("https://")
 
 
 def test_non_commercial_licences_are_said():
     assert encoder_spec("uni_v1").licence == encoder_spec("uni_v2").licence == "CC-BY-NC-ND-4.0"
-    assert "non-commercial" in encoder_spec("phikon").licence
+    assert all("non-commercial" in encoder_spec(name).licence for name in ("phikon", "ctranspath"))
 
 
 def test_a_hub_name_of_a_registered_encoder_is_that_encoder():
@@ -141,15 +144,51 @@ def test_weights_from_a_pth_file(tmp_path):
     assert torch.equal(encoder.net.cls_token, net.cls_token)
 
 
-def test_a_pickle_with_code_is_refused(tmp_path):
-    class Evil:
-        def __reduce__(self):
-            return print, ("code ran",)
+class Evil:
+    """An object whose pickle writes a file when it is read."""
 
-    torch.save({"x": Evil()}, tmp_path / "w.pth")
-    with pytest.raises(ModelError, match="not a readable weight file") as caught:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return open, (str(self.path), "w")
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_code_in_a_weight_file_is_not_run(tmp_path, zipped):
+    net = timm.create_model("test_vit", num_classes=0)
+    content = {"teacher": net.state_dict(), "args": Evil(tmp_path / "evil")}
+    torch.save(content, tmp_path / "w.pth", _use_new_zipfile_serialization=zipped)
+    encoder = load_encoder("test_vit", tmp_path / "w.pth", "cpu")
+    assert torch.equal(encoder.net.cls_token, net.cls_token)
+    torch.save({"model": Evil(tmp_path / "evil")}, tmp_path / "w.pth", _use_new_zipfile_serialization=zipped)
+    with pytest.raises(ModelError, match=r"w\.pth: holds no weights") as caught:
         load_encoder("test_vit", tmp_path / "w.pth", "cpu")
     assert "\n" not in str(caught.value)
+    assert [p.name for p in tmp_path.iterdir()] == ["w.pth"]
+
+
+@pytest.mark.parametrize(
+    "wrapped",
+    [
+        lambda w: {"model": {f"module.encoder.{k}": v for k, v in w.items()}},
+        lambda w: {"student": {"x": torch.zeros(1)}, "teacher": {f"backbone.{k}": v for k, v in w.items()}},
+        lambda w: {"state_dict": {f"backbone.{k}": v for k, v in w.items()} | {"head.mlp.0.weight": torch.zeros(1)}},
+        lambda w: {"epoch": 3} | w,
+    ],
+)
+def test_what_trainings_put_around_the_weights_is_left_out(tmp_path, wrapped):
+    net = timm.create_model("test_vit", num_classes=0)
+    torch.save(wrapped(net.state_dict()), tmp_path / "w.pth")
+    assert torch.equal(load_encoder("test_vit", tmp_path / "w.pth", "cpu").net.cls_token, net.cls_token)
+
+
+def test_a_prefix_that_only_some_names_have_stays(tmp_path):
+    weights = timm.create_model("test_vit", num_classes=0).state_dict()
+    weights["module.cls_token"] = weights.pop("cls_token")
+    torch.save(weights, tmp_path / "w.pth")
+    with pytest.raises(ModelError, match="'cls_token' is missing"):
+        load_encoder("test_vit", tmp_path / "w.pth", "cpu")
 
 
 @pytest.mark.parametrize(
@@ -168,14 +207,46 @@ def test_weights_that_do_not_fit_are_named(tmp_path, change, message):
         load_encoder("test_vit", tmp_path / "w.safetensors", "cpu")
 
 
-@pytest.mark.parametrize("content", [b"", b"not weights", None])
+@pytest.mark.parametrize("name", ["pos_embed", "encoder"])
+def test_weights_that_a_network_cannot_have_are_one_line(tmp_path, name):
+    torch.save({name: torch.zeros(3)}, tmp_path / "w.pth")
+    with pytest.raises(ModelError, match="not the weights of this network") as caught:
+        load_encoder("test_vit", tmp_path / "w.pth", "cpu")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (None, "no such file"),
+        (b"", "empty"),
+        (b"not weights", "damaged"),
+        (b"\n<!DOCTYPE html><html>", "a web page"),
+        ("truncated", "damaged"),
+    ],
+)
 @pytest.mark.parametrize("name", ["w.safetensors", "w.bin"])
-def test_an_unreadable_weight_file_is_one_line(tmp_path, name, content):
+def test_an_unreadable_weight_file_is_one_line(tmp_path, name, content, words):
+    if content == "truncated":
+        write = safetensors.torch.save_file if name == "w.safetensors" else torch.save
+        write({"a": torch.zeros(1000)}, tmp_path / name)
+        content = (tmp_path / name).read_bytes()[:1500]
     if content is not None:
         (tmp_path / name).write_bytes(content)
-    with pytest.raises(ModelError, match=name) as caught:
+    with pytest.raises(ModelError, match=f"{name}: .*{words}") as caught:
         load_encoder("test_vit", tmp_path / name, "cpu")
     assert "\n" not in str(caught.value)
+
+
+def test_a_header_whose_length_reads_as_a_tag_is_no_web_page(tmp_path):
+    """The first bytes of a safetensors file are its header's length: 0x3C20 is a blank and a `<`."""
+    path = tmp_path / "w.safetensors"
+    safetensors.torch.save_file({"a": torch.zeros(1)}, path)
+    content = path.read_bytes()
+    length = int.from_bytes(content[:8], "little")
+    padding = b" " * (0x3C20 - length)
+    path.write_bytes((0x3C20).to_bytes(8, "little") + content[8 : 8 + length] + padding + content[8 + length :])
+    assert read_checkpoint(path)["a"].tolist() == [0]
 
 
 def to_transformers_names(net) -> dict[str, torch.Tensor]:

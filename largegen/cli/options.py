@@ -180,7 +180,7 @@ EncoderName = Annotated[
 ]
 EncoderWeights = Annotated[
     Path | None,
-    typer.Option(help="Weights of the encoder from a .safetensors, .pth or .bin file, for offline use."),
+    typer.Option(help="Encoder's weights from a .safetensors, .pth or .bin file: offline, or where no hub has them."),
 ]
 
 
