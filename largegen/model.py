@@ -82,7 +82,10 @@ class Model:
     @property
     def mpp(self) -> float | None:
         """Microns per pixel of the base, the finest that it was trained on; None where that is not known (scenes)."""
-        return min(filter(None, (slide.get("mpp") for slide in self.info.get("trained_on", ()))), default=None)
+        stated = self.info.get("mpp")  # of a converted model, whose slides nobody knows
+        return stated or min(
+            filter(None, (slide.get("mpp") for slide in self.info.get("trained_on", ()))), default=None
+        )
 
     @property
     def level_names(self) -> list[str]:

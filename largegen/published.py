@@ -42,8 +42,8 @@ LEFT_OUT = {  # parts of a checkpoint that a model has no use for, by how their 
     "model_ema.num_updates": "bookkeeping of the EMA",
     **dict.fromkeys(SCHEDULE, "tables that follow from the noise schedule"),
 }
-# The encoder of the published models, by conditioner, width and levels.
-TRAINED_WITH = {("Summarizer", 1024, 8): "uni_v1", ("Summarizer", 1024, 4): "dinov2_vitl14_reg"}
+# The encoder of the published models and the magnification of their base, by conditioner, width and levels.
+TRAINED_WITH = {("Summarizer", 1024, 8): ("uni_v1", 20.0), ("Summarizer", 1024, 4): ("dinov2_vitl14_reg", None)}
 
 
 @dataclass
@@ -79,6 +79,7 @@ def convert(
     vae: Path | None = None,
     encoder: str | None = None,
     region_encoder: str | None = None,
+    mag: float | None = None,
     checkpoint: str | None = None,
     raw_weights: bool = False,
     name: str = "",
@@ -90,8 +91,9 @@ def convert(
     """Write the model directory of a published checkpoint, atomically; says what became of its tensors.
 
     source: a file, a folder, or `hf:ORG/NAME[@REVISION]/FOLDER`. vae: where the autoencoder is, if it is not in the
-    source: another source, or a model's directory. encoder, region_encoder: names of the encoders that the model was
-    trained with, where that does not follow from its form. A source without a conditioner gives a start for training.
+    source: another source, or a model's directory. encoder, region_encoder, mag: names of the encoders that the model
+    was trained with and the magnification of its base, where they do not follow from its form. A source without a
+    conditioner gives a start for training.
     Raises InputError, ModelError and OutputError, and leaves nothing behind.
     """
     if out.exists() and not overwrite:
@@ -103,7 +105,7 @@ def convert(
         parts, report = read_published(path, checkpoint, raw_weights)
         if vae is not None:
             parts.vae = _vae_of(Path(vae))
-        info = _info(parts, source, encoder, region_encoder) | {"name": name or out.absolute().name}
+        info = _info(parts, source, encoder, region_encoder, mag) | {"name": name or out.absolute().name}
         info["licence"] = licence or info["licence"]
         report.parts = list(parts.networks)
         sizes = {part: sum(t.nbytes for t in net.state_dict().values()) for part, net in parts.networks.items()}
@@ -116,7 +118,9 @@ def convert(
     return report
 
 
-def _info(parts: Parts, source: str | Path, encoder: str | None, region_encoder: str | None) -> dict[str, Any]:
+def _info(
+    parts: Parts, source: str | Path, encoder: str | None, region_encoder: str | None, mag: float | None
+) -> dict[str, Any]:
     """What travels with the weights. Raises InputError where the encoder is not known, or does not fit."""
     info = {"largegen_version": __version__, "converted_from": str(source), "trained_on": [], "licence": ""}
     unet, vae, conditioner = parts.unet, parts.vae, parts.conditioner
@@ -132,7 +136,8 @@ def _info(parts: Parts, source: str | Path, encoder: str | None, region_encoder:
         )
     width, region_dim = conditioner.config.embedding_dim, conditioner.config.get("region_dim")
     form = (type(conditioner).__name__, width, conditioner.config.get("levels", 1))
-    trained_with = encoder or TRAINED_WITH.get(form)
+    usual_encoder, usual_mag = TRAINED_WITH.get(form, (None, None))
+    trained_with, mag = encoder or usual_encoder, mag or usual_mag
     if trained_with is None:
         raise InputError(f"{source}: does not say which encoder its {width} numbers are of; name it with --encoder")
     if region_encoder and not region_dim:
@@ -152,6 +157,7 @@ def _info(parts: Parts, source: str | Path, encoder: str | None, region_encoder:
         "encoder_fingerprint": None,  # the source does not say; any weights of that name are taken
         "encoder_licence": licence,
         "region_encoder": region_encoder,
+        "mpp": mag and 10 / mag,
         "licence": licence,
     }
 

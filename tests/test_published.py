@@ -285,12 +285,12 @@ def test_convert_makes_a_model_that_samples(shared, encoders, tmp_path, capsys, 
     command = ["convert", str(shared / "reference" / name), "--out", str(tmp_path / "model"), "--json"]
     assert run(command) == 2 and "--encoder" in capsys.readouterr().err
     assert run([*command, "--encoder", encoders[1]]) == 2 and "gives 96 numbers" in capsys.readouterr().err
-    assert run([*command, "--encoder", encoders[0], "--name", "mine"]) == 0
+    assert run([*command, "--encoder", encoders[0], "--name", "mine", "--mag", "5"]) == 0
     report = json.loads(capsys.readouterr().out)
     assert report["used"] > 500 and "tables that follow from the noise schedule" in report["left_out"]
     assert run(command) == 1
     model = load_model(tmp_path / "model", "cpu", "fp32")
-    assert (model.info["name"], model.factor, model.tile_px) == ("mine", 4, 256)
+    assert (model.info["name"], model.factor, model.tile_px, model.level_names[0]) == ("mine", 4, 256, "5x")
     grid = torch.randn(1, 1, 48, generator=torch.Generator().manual_seed(0))
     picture = generate(model, grid, steps=2, seed=1)
     assert picture.shape == (256, 256, 3) and picture.std() > 1

@@ -35,6 +35,12 @@ def convert(
     region_encoder: Annotated[
         str | None, typer.Option(help="Encoder of the regions around the tiles, for a model that takes them.")
     ] = None,
+    mag: Annotated[
+        float | None,
+        typer.Option(
+            min=0.01, help="Magnification that the model was trained at, its finest.", show_default="as published"
+        ),
+    ] = None,
     raw_weights: Annotated[
         bool, typer.Option("--raw-weights", help="Take the weights as trained, not their average (EMA).")
     ] = False,
@@ -57,6 +63,7 @@ def convert(
         vae=vae,
         encoder=encoder,
         region_encoder=region_encoder,
+        mag=mag,
         checkpoint=checkpoint,
         raw_weights=raw_weights,
         name=name,
