@@ -55,7 +55,7 @@ def open_arrays(path: Path) -> Iterator[Arrays]:
 def _read_npy(path: Path) -> np.ndarray:
     try:
         return np.load(path, allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
+    except Exception as error:  # a damaged header is parsed as Python and fails in as many ways
         if "Object arrays" in str(error):
             raise InputError(
                 f"{path}: holds Python objects, which may run code when read; save plain numbers"
@@ -92,16 +92,14 @@ def _read_pickle(path: Path) -> Any:
             return _Unpickler(file, encoding="latin1").load()
     except _RefusedError as error:
         raise InputError(f"{path}: a pickle of more than arrays ({error}), which may run code; not read") from error
-    except MemoryError:
-        raise
-    except Exception as error:  # the unpickler raises a dozen kinds for damaged files
+    except Exception as error:  # the unpickler raises a dozen kinds for damaged files, MemoryError for a wrong length
         raise InputError(f"{path}: a damaged pickle: {_first_line(error)}") from error
 
 
 def _named(content: Any, name: str = "", depth: int = 0) -> Iterator[tuple[str, np.ndarray]]:
     """Each array in nested dictionaries and lists, by its path: `3/feat_20x`."""
     if isinstance(content, _Array):
-        content = content.value
+        content = getattr(content, "value", None)  # unset where the pickle left it out
     if isinstance(content, np.ndarray):
         yield name, content
         return

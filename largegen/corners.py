@@ -117,11 +117,13 @@ def _lay(coords: np.ndarray, spacing: float) -> tuple[float, np.ndarray, np.ndar
     """Stride, corner (x, y) and cells (N, 2), columns first, of the grid on which the tiles lie, or most of them."""
     least = coords.min(axis=0)
     estimate = _fit(coords - least, spacing)
+    across = max(1.0, (coords - least).max() / estimate)  # tiles
     for start in (np.zeros(2, np.int64), least):
         stride = _fit(coords - start, estimate)
         origin = np.rint(start % stride).astype(np.int64)
         cells = np.rint((coords - origin) / stride).astype(np.int64)
-        if np.abs(coords - origin - cells * stride).max() <= OFF:
+        bent = abs(stride - estimate) * across > 1  # a few tiles would suit the slide's corner by a stride not theirs
+        if not bent and np.abs(coords - origin - cells * stride).max() <= OFF:
             return stride, origin, cells
     origin = np.array([_commonest(np.rint(coords[:, axis] % spacing)) for axis in (0, 1)], np.int64)
     return spacing, origin, np.maximum(np.rint((coords - origin) / spacing), 0).astype(np.int64)

@@ -177,11 +177,12 @@ def _tiles(
         _asked(given, slide, said),
     )
     place = find_grid(np.rint(coords).astype(np.int64), size, str(path))
-    if place.moved_px:
+    lost = len(coords) - len(place.kept)
+    if place.moved_px or lost:
         log.warning(
-            "%s: its tiles lie on several grids and were moved to one, by up to %d level-0 px; %d of %d were left out,"
-            " as another is nearer to their place",
-            *(path, round(place.moved_px), len(coords) - len(place.kept), len(coords)),
+            "%s: of its %d tiles, %d were left out, as another is as near to their place, and the others lie up to %d"
+            " level-0 px off one grid, to which they were moved",
+            *(path, len(coords), lost, round(place.moved_px)),
         )
     return features[place.kept], place
 

@@ -234,7 +234,7 @@ def test_clams_tiles_begin_anywhere(tmp_path, phikon, caplog):
         np.testing.assert_array_equal(file.coords(), corners)
         assert (found.features[3, 1] == features[4]).all() and not found.tissue[3, 2]
         assert found.source["mpp"] == (0.25 if given else None)
-    assert "several grids" not in caplog.text
+    assert "off one grid" not in caplog.text
 
 
 def test_clams_pieces_of_tissue_are_moved_to_one_grid(tmp_path, phikon, caplog):
@@ -246,7 +246,21 @@ def test_clams_pieces_of_tissue_are_moved_to_one_grid(tmp_path, phikon, caplog):
     found = imported(save_h5(tmp_path / "two.h5", features=features, coords=corners), **phikon)
     assert found.tissue.sum() == 34 and found.origin_xy == (0, 0)
     assert (found.features[1, 2] == features[0]).all() and (found.features[12, 16] == features[25]).all()
-    assert "several grids and were moved to one, by up to 96 level-0 px; 0 of 34 were left out" in caplog.text
+    assert "of its 34 tiles, 0 were left out" in caplog.text and "up to 96 level-0 px off one grid" in caplog.text
+
+
+def test_a_tile_twice_is_taken_once(tmp_path, phikon, caplog):
+    corners = np.array([(256 * c, 256 * r) for r in range(4) for c in range(4)])
+    corners, features = np.concatenate([corners, corners[5:6]]), random(17, 768)
+    found = imported(save_h5(tmp_path / "twice.h5", features=features, coords=corners), **phikon)
+    assert (found.features.reshape(16, 768) == features[:16]).all() and "1 were left out" in caplog.text
+
+
+def test_one_tile_keeps_the_size_that_its_file_says(tmp_path, phikon):
+    attrs = {"patch_size": 256, "patch_size_level0": 512, "overlap": 0}
+    path = save_h5(tmp_path / "one.h5", attrs, features=random(1, 768), coords=np.array([[520, 1040]]))
+    found = imported(path, **phikon)
+    assert (found.downsample, found.origin_xy) == (2, (8, 16)) and found.tissue.tolist() == [[0, 0], [0, 0], [0, 1]]
 
 
 def test_the_background_is_computed_where_weights_are_at_hand(tmp_path, tiny, caplog):
@@ -278,6 +292,7 @@ BAD = [
     (lambda p: p.write_bytes(b""), "empty file"),
     (lambda p: p.write_text("features of a slide"), "not an embedding file"),
     (lambda p: p.write_bytes(b"\x93NUMPY\x01\x00junk"), "damaged .npy"),
+    (lambda p: p.write_bytes(b"\x93NUMPY\x01\x00\x0c\x00{'descr': (  "), "damaged .npy"),
     (lambda p: p.write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(99)), "damaged HDF5"),
     (lambda p: p.write_bytes(pickle.dumps(random(4, 768))[:-900]), "damaged pickle"),
     (lambda p: p.write_bytes(pickle.dumps("text")), "it has no array"),
