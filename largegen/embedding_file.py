@@ -78,12 +78,19 @@ class Settings:
     tile_px: int
     overlap_px: int
     region: tuple[int, int, int, int]  # row, column, rows, columns of the slide's tile grid
-    tissue_filter: str  # "none", "otsu", "saturation > T" or "data"
+    tissue_filter: str  # "none", "otsu", "saturation > T", "data", or "unknown" in imported files
     encoder: str
-    encoder_fingerprint: str  # of its weights
+    encoder_fingerprint: str  # of its weights; "" where it is not known: in imported files
     encoder_licence: str
     width: int  # D
-    precision: str  # what the encoder computed in
+    precision: str  # what the encoder computed in, or "unknown"
+    grid_xy: tuple[int, int] | None = None  # level-0 corner of the tile grid, where that is not the slide's
+
+    def xy(self, row: int, col: int) -> tuple[int, int]:
+        """Level-0 top-left corner of a tile of the slide's grid; may lie outside the slide."""
+        stride = (self.tile_px - self.overlap_px) * self.downsample
+        x, y = self.grid_xy or (0, 0)
+        return x + round(col * stride), y + round(row * stride)
 
     @classmethod
     def of(
@@ -124,7 +131,7 @@ class Settings:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Settings":
         """The inverse of `as_dict`; raises KeyError for one that is missing."""
-        optional = ("mpp", "gsd_m", "crs", "transform")
+        optional = ("mpp", "gsd_m", "crs", "transform", "grid_xy")
         found = {k: values.get(k) if k in optional else values[k] for k in cls.__dataclass_fields__}
         return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in found.items()})
 
@@ -207,7 +214,7 @@ class EmbeddingFile:
         s = self.settings
         stride = (s.tile_px - s.overlap_px) * s.downsample
         row0, col0, rows, cols = s.region
-        coords = self.coords()
+        coords = self.coords() - np.array(s.grid_xy or (0, 0))
         cells = np.rint(coords[:, ::-1] / stride).astype(np.int64)
         off_grid = np.abs(cells[:, ::-1] * stride - coords).max(initial=0) > 1
         cells -= (row0, col0)
@@ -219,7 +226,6 @@ class EmbeddingFile:
     def grid(self) -> EmbeddingGrid:
         s = self.settings
         row0, col0, rows, cols = s.region
-        stride = (s.tile_px - s.overlap_px) * s.downsample
         features = np.tile(self.background, (rows, cols, 1))
         tissue = np.zeros((rows, cols), bool)
         where = tuple(self.cells.T)
@@ -232,7 +238,7 @@ class EmbeddingFile:
             tile_px=s.tile_px,
             overlap_px=s.overlap_px,
             downsample=s.downsample,
-            origin_xy=(round(col0 * stride), round(row0 * stride)),
+            origin_xy=s.xy(row0, col0),
             encoder=s.encoder,
             licence=s.encoder_licence,
             source={key.removeprefix("source_"): getattr(s, key) for key in SOURCE_KEYS},

@@ -197,7 +197,7 @@ def _embed(
                 coords,
                 blocks.joined(),
                 background,
-                _trident_attributes(path, slide, grid, mag),
+                trident_attributes(path, settings, slide.magnification, mag),
             )
     except BaseException as error:
         if isinstance(error, KeyboardInterrupt):
@@ -238,15 +238,17 @@ def _finite(embeddings: np.ndarray, encoder: "Encoder") -> np.ndarray:
     return embeddings
 
 
-def _trident_attributes(path: Path, slide: "Slide", grid: TileGrid, mag: float | None) -> dict[str, Any]:
-    """TRIDENT's attributes of /coords; what is not known of the magnification is left out."""
-    known = {"level0_magnification": slide.magnification, "target_magnification": mag}
+def trident_attributes(
+    path: Path, settings: Settings, magnification: float | None, mag: float | None
+) -> dict[str, Any]:
+    """TRIDENT's attributes of /coords; what is not known of the slide's `magnification`, or of `mag`, is left out."""
+    known = {"level0_magnification": magnification, "target_magnification": mag}
     return {
-        "patch_size": grid.tile_px,
-        "patch_size_level0": grid.tile_level0_px,
-        "overlap": grid.overlap_px,
-        "name": slide.name,
+        "patch_size": settings.tile_px,
+        "patch_size_level0": round(settings.tile_px * settings.downsample),
+        "overlap": settings.overlap_px,
+        "name": settings.source_name,
         "savetodir": str(path.parent),
-        "level0_width": slide.width,
-        "level0_height": slide.height,
+        "level0_width": settings.source_width,
+        "level0_height": settings.source_height,
     } | {key: int(value) if value == int(value) else value for key, value in known.items() if value}

@@ -145,7 +145,8 @@ def file_reference(model: Model, path: Path) -> Reference:
     rows, cols = grid.tissue.shape
     width, height = cols * grid.tile_px, rows * grid.tile_px
     source = _size_at(file.settings.source_width, file.settings.source_height, grid.downsample)
-    if file.settings.region == (0, 0, source[1] // grid.tile_px, source[0] // grid.tile_px):  # all of the slide
+    whole = (0, 0, source[1] // grid.tile_px, source[0] // grid.tile_px)  # all of the slide
+    if file.settings.region == whole and not file.settings.grid_xy:
         width, height = source
     return Reference(
         width=width,
@@ -230,13 +231,12 @@ def check_embeddings(model: Model, file: EmbeddingFile) -> None:
             f"{file.path}: tiles of {settings.tile_px} px with an overlap of {settings.overlap_px} px, but model {name}"
             f" needs {model.tile_px} px without overlap"
         )
-    by = (
-        "encoder" if info["encoder_fingerprint"] is None else "encoder_fingerprint"
-    )  # a converted model knows names only
+    # Converted models and imported files know names only.
+    by = "encoder_fingerprint" if info["encoder_fingerprint"] and settings.encoder_fingerprint else "encoder"
     if info[by] != getattr(settings, by):
         raise EmbeddingFileError(
-            f"{file.path}: embeddings of {settings.encoder} ({settings.encoder_fingerprint}), but model {name} was"
-            f" trained with {info['encoder']} ({info['encoder_fingerprint']})"
+            f"{file.path}: embeddings of {settings.encoder} ({settings.encoder_fingerprint or 'weights unknown'}), but"
+            f" model {name} was trained with {info['encoder']} ({info['encoder_fingerprint'] or 'weights unknown'})"
         )
 
 

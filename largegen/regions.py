@@ -38,10 +38,8 @@ class Regions:
 
     def xy(self, n: int) -> tuple[int, int]:
         """Top-left corner of region `n` in level-0 px; may lie outside the slide."""
-        s = self.file.settings
-        row, col = self.cells[n] + s.region[:2]
-        stride = (s.tile_px - s.overlap_px) * s.downsample
-        return round(col * stride), round(row * stride)
+        settings = self.file.settings
+        return settings.xy(*(self.cells[n] + settings.region[:2]))
 
     def picture(self, n: int, slide: Slide) -> np.ndarray:
         """Region `n` as (tile_px, tile_px, 3) uint8, read from the nearest larger pyramid level."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from largegen.cli import options as shared
+from largegen.cli.import_files import import_files, refuse_same_names
 from largegen.cli.options import Target
 from largegen.errors import InputError, LargegenError
 
@@ -22,7 +23,9 @@ if TYPE_CHECKING:
 def embed(
     slides: Annotated[
         list[Path],
-        typer.Argument(help="Slides, scenes, pictures, or directories of them.", metavar="SLIDE..."),
+        typer.Argument(
+            help="Slides, scenes, pictures, or directories of them; with --import, embedding files.", metavar="SLIDE..."
+        ),
     ],
     out: Annotated[Path, typer.Option(help="Directory for the embedding files, <slide>.h5.")],
     mag: shared.Mag = None,
@@ -31,21 +34,40 @@ def embed(
     source_mpp: shared.SourceMpp = None,
     source_mag: shared.SourceMag = None,
     source_gsd: shared.SourceGsd = None,
-    tile_px: Annotated[int, typer.Option(min=16, help="Side of a tile, in pixels at that resolution.")] = 256,
-    overlap: Annotated[int, typer.Option(min=0, help="Pixels that neighbouring tiles share.")] = 0,
+    tile_px: Annotated[
+        int | None,
+        typer.Option(min=16, help="Side of a tile, in pixels at that resolution.", show_default="256"),
+    ] = None,
+    overlap: Annotated[
+        int | None, typer.Option(min=0, help="Pixels that neighbouring tiles share.", show_default="0")
+    ] = None,
     tissue_threshold: shared.TissueThreshold = None,
     no_tissue_filter: shared.NoTissueFilter = False,
     preview: Annotated[
         bool,
         typer.Option("--preview", help="Also write <slide>.png: a thumbnail with the tiles drawn on it."),
     ] = False,
-    encoder: shared.EncoderName = "starter",
+    encoder: Annotated[str | None, typer.Option(help=shared.ENCODER_HELP, show_default="starter")] = None,
     encoder_weights: shared.EncoderWeights = None,
     batch_size: shared.BatchSize = 32,
     workers: shared.Workers = 2,
     device: shared.Device = "auto",
     precision: shared.Precision = "auto",
     keep_going: shared.KeepGoing = False,
+    import_: Annotated[
+        bool,
+        typer.Option(
+            "--import",
+            help="Take embedding files of other projects (.npy, .h5, .pkl) in place of slides: ZoomLDM, TRIDENT, CLAM.",
+        ),
+    ] = False,
+    slide: Annotated[
+        Path | None, typer.Option(help="With --import of one file: the slide that its embeddings are of.")
+    ] = None,
+    dataset: Annotated[
+        str | None,
+        typer.Option(help="With --import: which array, where a file has several: feat_20x, or 3/feat_20x in a list."),
+    ] = None,
     overwrite: shared.Overwrite = False,
     dry_run: shared.DryRun = False,
     json: shared.Json = False,
@@ -53,14 +75,26 @@ def embed(
     """Embed the tissue of slides, tile by tile, with a self-supervised encoder.
 
     Writes one HDF5 file per slide, which TRIDENT's and CLAM's readers open too. A file that is complete is
-    kept; an interrupted run goes on where it stopped.
+    kept; an interrupted run goes on where it stopped. With --import, embeddings that other projects computed are
+    written in the same form.
     """
     if sum(value is not None for value in (mag, mpp, gsd)) > 1:
         raise InputError("--mag, --mpp, --gsd: give only one of them")
+    if import_:
+        if preview or no_tissue_filter or tissue_threshold is not None:
+            raise InputError("--import: --preview and the tissue filter are for slides only")
+        from largegen.imports import Given
+
+        given = Given(encoder, dataset, tile_px, overlap, mag, mpp, gsd, source_mag, source_mpp, source_gsd)
+        settings = {"encoder_weights": encoder_weights, "device": device, "overwrite": overwrite}
+        raise typer.Exit(import_files(slides, out, given, slide, settings, keep_going, dry_run, json))
+    if slide is not None or dataset is not None:
+        raise InputError("--slide, --dataset: only with --import")
+    encoder, tile_px, overlap = encoder or "starter", tile_px or 256, overlap or 0
     from largegen.slide import find_slides, open_slide
 
     paths = find_slides(slides)
-    _refuse_same_names(paths)
+    refuse_same_names(paths)
     network = _load(encoder, encoder_weights, device, precision)
     target = Target(mag, mpp, gsd)
     settings = {
@@ -94,15 +128,6 @@ def embed(
                 typer.echo(f"{result['file']}: {result['tiles']} tiles x {network.width}")
     if any("error" in result for result in results):
         raise typer.Exit(3)
-
-
-def _refuse_same_names(paths: list[Path]) -> None:
-    names: dict[str, Path] = {}
-    for path in paths:
-        name = path.stem.removesuffix(".ome")
-        if name in names:
-            raise InputError(f"{path} and {names[name]}: both would be written to {name}.h5; rename one")
-        names[name] = path
 
 
 def _load(name: str, weights: Path | None, device: str, precision: str) -> "Encoder":

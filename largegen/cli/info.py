@@ -159,4 +159,4 @@ def _print_text(content: dict[str, Any], indent: str = "") -> None:
             continue
         if isinstance(value, list | tuple):
             value = ", ".join(map(str, value)) or "none"
-        typer.echo(f"{indent}{key}: {'unknown' if value is None else value}")
+        typer.echo(f"{indent}{key}: {'unknown' if value in (None, '') else value}")

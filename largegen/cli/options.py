@@ -3,6 +3,7 @@
 import functools
 import inspect
 import json
+import keyword
 import logging
 import sys
 import tomllib
@@ -92,7 +93,7 @@ def _on_config(context: typer.Context, path: Path | None) -> Path | None:
 
 
 def _python_name(name: str) -> str:
-    return name.replace("-", "_")
+    return f"{name}_" if keyword.iskeyword(name) else name.replace("-", "_")
 
 
 Config = Annotated[
@@ -171,13 +172,7 @@ TissueThreshold = Annotated[
 NoTissueFilter = Annotated[
     bool, typer.Option("--no-tissue-filter", help="Take every tile, also those of empty glass or no data.")
 ]
-EncoderName = Annotated[
-    str,
-    typer.Option(
-        "--encoder",
-        help="A name from `largegen encoders`, a timm model name, hf-hub:ORG/NAME or local-dir:DIR.",
-    ),
-]
+ENCODER_HELP = "A name from `largegen encoders`, a timm model name, hf-hub:ORG/NAME or local-dir:DIR."
 EncoderWeights = Annotated[
     Path | None,
     typer.Option(help="Encoder's weights from a .safetensors, .pth or .bin file: offline, or where no hub has them."),
