@@ -67,7 +67,14 @@ class NoDoubles(TorchDispatchMode):
 def test_a_device_without_float64_sees_none(monkeypatch):
     monkeypatch.setattr("largegen.generation.sample_canvas", lambda eps, condition_at, *_, **__: condition_at)
     scheduler = DDPMScheduler()
-    names = {"eps": None, "window": 8, "factor": 8, "scheduler": scheduler, "autoencoder": SimpleNamespace(channels=4)}
+    names = {
+        "eps": None,
+        "info": {"embedding_dim": 16},
+        "window": 8,
+        "factor": 8,
+        "scheduler": scheduler,
+        "autoencoder": SimpleNamespace(channels=4),
+    }
     meta = torch.device("meta")  # shapes only
     model = SimpleNamespace(device=meta, context=lambda found: found, null_context=lambda: None, **names)
     condition_at = sample_latents(model, torch.randn(2, 3, 16), 128, 192, Sampling())

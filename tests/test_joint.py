@@ -162,6 +162,7 @@ def test_the_published_method_costs_what_the_paper_says():
 
     model = SimpleNamespace(
         eps=eps,
+        info={"embedding_dim": 4},
         levels=5,
         tile_px=256,
         window=64,

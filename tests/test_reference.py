@@ -43,7 +43,7 @@ def test_reference_networks(reference):
 def test_reference_large_image(reference, monkeypatch):
     unet, vae, conditioner, _, large = reference
     unet.register_to_config(sample_size=64)  # the window, which the conversion takes for something else
-    model = Model(Autoencoder(vae), unet, conditioner, TRAIN, info={})
+    model = Model(Autoencoder(vae), unet, conditioner, TRAIN, info={"embedding_dim": 48})
     assert (model.window, model.factor, model.tile_px) == (64, 4, 256)
     sampling = Sampling(steps=10, guidance=4.0, windows="overlap", stride=32, decode_stride=32, batch_size=4)
     sampling = effective(sampling, model)
