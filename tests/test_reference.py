@@ -3,25 +3,22 @@
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from toys import ALPHA_BAR, TRAIN
 
 from largegen.autoencoder import Autoencoder
 from largegen.generation import decode_bands, effective, sample_latents
 from largegen.model import Model
+from largegen.published import read_published
 from largegen.settings import Sampling
 
 
 @pytest.fixture(scope="module")
-def reference():
-    pytest.importorskip("yaml")
-    from reference import FOLDER, load_reference
-
-    if not FOLDER.is_dir():
-        pytest.skip(f"no reference at {FOLDER}")
-    from safetensors.torch import load_file
-
-    files = [load_file(FOLDER / f"{name}.safetensors") for name in ("expected", "large_image")]
-    return *load_reference(), *files
+def reference(shared):
+    folder = shared / "reference" / "large-image-patch"
+    parts, _ = read_published(folder)
+    files = [load_file(folder / f"{name}.safetensors") for name in ("expected", "large_image")]
+    return parts.unet, parts.vae, parts.conditioner, *files
 
 
 def relative(found, expected):
@@ -42,7 +39,6 @@ def test_reference_networks(reference):
 
 def test_reference_large_image(reference, monkeypatch):
     unet, vae, conditioner, _, large = reference
-    unet.register_to_config(sample_size=64)  # the window, which the conversion takes for something else
     model = Model(Autoencoder(vae), unet, conditioner, TRAIN, info={"embedding_dim": 48})
     assert (model.window, model.factor, model.tile_px) == (64, 4, 256)
     sampling = Sampling(steps=10, guidance=4.0, windows="overlap", stride=32, decode_stride=32, batch_size=4)

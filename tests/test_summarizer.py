@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from reference import load_summarizer
 from safetensors.torch import load_file
 
 from largegen.conditioning import CONDITIONERS, PatchConditioner, Summarizer
 from largegen.errors import InputError
+from largegen.published import read_published
 
 
 @pytest.fixture(scope="module")
@@ -20,7 +20,7 @@ def summarizer():
 def test_it_is_the_published_one(shared, side, level):
     folder = shared / "reference" / "zoomldm"
     expected = load_file(folder / "expected.safetensors")
-    published = load_summarizer(folder)
+    published = read_published(folder)[0].conditioner
     grid = expected[f"cond.grid_{side}_mag_{level}"].permute(1, 2, 0)  # (D, h, w) => (h, w, D)
     slots, filled, levels = published.arrange(grid[None], level)
     slots[filled] = grid.flatten(0, 1)  # the reference's grids went in as they are: its loader standardises
