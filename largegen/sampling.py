@@ -124,7 +124,8 @@ def sample_canvas(
     denoise: predicts the noise of a batch of windows, on `device`; twice `batch_size` of them under guidance.
     condition_at: contexts of windows, on `device`, given their (top, left) on the canvas.
     scheduler: from `make_scheduler`. shape: (C, H, W) of the canvas. window, stride: in latents.
-    windows: `overlap` every `stride` (default: a quarter), or `shift` (side by side, moved at every step).
+    windows: `overlap` every `stride` (default: a quarter), or `shift` (side by side, moved at every step; at the last
+        every half window, and blended, for nothing would hide where they met).
     null, guidance: see `guided`. eta: DDIM's added noise, 0 to 1. seed: of the noise and of the moving grid.
     latents: (1, C, H, W) to start from in place of noise. last_steps: take only so many of the scheduler's timesteps,
         from `latents` that have the noise of the first of them.
@@ -197,7 +198,8 @@ def sample_canvas(
             def eps_at(latents: Tensor, places: list[Place], timestep: Tensor = timestep) -> Tensor:
                 return denoise(latents.to(device), timestep, condition_at(places)).float()
 
-            eps, covered = _mean_eps(eps_at, canvas, plan[step], size, batch_size, processes, bar)
+            weight = _taper(size, around) if windows == "shift" and step == steps - 1 else torch.ones(size)
+            eps, covered = _mean_eps(eps_at, canvas, plan[step], weight, batch_size, processes, bar)
             if skip is not None:
                 clean = 0 if skip_latent is None else skip_latent.to(canvas)[:, None, None]
                 eps = torch.where(covered, eps, eps_of(clean, canvas, scheduler, timestep))
@@ -222,18 +224,18 @@ def _mean_eps(
     eps_at: Callable[[Tensor, list[Place]], Tensor],
     canvas: Tensor,
     places: list[Place],
-    size: tuple[int, int],
+    weight: Tensor,
     batch_size: int,
     processes: "PartialState | None",
     bar: tqdm,
 ) -> tuple[Tensor, Tensor]:
     """Average the windows' eps at every latent: (eps, 0 where no window is; where one is, (H, W) bool).
 
-    Windows that stick out go on at the other edge. In each round every process takes one batch, so that batches are the
-    same for any number of processes.
+    weight: (h, w) of a window's latents, positive. Windows that stick out go on at the other edge. In each round every
+    process takes one batch, so that batches are the same for any number of processes.
     """
     rank, world = (processes.process_index, processes.num_processes) if processes else (0, 1)
-    around = tuple(canvas.shape[-2:])
+    around, size, weight = tuple(canvas.shape[-2:]), tuple(weight.shape), weight.to(canvas.device)
     total, count = torch.zeros_like(canvas), torch.zeros_like(canvas[0, 0])
     for start in range(0, len(places), batch_size * world):
         whole = places[start : start + batch_size * world]
@@ -249,10 +251,20 @@ def _mean_eps(
             eps = gather(padded)[: len(whole)]  # only the last round's end is padding
         for place, one in zip(whole, eps.to(canvas.device), strict=True):
             where = span(place, size, around)
-            total[(0, slice(None), *where)] += one
-            count[where] += 1
+            total[(0, slice(None), *where)] += one * weight
+            count[where] += weight
         bar.update(len(whole))
-    return total / count.clamp(min=1), count > 0
+    return total / torch.where(count > 0, count, 1), count > 0
+
+
+def _taper(size: tuple[int, int], around: tuple[int, int]) -> Tensor:
+    """Weights (h, w) that fall to nothing at a window's border, where there are others: every half window, they add up
+    to one."""
+    rows, cols = (
+        torch.sin(torch.pi * (torch.arange(side) + 0.5) / side).square() if ring > side else torch.ones(side)
+        for side, ring in zip(size, around, strict=True)
+    )
+    return rows[:, None] * cols
 
 
 def clean_of(eps: Tensor, noisy: Tensor, scheduler: Scheduler, timestep: Tensor) -> Tensor:

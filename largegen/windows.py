@@ -37,15 +37,16 @@ def ring(size: int, window: int) -> int:
     return size if size <= window else -(-(size + window - 1) // window) * window
 
 
-def shift_windows(height: int, width: int, window: int, seed: int, step: int) -> list[Place]:
+def shift_windows(height: int, width: int, window: int, seed: int, step: int, stride: int | None = None) -> list[Place]:
     """Windows side by side around the ring, moved at random, in row-major order (SpotDiffusion's, without a border).
 
-    The move depends on (seed, step) only. Every latent of the ring lies in one window. A window that begins past the
-    canvas counts as one before it: its place is negative.
+    The move depends on (seed, step) only. Every latent of the ring lies in one window, or in as many as a `stride` that
+    divides the window makes. A window that begins past the canvas counts as one before it: its place is negative.
     """
+    stride = stride or window
     offsets = np.random.SeedSequence((seed % 2**64, step)).generate_state(2) % window
     tops, lefts = (
-        sorted(start - (length if start >= size else 0) for start in range(int(offset), int(offset) + length, window))
+        sorted(start - (length if start >= size else 0) for start in range(int(offset), int(offset) + length, stride))
         if (length := ring(size, window)) > window
         else [0]
         for size, offset in zip((height, width), offsets, strict=True)
@@ -79,8 +80,8 @@ def plan_windows(
 ) -> tuple[list[list[Place]], tuple[int, int]]:
     """The windows of each step, without those of background, and the canvas that they go around on.
 
-    windows: `overlap` every `stride`, the same at every step, or `shift`, moved by the seed. skip: see
-    `without_background`.
+    windows: `overlap` every `stride`, the same at every step, or `shift`, moved by the seed. Nothing would hide where
+    the last ones met, so they lie every half window. skip: see `without_background`.
     """
     if windows == "overlap":
         around = height, width
@@ -88,5 +89,7 @@ def plan_windows(
             without_background(overlap_windows(height, width, window, stride), window, around, skip)
         ] * steps, around
     around = ring(height, window), ring(width, window)
-    moved = (shift_windows(height, width, window, seed, step) for step in range(steps))
+    half = window // 2 if window % 2 == 0 else window
+    strides = [window] * (steps - 1) + [half]
+    moved = (shift_windows(height, width, window, seed, step, stride) for step, stride in enumerate(strides))
     return [without_background(places, window, around, skip) for places in moved], around

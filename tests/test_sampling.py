@@ -336,3 +336,24 @@ def test_same_picture_for_two_processes_also_when_killed(tmp_path):
     for name, canvas in one.items():
         for rank in (0, 1):
             assert torch.equal(torch.load(tmp_path / f"{name}-{rank}.pt"), canvas)
+
+
+def test_the_last_windows_are_blended():
+    """Windows that disagree leave no edge where they meet, for there is no later step to hide it."""
+    window, values = 16, torch.Generator().manual_seed(0)
+
+    def disagreeing(latents, timestep, contexts):
+        return (2 * torch.randint(2, (len(latents), 1, 1, 1), generator=values) - 1.0).expand_as(latents)
+
+    canvas = sample_canvas(
+        disagreeing,
+        lambda places: torch.zeros(len(places), 1, 1),
+        make_scheduler("ddim", TRAIN, 1),
+        (1, 64, 48),
+        window=window,
+        windows="shift",
+        latents=torch.zeros(1, 1, 64, 48),
+    )
+    spread = canvas.max() - canvas.min()
+    for dim in (-1, -2):
+        assert canvas.diff(dim=dim).abs().max() < 0.25 * spread  # side by side it is all of it

@@ -4,7 +4,15 @@ import numpy as np
 import pytest
 
 from largegen.errors import InputError
-from largegen.windows import axis_starts, overlap_windows, ring, shift_windows, span, without_background
+from largegen.windows import (
+    axis_starts,
+    overlap_windows,
+    plan_windows,
+    ring,
+    shift_windows,
+    span,
+    without_background,
+)
 
 
 def covered(places, height, width, window):
@@ -57,6 +65,16 @@ def test_shifted_windows_cover_the_ring_once(height, width):
             count[span(place, size, around)] += 1
             assert all(s - a <= start < s for start, s, a in zip(place, (height, width), around, strict=True))
         assert (count == 1).all()
+
+
+def test_the_last_windows_lie_every_half_window():
+    plan, around = plan_windows("shift", 40, 16, 16, 0, 3, 5, None)
+    assert plan[:4] == [shift_windows(40, 16, 16, 3, step) for step in range(4)]
+    count = np.zeros(around, int)
+    for place in plan[4]:
+        count[span(place, (16, 16), around)] += 1
+    assert around == (64, 16) and (count == 2).all()
+    assert set(shift_windows(40, 16, 16, 3, 4)) < set(plan[4])
 
 
 @pytest.mark.parametrize(("size", "length"), [(8, 8), (16, 16), (17, 32), (18, 48), (32, 48), (33, 48), (40, 64)])

@@ -1,8 +1,9 @@
 """Zoom against its guide: unconstrained tiles, the published joint sampling, and the closed form.
 
 For each way: PSNR between the result shrunk and the guide, floating-point operations (torch's counter of one call of
-each network, times the calls), seconds, a seam score at the tiles' borders, Fréchet distance of random crops to those
-of the real region, and tile retrieval. With --out the guides and the results are written as PNG.
+each network, times the calls), seconds, a seam score at the borders of tiles or (fast) of the last step's windows,
+beside the real picture's there, Fréchet distance of random crops to those of the real region, and tile retrieval. With
+--out the guides and the results are written as PNG.
 """
 
 import argparse
@@ -12,8 +13,9 @@ from typing import Any
 
 import torch
 from measure import decode, machine, options, read_reference, run, table, timed
+from metrics import seam_score
 from PIL import Image
-from quality_cost import Judge
+from quality_cost import Judge, last_borders
 from torch.utils.flop_counter import FlopCounterMode
 
 from largegen import load_model
@@ -23,7 +25,7 @@ from largegen.generation import effective
 from largegen.model import Model
 from largegen.runtime import write_json
 from largegen.settings import Sampling, Zooming
-from largegen.zoom import count_work, guide_picture, guide_psnr, zoom_latents
+from largegen.zoom import canvas_sampling, count_work, guide_picture, guide_psnr, zoom_latents
 
 WAYS = {
     "tiles-alone": Zooming("published", inner_steps=0, seam_steps=0),
@@ -65,7 +67,10 @@ def measure(
         args.out.mkdir(parents=True, exist_ok=True)
         Image.fromarray(seen).save(args.out / f"{name}-guide.png")
         Image.fromarray(picture).save(args.out / f"{name}.png")
-    figures = judge.figures(picture, model.tile_px)
+    settings = canvas_sampling(model, sampling, zooming)
+    tiles = list(range(model.tile_px, args.size, model.tile_px))
+    borders = last_borders(model, args.size, settings) if name == "fast" else (tiles, tiles)
+    figures = judge.figures(picture, borders)
     return {
         "way": name,
         "PSNR with the guide, dB": f"{guide_psnr(seen, picture):.2f}",
@@ -73,6 +78,7 @@ def measure(
         "denoiser calls": work["denoiser_calls"],
         "sampling, s": seconds,
         "seam score": f"{figures['seam']:.3f}",
+        "of the real picture there": f"{seam_score(judge.picture, *borders, phase=model.factor):.3f}",
         "Fréchet distance x 1000": figures["distance"],
         f"tiles retrieved of {len(judge.real_tiles)}": figures["retrieved"],
     }
