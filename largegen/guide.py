@@ -94,15 +94,8 @@ class GuideConstraint:
         return _pointwise(self.weight, pooled) + self.bias.to(latents)[:, None, None]
 
     def __call__(self, latents: Tensor) -> Tensor:
-        """Latents (1, C, h, w) with the smallest change, all but, after which `seen` is the guide."""
-        return self._changed(latents, self.target.to(latents) - self.seen(latents))
-
-    def mended(self, latents: Tensor, picture: Tensor) -> Tensor:
-        """The same, where the latents' own decoder makes them look like `picture` (1, 3, H, W) from afar."""
-        return self._changed(latents, self.target - F.pixel_unshuffle(picture, self.cells))
-
-    def _changed(self, latents: Tensor, lacking: Tensor) -> Tensor:
-        change = _pointwise(self.inverse, lacking)
+        """Latents (1, C, h, w) with the smallest smooth change, all but, after which `seen` is the guide."""
+        change = _pointwise(self.inverse, self.target.to(latents) - self.seen(latents))
         rows, cols = (_spreading(side, self.pooled).to(latents) for side in change.shape[-2:])
         return latents + rows @ change @ cols.T
 

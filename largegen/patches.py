@@ -8,6 +8,7 @@ from torch import Tensor
 
 from largegen.embedding_file import EmbeddingGrid
 from largegen.model import Model
+from largegen.noise import INITIAL, noise
 from largegen.reference import Reference, Region
 from largegen.regions import MIN_TISSUE
 from largegen.sampling import make_scheduler, sample_canvas
@@ -54,17 +55,32 @@ def grids_at(
     return torch.stack(found), part
 
 
-def sample_patches(model: Model, grids: Tensor, level: int, sampling: Sampling, *, progress: bool = False) -> Tensor:
+def sample_patches(
+    model: Model,
+    grids: Tensor,
+    level: int,
+    sampling: Sampling,
+    *,
+    draft: Tensor | None = None,
+    last_steps: int | None = None,
+    progress: bool = False,
+) -> Tensor:
     """One patch at `level` for each grid of base embeddings, (N, h, w, D) -> latents (N, C, w, w) float32.
 
-    sampling: as generation.effective gives it. The noise of patch n is the same however many there are, and no canvas'.
+    sampling: as generation.effective gives it. draft: latents (1, C, w, w) of one patch, whose noise is added and taken
+    away again by the `last_steps` of the scheduler. The noise of patch n is the same however many there are, and no
+    canvas'.
     """
     contexts = torch.cat([model.context(part, level) for part in grids.split(16)])
-    count, window = len(grids), model.window
+    count, window, origin = len(grids), model.window, (-model.window, 0)
+    scheduler = make_scheduler(sampling.scheduler, model.scheduler, sampling.steps)
+    if draft is not None:
+        field = noise(sampling.seed, INITIAL, *origin, window, window, draft.shape[1])
+        draft = scheduler.add_noise(draft.cpu(), field, scheduler.timesteps[-last_steps, None])
     canvas = sample_canvas(  # they lie side by side, and no window on two of them
         model.eps,
         lambda places: contexts[[left // window for _, left in places]],
-        make_scheduler(sampling.scheduler, model.scheduler, sampling.steps),
+        scheduler,
         (model.autoencoder.channels, window, count * window),
         window=window,
         windows="overlap",
@@ -73,7 +89,9 @@ def sample_patches(model: Model, grids: Tensor, level: int, sampling: Sampling, 
         guidance=sampling.guidance,
         eta=sampling.eta,
         seed=sampling.seed,
-        origin=(-window, 0),
+        latents=draft,
+        last_steps=last_steps,
+        origin=origin,
         batch_size=sampling.batch_size,
         device=model.device,
         progress=progress,

@@ -104,6 +104,7 @@ def sample_canvas(
     latents: Tensor | None = None,
     last_steps: int | None = None,
     correct: Correct | None = None,
+    correct_steps: int | None = None,
     origin: Place = (0, 0),
     batch_size: int = 8,
     device: torch.device | str = "cpu",
@@ -129,7 +130,8 @@ def sample_canvas(
     null, guidance: see `guided`. eta: DDIM's added noise, 0 to 1. seed: of the noise and of the moving grid.
     latents: (1, C, H, W) to start from in place of noise. last_steps: take only so many of the scheduler's timesteps,
         from `latents` that have the noise of the first of them.
-    correct: is given what each step predicts for the clean canvas, and answers what to take for it.
+    correct: is given what a step predicts for the clean canvas, and answers what to take for it, at the first
+        `correct_steps` of the steps (default: at all).
     origin: (row, column) of the canvas in the noise field, so that a canvas can be a piece of a larger one.
     processes: share the windows among accelerate's processes; each returns the whole canvas.
     skip: (H, W) bool, True for background: windows of nothing else are not denoised. Latents that no other
@@ -203,7 +205,7 @@ def sample_canvas(
             if skip is not None:
                 clean = 0 if skip_latent is None else skip_latent.to(canvas)[:, None, None]
                 eps = torch.where(covered, eps, eps_of(clean, canvas, scheduler, timestep))
-            if correct is not None:
+            if correct is not None and (correct_steps is None or step < correct_steps):
                 inside = (..., slice(height), slice(width))
                 clean = correct(clean_of(eps[inside], canvas[inside], scheduler, timestep))
                 eps[inside] = eps_of(clean, canvas[inside], scheduler, timestep)

@@ -1,6 +1,7 @@
 """A large picture that agrees with its guide at a low magnification: joint sampling at two scales [Z, alg. 1].
 
-guide -> tiles under the guide -> (seams) -> decode -> write
+fast: draft -> guide, from the draft seen from afar -> canvas under the guide -> decode -> write
+published: guide and tiles at once -> seams -> decode -> write
 """
 
 import time
@@ -40,7 +41,11 @@ from largegen.settings import Sampling, Zooming
 from largegen.shrink import Shrunk, watching
 from largegen.writers import check_output, write_image
 
-MENDINGS = 2  # corrections of the finished latents by what the decoder itself makes of them
+GUIDE_START = 0.3  # part of the steps, the last ones, that make the guide of what the draft looks like from afar
+GUIDE_GUIDANCE = 2.0  # at most: the draft says the layout already, and more adds nothing but contrast
+GUIDED = (
+    0.4  # part of the steps, the first ones, at which the picture is held to its guide: then colour and form are set
+)
 DECODED = 8  # windows that go through the autoencoder at once
 SEAM_START = 300  # timestep that the pass against seams noises the canvas to [Z]
 NEARLY = 4  # the result is averaged down to so many px per px of the guide before it is resized properly
@@ -84,16 +89,22 @@ def zoom_latents(
         "progress": progress,
     }
     if zooming.method == "fast":
-        guide = sample_patches(model, features[None], level, sampling)
+        size = (side * model.tile_px,) * 2
+        settings = canvas_sampling(model, sampling, zooming)
+        saved["save_every_s"] = save_every_s
+        draft = sample_latents(model, features, *size, settings, **saved | {"checkpoint": beside(checkpoint, "draft")})
+        guide = sample_patches(
+            model,
+            features[None],
+            level,
+            replace(sampling, guidance=min(sampling.guidance, GUIDE_GUIDANCE)),
+            draft=model.autoencoder.encode(from_afar(model, draft, sampling, side)),
+            last_steps=guide_steps(sampling),
+        )
         decoder = model.linear_decoder or fit_linear_decoder(model.autoencoder.decode, guide)
         constraint = GuideConstraint(decoder, guide_picture(model, guide), side)
-        length = side * model.tile_px
-        settings = canvas_sampling(model, sampling, zooming)
-        canvas = sample_latents(
-            model, features, length, length, settings, correct=constraint, save_every_s=save_every_s, **saved
-        )
-        for _ in range(MENDINGS):
-            canvas = constraint.mended(canvas, from_afar(model, canvas, sampling, side))
+        steps = round(GUIDED * sampling.steps)
+        canvas = sample_latents(model, features, *size, settings, correct=constraint, correct_steps=steps, **saved)
         return guide, canvas
     channels, window = model.autoencoder.channels, model.window
     start = noise(sampling.seed, INITIAL, 0, 0, side * window, side * window, channels)
@@ -116,7 +127,7 @@ def zoom_latents(
         return guide, canvas
     first = seams.timesteps[-zooming.seam_steps]  # noise the canvas to timestep 300 and sample it again [Z]
     added = noise(sampling.seed, SEAM, 0, 0, *canvas.shape[-2:], channels)
-    saved["checkpoint"] = checkpoint and seams_file(checkpoint)
+    saved["checkpoint"] = beside(checkpoint, "seams")
     canvas = sample_canvas(
         model.eps,
         interpolated(model, features),
@@ -157,9 +168,14 @@ def canvas_sampling(model: Model, sampling: Sampling, zooming: Zooming) -> Sampl
     return replace(sampling, windows="overlap", stride=max(1, model.window // 4))
 
 
-def seams_file(checkpoint: Path) -> Path:
-    """Where the pass against seams keeps its progress, beside that of the joint sampling."""
-    return checkpoint.with_name(f"{checkpoint.name}.seams")
+def beside(checkpoint: Path | None, part: str) -> Path | None:
+    """Where a part of the work keeps its progress, `draft` or `seams`, beside that of the rest."""
+    return checkpoint and checkpoint.with_name(f"{checkpoint.name}.{part}")
+
+
+def guide_steps(sampling: Sampling) -> int:
+    """Steps from the noised draft to the guide."""
+    return max(1, round(GUIDE_START * sampling.steps))
 
 
 def _in_parts(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
@@ -171,16 +187,19 @@ def count_work(model: Model, side: int, sampling: Sampling, zooming: Zooming) ->
     """What a picture of side x side tiles costs before it is decoded: calls of the denoiser, decodes and encodes of one
     window. sampling: as `generation.effective` gives it."""
     guidance = 1 if sampling.guidance in (0, 1) else 2
-    guide, length = guidance * sampling.steps, side * model.window
+    length = side * model.window
     on_canvas = canvas_sampling(model, sampling, zooming)
     if zooming.method == "fast":
-        canvas = count_calls(on_canvas, model.window, length, length)
-        windows = count_decoded(sampling, model.window, length, length)
-        return {"denoiser_calls": guide + canvas, "decodes": 1 + MENDINGS * windows, "encodes": 0}
+        calls = 2 * count_calls(on_canvas, model.window, length, length) + guidance * guide_steps(sampling)
+        return {
+            "denoiser_calls": calls,
+            "decodes": 1 + count_decoded(sampling, model.window, length, length),
+            "encodes": 1,
+        }
     tiles, inner = sampling.steps * side**2, zooming.inner_steps
     seams = count_calls(replace(on_canvas, steps=zooming.seam_steps), model.window, length, length)
     return {
-        "denoiser_calls": guide + guidance * tiles * (1 + 2 * inner) + seams,
+        "denoiser_calls": guidance * (sampling.steps + tiles * (1 + 2 * inner)) + seams,
         "decodes": sampling.steps + tiles * inner,
         "encodes": 2 * tiles * inner,
     }
@@ -236,14 +255,15 @@ def zoom_file(
     made_by = {"zoom": zooming.as_dict()}
     info = image_info(model, grid, region, sampling, command, made_by)
     names = level_names(info.mpp, level + 1)
-    beside = {k: side_file(out, names[k]) for k in range(1, level)} if levels else {}
+    level_files = {k: side_file(out, names[k]) for k in range(1, level)} if levels else {}
     guide_out = side_file(out, "guide")
     partial = out.with_name(f".{out.name}.partial")
     started = time.perf_counter()
     with ExitStack() as stack:
-        claim(stack, out, overwrite, (region.width, region.height), partial, seams_file(partial))
-        for path in (guide_out, *beside.values()):
-            check_output(path, overwrite or partial.exists())
+        partials = (partial, beside(partial, "draft"), beside(partial, "seams"))
+        claim(stack, out, overwrite, (region.width, region.height), *partials)
+        for path in (guide_out, *level_files.values()):
+            check_output(path, overwrite or any(p.exists() for p in partials))
         guide, canvas = zoom_latents(
             model,
             torch.from_numpy(grid.features),
@@ -256,22 +276,22 @@ def zoom_file(
         )
         sampled = time.perf_counter()
         picture = to_pictures(guide_picture(model, guide))[0]
-        seen, between = Shrunk(max(1, 2**level // NEARLY)), {k: Shrunk(2**k) for k in beside}
+        seen, between = Shrunk(max(1, 2**level // NEARLY)), {k: Shrunk(2**k) for k in level_files}
 
         def bands() -> Iterator[tuple[int, np.ndarray]]:
             yield from watching(decode_bands(model, canvas, sampling, progress=progress), seen, *between.values())
             # What lies beside the picture is there before the picture is, whose being there says that all is done.
-            pictures = {level: (guide_out, picture)} | {k: (beside[k], between[k].picture) for k in beside}
+            pictures = {level: (guide_out, picture)} | {k: (level_files[k], between[k].picture) for k in level_files}
             for k, (path, pixels) in pictures.items():
                 write_image(path, [(0, pixels)], info.at(2**k, {"level": k, "guide": k == level}))
 
         write_image(out, bands(), info)
-        for path in (partial, seams_file(partial)):
+        for path in partials:
             path.unlink(missing_ok=True)
     return {
         "out": str(out),
         "guide": str(guide_out),
-        "levels": {names[k]: str(path) for k, path in beside.items()},
+        "levels": {names[k]: str(path) for k, path in level_files.items()},
         "width": region.width,
         "height": region.height,
         "reference_xy": list(grid.origin_xy),

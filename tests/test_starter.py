@@ -1,5 +1,6 @@
 """The bundled model and example do what the README's first command says; the examples run."""
 
+import json
 import shutil
 import subprocess
 import sys
@@ -49,6 +50,19 @@ def test_the_starter_keeps_to_the_layout_of_its_reference(tmp_path):
     matched = np.abs(made - real).mean()
     shuffled = np.mean([np.abs(np.roll(made, k, 0) - real).mean() for k in range(1, 9)])
     assert matched < 0.5 * shuffled
+
+
+def test_the_starter_zooms(tmp_path, capsys):
+    """Its picture agrees with its guide, and every level has samples."""
+    options = ["--ref", str(EXAMPLE), "--region", "0,0", "--cache", str(tmp_path), "--device", "cpu"]
+    zoom = ["zoom", "--size", "512", "--steps", "10", "--levels", "--out", str(tmp_path / "a.png"), "--json"]
+    assert run([*zoom, *options]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["guide_psnr"] > 25 and report["guide_magnification"] == "10x"
+    for mag in ("20", "1.25"):
+        out = tmp_path / f"{mag}.png"
+        sample = ["sample", "--mag", mag, "-n", "1", "--steps", "2", "--out", str(out)]
+        assert run([*sample, *options[:2], *options[4:]]) == 0 and out.exists()
 
 
 def test_generation_in_memory(tmp_path):
