@@ -58,7 +58,7 @@ def test_the_starter_zooms(tmp_path, capsys):
     zoom = ["zoom", "--size", "512", "--steps", "10", "--levels", "--out", str(tmp_path / "a.png"), "--json"]
     assert run([*zoom, *options]) == 0
     report = json.loads(capsys.readouterr().out)
-    assert report["guide_psnr"] > 25 and report["guide_magnification"] == "10x"
+    assert report["guide_psnr"] > 18 and report["guide_magnification"] == "10x"
     for mag in ("20", "1.25"):
         out = tmp_path / f"{mag}.png"
         sample = ["sample", "--mag", mag, "-n", "1", "--steps", "2", "--out", str(out)]
