@@ -43,9 +43,7 @@ from largegen.writers import check_output, write_image
 
 GUIDE_START = 0.3  # part of the steps, the last ones, that make the guide of what the draft looks like from afar
 GUIDE_GUIDANCE = 2.0  # at most: the draft says the layout already, and more adds nothing but contrast
-GUIDED = (
-    0.4  # part of the steps, the first ones, at which the picture is held to its guide: then colour and form are set
-)
+GUIDED = 0.4  # part of the steps, the first ones, at which the picture is held to its guide: they set colour and form
 DECODED = 8  # windows that go through the autoencoder at once
 SEAM_START = 300  # timestep that the pass against seams noises the canvas to [Z]
 NEARLY = 4  # the result is averaged down to so many px per px of the guide before it is resized properly
@@ -103,8 +101,8 @@ def zoom_latents(
         )
         decoder = model.linear_decoder or fit_linear_decoder(model.autoencoder.decode, guide)
         constraint = GuideConstraint(decoder, guide_picture(model, guide), side)
-        steps = round(GUIDED * sampling.steps)
-        canvas = sample_latents(model, features, *size, settings, correct=constraint, correct_steps=steps, **saved)
+        held = {"correct": constraint, "correct_steps": round(GUIDED * sampling.steps)}
+        canvas = sample_latents(model, features, *size, settings, **held, **saved)
         return guide, canvas
     channels, window = model.autoencoder.channels, model.window
     start = noise(sampling.seed, INITIAL, 0, 0, side * window, side * window, channels)

@@ -40,8 +40,8 @@ def zoom(
     method: Annotated[
         str,
         typer.Option(
-            help="fast: the guide first, then the tiles under it, in closed form; published: both at once by inner"
-            " iterations, and a pass against seams."
+            help="fast: a draft, the guide from it, then the picture under the guide; published: guide and tiles at"
+            " once by inner iterations, then a pass against seams."
         ),
     ] = Zooming.method,
     steps: shared.Steps = ZOOM_STEPS,
@@ -66,7 +66,7 @@ def zoom(
     """Make a large picture that agrees with a guide at low magnification, laid out like a reference.
 
     The guide is one patch at the magnification that shows all of the picture (1.25x for 4096 px at 20x), conditioned on
-    all embeddings under it; the picture shrunk is the guide. Killed, the same command goes on.
+    all embeddings under it; the picture, shrunk, follows the guide. Killed, the same command goes on.
     """
     zooming = Zooming(method, inner_steps, inner_rate, fd_step, seam_steps)
     zooming.check()
