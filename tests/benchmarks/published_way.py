@@ -53,7 +53,8 @@ class PublishedWay:
             for top, left in self.places:
                 place = (..., slice(top, top + self.window), slice(left, left + self.window))
                 y, x = (torch.tensor([v / self.window], device=canvas.device) for v in (top, left))
-                context = self.conditioner(interpolate_grid(self.features, y, x))
+                embedding = interpolate_grid(self.features, y, x)[:, None, None]
+                context = self.conditioner(*self.conditioner.arrange(embedding))
                 conditional = self.eps(canvas[place], timestep, context)
                 unconditional = self.eps(canvas[place], timestep, self.conditioner.null(1))
                 total[place] += unconditional + self.guidance * (conditional - unconditional)
