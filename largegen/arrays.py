@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from largegen.errors import InputError, LargegenError
+from largegen.errors import InputError, LargegenError, first_line
 
 HDF5_START = b"\x89HDF\r\n\x1a\n"
 NPY_START = b"\x93NUMPY"
@@ -60,7 +60,7 @@ def _read_npy(path: Path) -> np.ndarray:
             raise InputError(
                 f"{path}: holds Python objects, which may run code when read; save plain numbers"
             ) from error
-        raise InputError(f"{path}: a damaged .npy file: {_first_line(error)}") from error
+        raise InputError(f"{path}: a damaged .npy file: {first_line(error)}") from error
 
 
 @contextmanager
@@ -83,7 +83,7 @@ def _open_hdf5(path: Path) -> Iterator[Arrays]:
     except LargegenError:
         raise
     except (OSError, RuntimeError, KeyError) as error:
-        raise InputError(f"{path}: a damaged HDF5 file: {_first_line(error)}") from error
+        raise InputError(f"{path}: a damaged HDF5 file: {first_line(error)}") from error
 
 
 def _read_pickle(path: Path) -> Any:
@@ -93,7 +93,7 @@ def _read_pickle(path: Path) -> Any:
     except _RefusedError as error:
         raise InputError(f"{path}: a pickle of more than arrays ({error}), which may run code; not read") from error
     except Exception as error:  # the unpickler raises a dozen kinds for damaged files, MemoryError for a wrong length
-        raise InputError(f"{path}: a damaged pickle: {_first_line(error)}") from error
+        raise InputError(f"{path}: a damaged pickle: {first_line(error)}") from error
 
 
 def _named(content: Any, name: str = "", depth: int = 0) -> Iterator[tuple[str, np.ndarray]]:
@@ -177,7 +177,3 @@ class _Unpickler(pickle.Unpickler):
         if (module, name) not in KNOWN:
             raise _RefusedError(f"it names {module}.{name}")
         return KNOWN[module, name]
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0] if str(error) else type(error).__name__

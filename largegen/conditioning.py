@@ -63,14 +63,11 @@ class PatchConditioner(ModelMixin, ConfigMixin):
 
     def arrange(self, grids: Tensor, level: int = 0) -> tuple[Tensor, ...]:
         """Grids (N, 1, 1, D) of level 0 -> their embeddings (N, D). Raises InputError for any other."""
-        if level or grids.shape[1:3] != (1, 1):
-            raise InputError("this model's conditioner takes single embeddings: it knows no level but the base")
-        return (grids[:, 0, 0].float(),)
+        return (_single(grids, level),)
 
     def forward(self, embeddings: Tensor) -> Tensor:
         """(N, D) float, of any length -> (N, 1, C) in the weights' dtype."""
-        unit = F.normalize(embeddings.float(), dim=-1).to(self.projection.weight.dtype)
-        return self.projection(unit)[:, None]
+        return self.projection(_unit(embeddings).to(self.projection.weight.dtype))[:, None]
 
     def null(self, n: int = 1) -> Tensor:
         """The condition of `n` unconditional samples: the projection of the zero embedding, (n, 1, C)."""
@@ -97,9 +94,7 @@ class PatchRegionConditioner(ModelMixin, ConfigMixin):
         D is embedding_dim, or the sum of both widths: a patch's embedding and then its region's. Raises InputError for
         any other grid.
         """
-        if level or grids.shape[1:3] != (1, 1):
-            raise InputError("this model's conditioner takes single embeddings: it knows no level but the base")
-        flat, width = grids[:, 0, 0].float(), self.config.embedding_dim
+        flat, width = _single(grids, level), self.config.embedding_dim
         patch, region = flat[:, :width], flat[:, width:]
         if not region.shape[1]:
             region = flat.new_zeros(len(flat), self.config.region_dim)
@@ -116,6 +111,13 @@ class PatchRegionConditioner(ModelMixin, ConfigMixin):
         device = self.patch.weight.device
         widths = self.config.embedding_dim, self.config.region_dim
         return self(*(torch.zeros(n, width, device=device) for width in widths))
+
+
+def _single(grids: Tensor, level: int) -> Tensor:
+    """Grids (N, 1, 1, D) of level 0 -> (N, D) float32. Raises InputError for any other."""
+    if level or grids.shape[1:3] != (1, 1):
+        raise InputError("this model's conditioner takes single embeddings: it knows no level but the base")
+    return grids[:, 0, 0].float()
 
 
 def _unit(embeddings: Tensor) -> Tensor:

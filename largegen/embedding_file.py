@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from largegen.errors import EmbeddingFileError, InputError
+from largegen.errors import EmbeddingFileError, InputError, first_line
 
 if TYPE_CHECKING:
     from largegen.encoders import Encoder
@@ -171,7 +171,7 @@ class EmbeddingFile:
         except KeyError as error:
             raise EmbeddingFileError(f"{path}: the attribute {error} is missing; embed the slide again") from error
         except (OSError, RuntimeError) as error:
-            raise EmbeddingFileError(f"{path}: damaged HDF5 file: {_reason(error)}; embed again") from error
+            raise EmbeddingFileError(f"{path}: damaged HDF5 file: {first_line(error)}; embed again") from error
         self.complete = True
 
     def _check(self, file) -> None:
@@ -206,7 +206,7 @@ class EmbeddingFile:
             with h5py.File(self.path, "r") as file:
                 return file[name][:]
         except (OSError, RuntimeError) as error:
-            raise EmbeddingFileError(f"{self.path}: damaged HDF5 file: {_reason(error)}") from error
+            raise EmbeddingFileError(f"{self.path}: damaged HDF5 file: {first_line(error)}") from error
 
     @cached_property
     def cells(self) -> np.ndarray:
@@ -292,7 +292,3 @@ def write_embeddings(
 def _plain(value: Any) -> Any:
     """An attribute as h5py gives it => a plain Python value."""
     return value.tolist() if isinstance(value, np.ndarray | np.generic) else value
-
-
-def _reason(error: Exception) -> str:
-    return str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -1,6 +1,11 @@
 """The error family: each error is one line that says what, where and what to do; the CLI maps it to an exit code."""
 
 
+def first_line(error: Exception) -> str:
+    """What an error of another library says, cut to one line; its kind where it says nothing."""
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
+
+
 class LargegenError(Exception):
     """Base of every error this package raises on purpose. `exit_code` is what the command line returns."""
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from largegen.errors import ModelError
+from largegen.errors import ModelError, first_line
 
 WRAPPERS = ("teacher", "student", "state_dict", "model")  # DINO and iBOT hold two: the averaged network comes first
 PLAIN = frozenset(
@@ -77,8 +77,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     try:
         content = _read(path, zipped=start.startswith(b"PK"))
     except Exception as error:  # the readers raise a dozen kinds for damaged files
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ModelError(f"{path}: damaged, or no checkpoint: {reason}") from error
+        raise ModelError(f"{path}: damaged, or no checkpoint: {first_line(error)}") from error
     if not isinstance(content, dict):
         raise ModelError(f"{path}: holds a {type(content).__name__}, not a dictionary of weights")
     return content

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from largegen.errors import HubError, InputError
+from largegen.errors import HubError, InputError, first_line
 
 
 def page_of(repo: str) -> str:
@@ -80,8 +80,7 @@ def _told(repo: str, instead: str) -> Iterator[None]:
     except RepositoryNotFoundError as error:
         raise HubError(f"{repo}: not on the hub, or not for you; see {page} or {instead}") from error
     except Exception as error:  # the client's and its HTTP library's families change between releases
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise HubError(f"{repo}: {reason}; see {page} or {instead}") from error
+        raise HubError(f"{repo}: {first_line(error)}; see {page} or {instead}") from error
 
 
 def _hub_reachable(timeout_s: float = 4.0) -> bool:

@@ -10,7 +10,7 @@ import typer
 from largegen.cli import options as shared
 from largegen.cli.import_files import import_files, refuse_same_names
 from largegen.cli.options import Target
-from largegen.errors import InputError, LargegenError
+from largegen.errors import InputError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -105,19 +105,14 @@ def embed(
         "batch_size": batch_size,
         "workers": workers,
     }
-    results: list[dict[str, Any]] = []
-    for path in paths:
-        try:
-            with open_slide(path, source_mpp, source_mag, source_gsd) as slide:
-                if dry_run:
-                    results.append(_estimate(slide, network, out, target, settings))
-                else:
-                    results.append(_embed_one(slide, network, out, target, settings, preview, overwrite))
-        except LargegenError as error:
-            if not keep_going or len(paths) == 1:
-                raise
-            shared.log.error("%s", error)
-            results.append({"slide": str(path), "error": str(error)})
+
+    def one(path: Path) -> dict[str, Any]:
+        with open_slide(path, source_mpp, source_mag, source_gsd) as slide:
+            if dry_run:
+                return _estimate(slide, network, out, target, settings)
+            return _embed_one(slide, network, out, target, settings, preview, overwrite)
+
+    results = shared.one_by_one(paths, one, keep_going, "slide")
     if json or dry_run:
         report = {"encoder": network.spec.name, "licence": network.spec.licence, "width": network.width}
         report |= {"device": str(network.device), "precision": str(network.dtype).removeprefix("torch.")}

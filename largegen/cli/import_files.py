@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from largegen.cli import options as shared
-from largegen.errors import InputError, LargegenError
+from largegen.errors import InputError
 
 if TYPE_CHECKING:
     from largegen.imports import Given
@@ -30,16 +30,10 @@ def import_files(
         raise InputError("--slide: with one file to import; the others are of other slides")
     refuse_same_names(paths)
     source = (given.source_mpp, given.source_mag, given.source_gsd)
-    results: list[dict[str, Any]] = []
     with open_slide(slide, *source) if slide else nullcontext() as opened:
-        for path in paths:
-            try:
-                results.append(_import_one(path, out, given, opened, settings, dry_run))
-            except LargegenError as error:
-                if not keep_going or len(paths) == 1:
-                    raise
-                shared.log.error("%s", error)
-                results.append({"source": str(path), "error": str(error)})
+        results = shared.one_by_one(
+            paths, lambda path: _import_one(path, out, given, opened, settings, dry_run), keep_going, "source"
+        )
     if json or dry_run:
         shared.print_json({"files": results})
     else:

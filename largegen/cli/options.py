@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from largegen.errors import InputError
+from largegen.errors import InputError, LargegenError
 
 if TYPE_CHECKING:
     from largegen.slide import Slide
@@ -215,6 +215,22 @@ def with_options(name: str, group: Callable, build: Callable[..., Any], **defaul
         return command
 
     return decorate
+
+
+def one_by_one(
+    paths: list[Path], work: Callable[[Path], dict[str, Any]], keep_going: bool, what: str
+) -> list[dict[str, Any]]:
+    """What `work` says of each path; of one of several that fails, with `keep_going`, its error, the path as `what`."""
+    results = []
+    for path in paths:
+        try:
+            results.append(work(path))
+        except LargegenError as error:
+            if not keep_going or len(paths) == 1:
+                raise
+            log.error("%s", error)
+            results.append({what: str(path), "error": str(error)})
+    return results
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from measure import decode, machine, options, read_reference, run, table, timed
-from metrics import seam_score
+from metrics import seam_score, window_borders
 from PIL import Image
 from quality_cost import Judge, last_borders
 from torch.utils.flop_counter import FlopCounterMode
@@ -68,7 +68,7 @@ def measure(
         Image.fromarray(seen).save(args.out / f"{name}-guide.png")
         Image.fromarray(picture).save(args.out / f"{name}.png")
     settings = canvas_sampling(model, sampling, zooming)
-    tiles = list(range(model.tile_px, args.size, model.tile_px))
+    tiles = window_borders(args.size, model.tile_px, model.tile_px)
     borders = last_borders(model, args.size, settings) if name == "fast" else (tiles, tiles)
     figures = judge.figures(picture, borders)
     return {
