@@ -1,0 +1,1 @@
+"""How good generated pictures are, and how far to trust the number."""

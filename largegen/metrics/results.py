@@ -1,0 +1,53 @@
+"""What an evaluation finds: figures with all that says how far to trust them."""
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One metric's value for one magnification."""
+
+    metric: str  # as `--metrics` names it: crop-fid, fd:starter, seam...
+    name: str  # for people: "Crop FID", "Fréchet distance, starter"
+    value: float
+    better: str  # "lower", "higher", or "one" where 1 is best (seam)
+    real_count: int  # samples on each side
+    fake_count: int
+    interval: tuple[float, float] | None = None  # 95 %, by bootstrap
+    standard_error: float | None = None
+    infinity: float | None = None  # extrapolated to infinitely many samples
+    floor: float | None = None  # the same figure of real against real
+    note: str = ""  # what to know when reading it, one line
+
+
+@dataclass(frozen=True)
+class LevelFigures:
+    """The figures at one resolution."""
+
+    level: str  # "20x", "0.6 m/px", or "pixels" where no resolution is known
+    figures: tuple[Figure, ...]
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """A metric that was not computed, and why, in one line."""
+
+    metric: str
+    why: str
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """All that `largegen eval` says: the table, the JSON and the report are made of it."""
+
+    real: dict[str, Any]  # the set: "paths", "pictures" (their number), "crops", "compression"
+    fake: dict[str, Any]
+    levels: tuple[LevelFigures, ...]
+    left_out: tuple[LeftOut, ...] = ()
+    warnings: tuple[str, ...] = ()
+    settings: dict[str, Any] = field(default_factory=dict)  # everything that the figures depend on
+
+    def as_dict(self) -> dict[str, Any]:
+        """The JSON object."""
+        return asdict(self)
