@@ -13,7 +13,7 @@ from tiny import WIDTH, save_encoder, save_model
 from largegen.autoencoder import Autoencoder, load_autoencoder
 from largegen.errors import InputError, ModelError
 from largegen.model import load_model, to_eps
-from largegen.training.diffusion import NOISE_SCHEDULE, PRESETS, build_denoiser, build_model, start_from
+from largegen.training.forms import NOISE_SCHEDULE, PRESETS, build_denoiser, build_model, start_from
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 

@@ -21,7 +21,7 @@ from largegen.errors import InputError, ModelError
 from largegen.foreign import read_checkpoint, weights_of
 from largegen.model import Model
 from largegen.published import convert, read_published
-from largegen.training.diffusion import start_from
+from largegen.training.forms import start_from
 
 FOLDERS = ("zoomldm", "large-image-patch", "large-image-region")
 

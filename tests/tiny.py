@@ -12,7 +12,7 @@ from largegen.encoders import load_encoder
 from largegen.model import Model
 from largegen.training.autoencoder import PRESETS as AUTOENCODERS
 from largegen.training.autoencoder import build_autoencoder
-from largegen.training.diffusion import PRESETS, build_model
+from largegen.training.forms import PRESETS, build_model
 
 WIDTH = 16
 TILE_PX = 64

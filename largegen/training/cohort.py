@@ -17,7 +17,9 @@ from largegen.latents import cache_latents, find_slide, latents_path
 from largegen.model import BUNDLED, find_model, read_index
 from largegen.regions import find_regions
 from largegen.runtime import resolve_precision
-from largegen.training.diffusion import PRESETS, DiffusionTask, LatentRegions, build_model, start_from
+from largegen.training.denoiser import DiffusionTask
+from largegen.training.forms import PRESETS, build_model, start_from
+from largegen.training.samples import LatentRegions
 from largegen.training.setup import LoopConfig, make_accelerator
 
 CONDITIONER_CLASSES = {"patch": "PatchConditioner", "summarizer": "Summarizer"}
@@ -31,7 +33,7 @@ class CohortConfig:
     embeddings: tuple[Path, ...]  # embedding files, or directories of them
     slides: Path | None  # directory of the slides, where they have moved
     vae: str  # bundled model's name or directory
-    preset: str  # of the denoiser, see diffusion.PRESETS
+    preset: str  # of the denoiser, see forms.PRESETS
     conditioner: str  # patch or summarizer
     levels: int  # magnifications, each half the one before; more than 1 needs the summarizer
     init_from: str | None  # model to take the first weights from

@@ -15,7 +15,7 @@ from largegen import generate
 from largegen.autoencoder import Autoencoder
 from largegen.model import Model
 from largegen.runtime import resolve_device
-from largegen.training.diffusion import PRESETS, build_denoiser, build_model
+from largegen.training.forms import PRESETS, build_denoiser, build_model
 
 EMBEDDING_DIM = 1024
 WINDOW = {"published": 64, "starter": 32, "tiny": 16}  # latents
