@@ -4,8 +4,6 @@ import numpy as np
 import pytest
 from benchmarks.metrics import (
     encode_all,
-    frechet_distance,
-    gaussian_of,
     psnr,
     r_squared,
     random_crops,
@@ -45,28 +43,6 @@ def test_the_autoencoders_own_grid_is_no_seam():
     blocks = RNG.integers(60, 160, (32, 32, 3), dtype=np.uint8).repeat(8, 0).repeat(8, 1)
     assert seam_score(blocks, [128], [128], phase=8) == pytest.approx(1, abs=0.3)
     assert seam_score(blocks, [128], [128]) > 4
-
-
-def test_frechet_distance_of_a_gaussian_to_itself_is_zero():
-    gaussian = gaussian_of(RNG.normal(size=(500, 16)))
-    assert frechet_distance(gaussian, gaussian) == pytest.approx(0, abs=1e-9)
-
-
-def test_frechet_distance_closed_forms():
-    mean, ones = np.zeros(5), np.eye(5)
-    # |m|^2, and for diagonal covariances the squared differences of the deviations
-    assert frechet_distance((mean, ones), (mean + 3, ones)) == pytest.approx(45)
-    a, b = np.array([1.0, 4, 9, 16, 25]), np.array([4.0, 4, 1, 1, 36])
-    expected = np.square(np.sqrt(a) - np.sqrt(b)).sum()
-    assert frechet_distance((mean, np.diag(a)), (mean, np.diag(b))) == pytest.approx(expected)
-    turn, _ = np.linalg.qr(RNG.normal(size=(5, 5)))  # the distance does not depend on the axes
-    turned = frechet_distance((mean, turn @ np.diag(a) @ turn.T), (mean, turn @ np.diag(b) @ turn.T))
-    assert turned == pytest.approx(expected)
-
-
-def test_frechet_distance_is_symmetric_for_covariances_that_do_not_commute():
-    a, b = (gaussian_of(RNG.normal(size=(40, 6)) @ RNG.normal(size=(6, 6))) for _ in range(2))
-    assert frechet_distance(a, b) == pytest.approx(frechet_distance(b, a))
 
 
 def test_retrieval_counts_the_tiles_that_find_their_own():

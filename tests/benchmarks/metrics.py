@@ -1,4 +1,4 @@
-"""Figures of a generated picture's quality: seams, Fréchet distance, tile retrieval, PSNR."""
+"""Figures of a generated picture's quality: seams, tile retrieval, PSNR."""
 
 from collections.abc import Callable, Sequence
 
@@ -28,22 +28,6 @@ def seam_score(picture: np.ndarray, rows: Sequence[int], cols: Sequence[int], ph
         for line in range(phase, len(image), phase):
             (at_border if line in lines else elsewhere).append(steps[line - 1])
     return float(np.mean(at_border) / np.mean(elsewhere))
-
-
-def gaussian_of(embeddings: np.ndarray, ridge: float = 1e-6) -> tuple[np.ndarray, np.ndarray]:
-    """Mean (D,) and covariance (D, D) of embeddings (N, D), with `ridge` added to its diagonal."""
-    values = embeddings.astype(np.float64)
-    return values.mean(0), np.cov(values, rowvar=False) + ridge * np.eye(values.shape[1])
-
-
-def frechet_distance(a: tuple[np.ndarray, np.ndarray], b: tuple[np.ndarray, np.ndarray]) -> float:
-    """|m1 - m2|^2 + tr(S1 + S2 - 2 (S1 S2)^(1/2)) of two Gaussians (mean, covariance)."""
-    (mean_a, cov_a), (mean_b, cov_b) = a, b
-    values, vectors = np.linalg.eigh(cov_a)
-    root = (vectors * np.sqrt(values.clip(0))) @ vectors.T
-    # (S1 S2)^(1/2) has the trace of (S1^(1/2) S2 S1^(1/2))^(1/2), whose matrix is symmetric.
-    cross = np.sqrt(np.linalg.eigvalsh(root @ cov_b @ root).clip(0)).sum()
-    return float(np.square(mean_a - mean_b).sum() + np.trace(cov_a) + np.trace(cov_b) - 2 * cross)
 
 
 def unit(embeddings: np.ndarray) -> np.ndarray:

@@ -14,8 +14,6 @@ import numpy as np
 from measure import counted, decode, machine, options, own_encoder, read_reference, run, table, timed
 from metrics import (
     encode_all,
-    frechet_distance,
-    gaussian_of,
     random_crops,
     retrieval,
     seam_score,
@@ -28,6 +26,7 @@ from largegen.dataset import to_network
 from largegen.embedding_file import EmbeddingGrid
 from largegen.errors import InputError
 from largegen.generation import effective
+from largegen.metrics.gaussian import Gaussian, frechet_distance, gaussian_of
 from largegen.model import Model
 from largegen.runtime import write_json
 from largegen.settings import Sampling
@@ -54,7 +53,7 @@ class Judge:
         self.picture, self.real = real, self.crops_of(real, seed=0)
         self.real_tiles = encode_all(self.encode, tiles_of(real, model.tile_px))
 
-    def crops_of(self, picture: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    def crops_of(self, picture: np.ndarray, seed: int) -> Gaussian:
         """Mean and covariance of the embeddings, of length 1, of random crops."""
         crops = random_crops(picture, self.tile_px, self.crops, seed)
         return gaussian_of(unit(encode_all(self.encode, crops)))

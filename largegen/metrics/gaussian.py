@@ -1,0 +1,148 @@
+"""Mean and covariance of features, gathered batch by batch, and the Fréchet distance of two sets of them."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from largegen.errors import InputError
+
+
+class Gaussian(NamedTuple):
+    """What a Fréchet distance knows of a set of features."""
+
+    count: int  # samples it was estimated from
+    mean: np.ndarray  # (D,) float64
+    covariance: np.ndarray  # (D, D) float64, unbiased
+
+
+class Moments:
+    """Mean and covariance of features that come batch by batch, in constant memory and float64.
+
+    Batches and partial results are joined by the exact update of Chan, Golub and LeVeque 1979, so their order and sizes
+    change the result by rounding alone.
+    """
+
+    def __init__(self, width: int):
+        self.width = width
+        self.count = 0
+        self._batches = 0
+        self._mean = np.zeros(width)
+        self._scatter = np.zeros((width, width))  # sum of the outer products of deviations from the mean
+
+    def add(self, features: np.ndarray) -> None:
+        """Take in a batch (N, D). Raises InputError for another width, and for NaN or infinite features."""
+        self._batches += 1
+        mean, deviations = _centred(check_features(features, f"batch {self._batches}", self.width))
+        self._join(len(deviations), mean, deviations.T @ deviations)
+
+    def merge(self, other: "Moments") -> None:
+        """Take in all that another one has seen."""
+        if other.width != self.width:
+            raise InputError(f"features of width {other.width} and {self.width} do not belong to one set")
+        self._join(other.count, other._mean, other._scatter)
+        self._batches += other._batches
+
+    def gaussian(self) -> Gaussian:
+        """What was seen so far. Raises InputError under two samples, which have no covariance."""
+        if self.count < 2:
+            raise InputError(
+                f"{self.count} sample(s): a covariance needs two at the least; give more pictures or crops"
+            )
+        return Gaussian(self.count, self._mean.copy(), self._scatter / (self.count - 1))
+
+    def _join(self, count: int, mean: np.ndarray, scatter: np.ndarray) -> None:
+        if not count:
+            return
+        total = self.count + count
+        shift = mean - self._mean
+        between = shift * np.sqrt(self.count * (count / total))
+        self._scatter += scatter
+        self._scatter += np.outer(between, between)
+        self._mean += shift * (count / total)
+        self.count = total
+
+
+def check_features(features: np.ndarray, name: str, width: int | None = None) -> np.ndarray:
+    """Features as (N, D) float64. Raises InputError for another shape or width, and for NaN or infinite values."""
+    values = np.asarray(features, np.float64)
+    if values.ndim != 2 or (width is not None and values.shape[1] != width):
+        expected = "D" if width is None else width
+        raise InputError(f"{name}: features have shape {values.shape}, not (N, {expected}); use one network for all")
+    broken = int((~np.isfinite(values).all(axis=1)).sum())
+    if broken:
+        raise InputError(
+            f"{name}: {broken} of {len(values)} samples have NaN or infinite features; use a higher precision (fp32)"
+        )
+    return values
+
+
+def check_pair(real: np.ndarray, fake: np.ndarray, least: int = 2) -> tuple[np.ndarray, np.ndarray]:
+    """Both sets as (N, D) float64. Raises InputError where one has under `least` samples or the widths differ."""
+    real = check_features(real, "real")
+    fake = check_features(fake, "fake", real.shape[1])
+    for name, values in (("real", real), ("fake", fake)):
+        if len(values) < least:
+            raise InputError(f"{name}: {len(values)} sample(s), and this metric needs {least}; give more pictures")
+    return real, fake
+
+
+def gaussian_of(features: np.ndarray) -> Gaussian:
+    """Count, mean and covariance of features (N, D). Raises InputError under two samples, and for NaN."""
+    moments = Moments(np.shape(features)[-1])
+    moments.add(features)
+    return moments.gaussian()
+
+
+def frechet_distance(a: Gaussian, b: Gaussian) -> float:
+    """|m1 - m2|² + tr(S1 + S2 - 2 (S1 S2)^½) of two Gaussians (Dowson and Landau 1982; FID: Heusel et al. 2017, eq. 6).
+
+    Raises InputError where their widths differ.
+    """
+    if a.mean.shape != b.mean.shape:
+        raise InputError(f"features of width {len(a.mean)} and {len(b.mean)} cannot be compared; use one network")
+    return _distance(a.mean, _factor(a.covariance), b.mean, _factor(b.covariance))
+
+
+def frechet_distance_of_features(real: np.ndarray, fake: np.ndarray) -> float:
+    """The same of the features themselves, (N, D) and (M, D): much faster where they are fewer than their width."""
+    real, fake = check_pair(real, fake)
+    return _distance(*_mean_and_factor(real), *_mean_and_factor(fake))
+
+
+def _distance(mean_a: np.ndarray, a: np.ndarray, mean_b: np.ndarray, b: np.ndarray) -> float:
+    """The Fréchet distance of Gaussians with the covariances a aᵀ and b bᵀ; a, b: (D, rank).
+
+    The eigenvalues of S1 S2 are the squared singular values of aᵀ b, which need no symmetric root. Taken as singular
+    values, they keep the digits that the root of an eigenvalue near zero loses.
+    """
+    from scipy.linalg import svdvals
+
+    cross = svdvals(a.T @ b, overwrite_a=True).sum() if a.size and b.size else 0.0
+    distance = np.square(mean_a - mean_b).sum() + np.square(a).sum() + np.square(b).sum() - 2 * cross
+    return max(0.0, float(distance))  # rounding alone takes it below
+
+
+def _factor(covariance: np.ndarray) -> np.ndarray:
+    """(D, rank) whose product with its own transpose is the covariance.
+
+    By Cholesky's factorization with pivoting, which takes singular matrices and drops what is rounding: the directions
+    with a variance under D times the machine epsilon of the largest.
+    """
+    from scipy.linalg.lapack import dpstrf
+
+    packed, pivots, rank, _ = dpstrf(covariance, lower=1)
+    factor = np.empty((len(covariance), rank))
+    factor[pivots - 1] = np.tril(packed)[:, :rank]
+    return factor
+
+
+def _mean_and_factor(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    mean, deviations = _centred(features)
+    if len(features) <= features.shape[1]:
+        return mean, deviations.T / np.sqrt(len(features) - 1)
+    return mean, _factor(deviations.T @ deviations / (len(features) - 1))
+
+
+def _centred(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    mean = features.mean(axis=0) if len(features) else np.zeros(features.shape[1])
+    return mean, features - mean
