@@ -40,7 +40,7 @@ def table_text(evaluation: Evaluation) -> str:
         rows.append([level.level, *(heading for heading, _ in columns)])
         rows += [[figure.name, *(cell(figure) for _, cell in columns)] for figure in level.figures]
         rows.append([""] * (len(columns) + 1))
-    names, *widths = (max(map(len, column), default=0) for column in zip(*rows, strict=True))
+    names, *widths = (max((len(row[at]) for row in rows), default=0) for at in range(len(columns) + 1))
     names = min(names, max(SHORTEST_NAME, WIDTH - sum(widths) - 2 * len(widths)))
     lines = [_line(row, names, widths) for row in rows]
     return "\n".join([*lines, *_remarks(evaluation)]).rstrip()
@@ -49,7 +49,7 @@ def table_text(evaluation: Evaluation) -> str:
 _COLUMNS: tuple[Column, ...] = (
     ("value", lambda figure: number(figure, figure.value)),
     ("95 % interval", lambda figure: " - ".join(number(figure, end) for end in figure.interval or ())),
-    ("std. error", lambda figure: number(figure, figure.standard_error)),
+    ("s.e.", lambda figure: number(figure, figure.standard_error)),
     ("floor", lambda figure: number(figure, figure.floor)),
     ("N=inf", lambda figure: number(figure, figure.infinity)),
     ("real/generated", lambda figure: f"{figure.real_count}/{figure.fake_count}"),
