@@ -1,0 +1,105 @@
+"""What each metric means, in one sentence, and who proposed it."""
+
+from largegen.metrics.results import Evaluation
+
+HEUSEL = "Heusel et al. 2017, arXiv:1706.08500"
+PARMAR = "Parmar et al. 2022 (clean-fid), arXiv:2104.11222"
+BINKOWSKI = "Bińkowski et al. 2018, arXiv:1801.01401"
+KYNKAANNIEMI = "Kynkäänniemi et al. 2019, arXiv:1904.06991"
+CHONG = "Chong & Forsyth 2020, arXiv:1911.07023"
+GRAIKOS = "Graikos et al. 2024, arXiv:2312.07330"
+
+# By the metric's name up to its colon (`fd:starter` is an `fd`): term, meaning, source.
+METRICS: dict[str, tuple[str, str, str]] = {
+    "fid": (
+        "FID",
+        "Fréchet distance between the Gaussians fitted to the Inception-v3 features of real and of generated patches; "
+        "0 would be two equal distributions.",
+        f"{HEUSEL}; {PARMAR}",
+    ),
+    "crop-fid": (
+        "Crop FID",
+        "FID over crops cut from the whole large pictures, so that what lies between the patches counts as well.",
+        f"{GRAIKOS}; {HEUSEL}; {PARMAR}",
+    ),
+    "clip-fid": (
+        "CLIP FID",
+        "Fréchet distance over the CLIP features of whole pictures, each shrunk to the network's input: large-scale "
+        "structure, no cells.",
+        f"{GRAIKOS}; {PARMAR}",
+    ),
+    "fd": (
+        "Fréchet distance",
+        "The distance of FID in the features of another encoder, one that knows tissue or land where Inception-v3 "
+        "knows photographs; not comparable between encoders.",
+        HEUSEL,
+    ),
+    "kid": (
+        "KID",
+        "Squared maximum mean discrepancy of Inception-v3 features under a cubic kernel: unbiased by the number of "
+        "samples, so it may fall slightly below 0.",
+        BINKOWSKI,
+    ),
+    "precision": (
+        "Precision",
+        "Share of generated samples that fall among the real ones in feature space: fidelity.",
+        KYNKAANNIEMI,
+    ),
+    "recall": (
+        "Recall",
+        "Share of real samples that fall among the generated ones in feature space: variety.",
+        KYNKAANNIEMI,
+    ),
+    "similarity": (
+        "Embedding similarity",
+        "Mean cosine between the embedding that a patch was generated from and the embedding of what was generated.",
+        GRAIKOS,
+    ),
+    "seam": (
+        "Seam score",
+        "How much the picture steps across the lines where patches met, relative to everywhere else; 1 is no seam.",
+        "largegen",
+    ),
+    "psnr": ("PSNR", "Peak signal to mean squared error between paired pixels, in dB; blind to structure.", ""),
+    "ssim": (
+        "SSIM",
+        "Agreement of paired pictures in local brightness, contrast and structure; 1 is equal.",
+        "Wang et al. 2004, doi:10.1109/TIP.2003.819861",
+    ),
+    "lpips": (
+        "LPIPS",
+        "Distance of paired pictures in the layers of a network, weighted to agree with human judgement.",
+        "Zhang et al. 2018, arXiv:1801.03924",
+    ),
+    "guide-psnr": ("Guide PSNR", "PSNR between a zoomed picture, shrunk to its guide's size, and that guide.", ""),
+}
+
+INTERVAL = (
+    "95 % interval",
+    "Where the figure falls when the samples are drawn anew from those at hand: bootstrap.",
+    "",
+)
+ERROR = ("Standard error", "Standard deviation that the estimate would have over fresh samples.", "")
+FLOOR = ("Floor", "The same figure between two halves of the real samples: what a perfect generator would get.", "")
+INFINITY = (
+    "Extrapolated to infinity",
+    "The figure at infinitely many samples, from how it falls as their number grows; compare this between "
+    "evaluations of different sizes.",
+    CHONG,
+)
+
+
+def explanations(evaluation: Evaluation) -> list[tuple[str, str, str]]:
+    """Term, meaning and source (may be empty) of every metric and qualifier that the evaluation shows."""
+    figures = [figure for level in evaluation.levels for figure in level.figures]
+    kinds = dict.fromkeys(figure.metric.partition(":")[0] for figure in figures)
+    found = [METRICS[kind] for kind in kinds if kind in METRICS]
+    for entry, values in (
+        (INTERVAL, (figure.interval for figure in figures)),
+        (ERROR, (figure.standard_error for figure in figures)),
+        (FLOOR, (figure.floor for figure in figures)),
+        (INFINITY, (figure.infinity for figure in figures)),
+    ):
+        if any(value is not None for value in values):
+            found.append(entry)
+    return found
