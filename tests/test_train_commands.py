@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from accelerate.state import AcceleratorState, GradientState, PartialState
+from conftest import tissue_like
 from PIL import Image
 from safetensors.torch import load_file
 from small_disk import small_disk
@@ -22,6 +23,7 @@ from largegen.cli import run
 from largegen.encoders import load_encoder
 from largegen.model import load_model
 from largegen.networks import WEIGHTS
+from largegen.training.judge import Judge
 from largegen.training.metrics import read_metrics
 
 LOOP = ["--warmup-steps", "2", "--workers", "0", "--log-every", "1", "--mixed-precision", "no", "--device", "cpu"]
@@ -174,6 +176,46 @@ def test_train_at_several_levels(train, short, tmp_path, caplog):
     assert last["validation_loss"] == pytest.approx(np.mean(levels)) and len(set(levels)) == len(levels) >= 2
     sheet = np.asarray(Image.open(tmp_path / "zoom" / "samples" / "step-000004.png"))
     assert sheet.shape[0] == 6 * 64 + 5 * 4  # two rows for each level
+
+
+def evaluations(out: Path) -> dict[int, dict[str, float]]:
+    """The figures of samples, by step."""
+    lines = read_metrics(out / "metrics.jsonl")
+    return {line["step"]: line for line in lines if any(name.startswith("fd:") for name in line)}
+
+
+def test_samples_are_evaluated_during_training(train, encoder, tmp_path):
+    command = train("--out", tmp_path / "a", *words("--eval-every 2 --eval-samples 8"))
+    assert run(command) == 0
+    found, name = evaluations(tmp_path / "a"), f"fd:local-dir:{encoder / 'model'}"
+    assert list(found) == [2, 4] and all(set(line) == {"step", name, "similarity"} for line in found.values())
+    assert all(line[name] > 0 and -1 <= line["similarity"] <= 1 for line in found.values())
+    assert found[2] != found[4]
+    # Looking changes nothing: the next losses are those of a run that does not look.
+    assert run(train("--out", tmp_path / "b")) == 0
+    assert losses(tmp_path / "a") == losses(tmp_path / "b")
+
+
+def test_samples_of_each_level_are_evaluated_by_the_encoder_asked_for(train, tmp_path):
+    zooming = words("--conditioner summarizer --levels 2 --steps 1 --eval-every 5 --eval-encoder starter")
+    assert run(train("--out", tmp_path / "a", *zooming)) == 0
+    (line,) = evaluations(tmp_path / "a").values()  # at the last step, whatever the interval
+    names_of_levels = {f"{figure}_level_{k}" for figure in ("fd:starter", "similarity") for k in (0, 1)}
+    assert set(line) == {"step"} | names_of_levels
+
+
+def test_figures_of_samples_order_good_before_bad():
+    judge = Judge(load_encoder("starter", device="cpu"), every=1, samples=8)
+    rng = np.random.default_rng(0)
+    real = np.stack([tissue_like(256, 256, seed) for seed in range(8)])
+    noisy = (real + rng.normal(0, 40, real.shape)).clip(0, 255).astype(np.uint8)
+    same, worse = judge.figures(real, real), judge.figures(real, noisy)
+    assert same["fd:starter"] == pytest.approx(0, abs=1e-6) and same["similarity"] == pytest.approx(1, abs=1e-6)
+    assert worse["fd:starter"] > 0.01 and worse["similarity"] < 0.95
+
+
+def test_nothing_held_out_cannot_be_evaluated(train, tmp_path, capsys):
+    fails(capsys, train("--out", tmp_path / "a", *words("--eval-every 2 --validation 0")), 2, "raise --validation")
 
 
 def test_levels_of_a_scene_are_counted_from_its_own_resolution(train, encoder, scene_path, tmp_path, caplog):

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from largegen.cli import loop_options as loop
+from largegen.cli import options as shared
 from largegen.errors import InputError
 
 
@@ -54,6 +55,20 @@ def train(
         Path | None, typer.Option(help="Directory of the computed latents.", show_default="<out>/latents")
     ] = None,
     validation: loop.Validation = 0.05,
+    eval_every: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            help="Steps between looks at samples of held-out regions: their Fréchet distance (fd:ENCODER) and their"
+            " similarity to the real ones go to metrics.jsonl; 0 for none.",
+        ),
+    ] = 0,
+    eval_samples: Annotated[int, typer.Option(min=2, help="Regions of each level to sample then, at most.")] = 128,
+    eval_encoder: Annotated[
+        str | None,
+        typer.Option(help="Encoder that compares them. " + shared.ENCODER_HELP, show_default="the embeddings' own"),
+    ] = None,
+    encoder_weights: shared.EncoderWeights = None,
     name: Annotated[str, typer.Option(help="Name of the model.", show_default="the run directory's")] = "",
     licence: Annotated[
         str, typer.Option(help="Licence of the model's weights.", show_default="the encoder's and --init-from's")
@@ -90,6 +105,10 @@ def train(
         name=name or run.out.absolute().name,
         licence=licence,
         export_dtype=dtype,
+        eval_every=eval_every,
+        eval_samples=eval_samples,
+        eval_encoder=eval_encoder,
+        encoder_weights=encoder_weights,
     )
     task = denoiser_task(cohort, run.config, encode=not run.dry_run)
     run.fit(task, "denoiser, {steps} steps; use it as --model {model}")

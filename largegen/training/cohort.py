@@ -12,6 +12,7 @@ import torch
 from largegen import __version__
 from largegen.autoencoder import load_autoencoder
 from largegen.embedding_file import EmbeddingFile, Settings
+from largegen.encoders import load_encoder
 from largegen.errors import EmbeddingFileError, InputError
 from largegen.latents import cache_latents, find_slide, latents_path
 from largegen.model import BUNDLED, find_model, read_index
@@ -19,6 +20,7 @@ from largegen.regions import find_regions
 from largegen.runtime import resolve_precision
 from largegen.training.denoiser import DiffusionTask
 from largegen.training.forms import PRESETS, build_model, start_from
+from largegen.training.judge import Judge
 from largegen.training.samples import LatentRegions
 from largegen.training.setup import LoopConfig, make_accelerator
 
@@ -43,6 +45,10 @@ class CohortConfig:
     name: str  # of the model
     licence: str  # of its weights; empty: the encoder's
     export_dtype: torch.dtype  # of the exported weights
+    eval_every: int = 0  # steps between looks at samples, see judge.Judge; 0 for none
+    eval_samples: int = 128  # regions per level that are sampled then
+    eval_encoder: str | None = None  # that compares them; by default that of the embeddings
+    encoder_weights: Path | None = None  # of that encoder, where they are in no usual place
 
 
 def denoiser_task(config: CohortConfig, loop: LoopConfig, encode: bool = True) -> DiffusionTask:
@@ -72,6 +78,7 @@ def denoiser_task(config: CohortConfig, loop: LoopConfig, encode: bool = True) -
     for level, name in enumerate(model.level_names):
         counts = len(dataset.training[level]), len(dataset.validation[level])
         log.info("level %d (%s): %d regions to train on, %d held out", level, name, *counts)
+    judge = _judge(config, settings.encoder, dataset, processes.device) if config.eval_every else None
     if encode:
         encoder = copy.deepcopy(autoencoder)  # the model keeps the weights that it will be saved with
         encoder.to(processes.device, dtype)
@@ -80,9 +87,17 @@ def denoiser_task(config: CohortConfig, loop: LoopConfig, encode: bool = True) -
                 with find_slide(regions.file, config.slides) as slide:
                     cache_latents(regions, slide, encoder, path, turns=config.turns)
         processes.wait_for_everyone()
-    task = DiffusionTask(dataset, model, form, _encoder_directory(settings.encoder), config.export_dtype)
+    task = DiffusionTask(dataset, model, form, _encoder_directory(settings.encoder), config.export_dtype, judge)
     autoencoder.to(processes.device, torch.float32)
     return task
+
+
+def _judge(config: CohortConfig, own: str, dataset: LatentRegions, device: torch.device) -> Judge:
+    """Who looks at samples; `own` is the embeddings' encoder. Raises InputError where nothing is held out."""
+    if max(map(len, dataset.validation)) < 2:
+        raise InputError(f"--eval-every {config.eval_every}: fewer than two regions are held out; raise --validation")
+    encoder = load_encoder(config.eval_encoder or own, config.encoder_weights, device)
+    return Judge(encoder, config.eval_every, config.eval_samples)
 
 
 def _info(config: CohortConfig, files: Sequence[EmbeddingFile]) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from largegen.model import Model, to_eps
 from largegen.sampling import guided, make_scheduler
 from largegen.sheet import contact_sheet
 from largegen.training.forms import DenoiserConfig
+from largegen.training.judge import Judge
 from largegen.training.loop import Task
 from largegen.training.samples import LatentRegions
 
@@ -28,9 +29,18 @@ class DiffusionTask(Task):
     network spends itself on layout and colour before the finest detail.
     """
 
-    def __init__(self, dataset: LatentRegions, model: Model, config: DenoiserConfig, encoder: Path | None, dtype=None):
+    def __init__(
+        self,
+        dataset: LatentRegions,
+        model: Model,
+        config: DenoiserConfig,
+        encoder: Path | None,
+        dtype: torch.dtype | None = None,
+        judge: Judge | None = None,
+    ):
         super().__init__()
-        self.dataset, self.model, self.encoder, self.dtype = dataset, model, encoder, dtype
+        self.dataset, self.model, self.encoder, self.dtype, self.judge = dataset, model, encoder, dtype, judge
+        self.eval_every = judge.every if judge else 0
         self.unet, self.conditioner = model.unet, model.conditioner
         self.scheduler = model.scheduler
         weights = model.autoencoder.importance.sqrt()
@@ -98,20 +108,42 @@ class DiffusionTask(Task):
         batches = [self._batch(np.resize(_evenly(regions, 8), (8, 2))) for regions in shown]  # few are repeated
         real, context = (torch.cat(parts) for parts in zip(*batches, strict=True))
 
+        rows = []
+        for above, below in zip(real.split(8), self._sample(context).split(8), strict=True):
+            rows += [to_pictures(self.model.autoencoder.decode(x)) for x in (above, below)]
+        contact_sheet(np.concatenate(rows), 8, path)
+
+    def evaluate(self) -> dict[str, float]:
+        """The judge's figures of each level with at least two held-out regions: samples of them against the regions as
+        the autoencoder gives them, so that its own loss does not count."""
+        found = {}
+        for level, regions in enumerate(self.dataset.validation):
+            if len(regions) < 2:
+                continue
+            real, context = self._batch(_evenly(regions, self.judge.samples))
+            pictures = [
+                np.concatenate([to_pictures(self.model.autoencoder.decode(x)) for x in latents.split(8)])
+                for latents in (real, self._sample(context))
+            ]
+            of_level = f"_level_{level}" if len(self.dataset.validation) > 1 else ""
+            found |= {name + of_level: value for name, value in self.judge.figures(*pictures).items()}
+        return found
+
+    def _sample(self, context: Tensor) -> Tensor:
+        """Latents (N, C, h, w) sampled under a context (N, tokens, width), always from the same noise."""
+
         def eps(x: Tensor, timestep: Tensor, tokens: Tensor) -> Tensor:
             return to_eps(self._predict(x, timestep, tokens), x, timestep, self.scheduler)
 
         denoise = guided(eps, self.conditioner.null(1), PREVIEW_GUIDANCE)
         scheduler: DDIMScheduler = make_scheduler("ddim", self.scheduler, PREVIEW_STEPS)
-        noise = sample_rng(self.dataset.seed, 2**63).standard_normal(real.shape, np.float32)
+        shape = (len(context), self.model.autoencoder.channels, self.model.window, self.model.window)
+        noise = sample_rng(self.dataset.seed, 2**63).standard_normal(shape, np.float32)
         sampled = torch.from_numpy(noise).to(self.unet.device)
         for timestep in scheduler.timesteps:
             predicted = [denoise(x, timestep, c) for x, c in zip(sampled.split(8), context.split(8), strict=True)]
             sampled = scheduler.step(torch.cat(predicted), timestep, sampled).prev_sample
-        rows = []
-        for above, below in zip(real.split(8), sampled.split(8), strict=True):
-            rows += [to_pictures(self.model.autoencoder.decode(x)) for x in (above, below)]
-        contact_sheet(np.concatenate(rows), 8, path)
+        return sampled
 
     def export(self, directory: Path) -> None:
         latents, _ = self.dataset.batch(_evenly(self.dataset.training[0], LINEAR_FIT_REGIONS))

@@ -44,9 +44,14 @@ class Task(nn.Module):
 
     dataset: Dataset
     settings: dict[str, Any]  # what it is and how much data it has, for config.json and --dry-run
+    eval_every: int = 0  # steps between calls of `evaluate`; 0 for none
 
     def validate(self) -> dict[str, float]:
         """Figures on the held-out data, with the EMA weights in place."""
+        return {}
+
+    def evaluate(self) -> dict[str, float]:
+        """Figures of samples, which take longer than `validate`, with the EMA weights in place."""
         return {}
 
     def preview(self, path: Path) -> None:
@@ -135,9 +140,14 @@ class _Run:
                         figures = {name: float(value) for name, value in parts.items()}
                         metrics.log(step, loss=mean, learning_rate=rate, gradient_norm=norm, **figures)
                     losses = []
-                if step % config.validate_every == 0 or step == config.steps:
-                    if metrics:
-                        self._validate(step, metrics)
+                looks = [
+                    look
+                    for look, every in ((self._validate, config.validate_every), (self._evaluate, self.bare.eval_every))
+                    if every and (step % every == 0 or step == config.steps)
+                ]
+                for look in looks if metrics else ():
+                    look(step, metrics)
+                if looks:
                     self.accelerator.wait_for_everyone()
                 if step % config.checkpoint_every == 0 or step == config.steps:
                     save_checkpoint(self.accelerator, out, step, config.checkpoints_limit)
@@ -243,6 +253,11 @@ class _Run:
             figures = self.bare.validate()
         if figures:
             metrics.log(step, **figures)
+
+    def _evaluate(self, step: int, metrics: Metrics) -> None:
+        """Log figures of samples drawn with the EMA weights."""
+        with self._averaged(), torch.no_grad():
+            metrics.log(step, **self.bare.evaluate())
 
     @contextmanager
     def _averaged(self) -> Iterator[None]:
