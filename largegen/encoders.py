@@ -138,12 +138,12 @@ def _build(spec: EncoderSpec, device: str = "cpu") -> "torch.nn.Module":
 
 
 def load_encoder(
-    name: str = "starter",
+    name: str | EncoderSpec = "starter",
     weights: Path | None = None,
     device: "str | torch.device" = "auto",
     dtype: "torch.dtype | None" = None,
 ) -> "Encoder":
-    """Load an encoder with its published weights, or those of the file `weights`.
+    """Load an encoder, by its name or its description, with its published weights, or those of the file `weights`.
 
     Parameters: `device` as resolve_device takes it; `dtype` overrides the spec's precision. Raises ModelError
     for an unknown name and for weights that do not fit to the last key and shape, HubError where the hub has
@@ -151,7 +151,7 @@ def load_encoder(
     """
     import torch
 
-    spec = encoder_spec(name)
+    spec = name if isinstance(name, EncoderSpec) else encoder_spec(name)
     device = device if isinstance(device, torch.device) else resolve_device(device)
     if dtype is None:
         on_accelerator = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}[spec.precision]
@@ -203,7 +203,7 @@ def _weight_file(spec: EncoderSpec) -> Path:
     if kind == "file":
         raise ModelError(
             f"encoder {spec.name}: no hub has its weights; download {where} from {spec.page} and give "
-            "--encoder-weights FILE"
+            f"{spec.weights_option} FILE"
         )
     names = ("model.safetensors", "pytorch_model.bin")
     if kind == "local-dir":
@@ -212,5 +212,5 @@ def _weight_file(spec: EncoderSpec) -> Path:
                 return Path(where) / name
         raise ModelError(f"encoder {spec.name}: {where} holds no {names[0]}")
     if not where:
-        raise HubError(f"encoder {spec.name}: timm has no weights for it; give --encoder-weights FILE")
-    return hub_file(where, *names)
+        raise HubError(f"encoder {spec.name}: timm has no weights for it; give {spec.weights_option} FILE")
+    return hub_file(where, *names, option=spec.weights_option)

@@ -2,13 +2,17 @@
 
 A checkpoint is a pickle, which may call any function. torch's own safe reader refuses what names foreign classes, as
 Lightning's checkpoints do in their callbacks; those are read by an unpickler that puts inert objects in their place.
+TorchScript archives, as OpenAI's CLIP is one, are read likewise: torch would load their code too.
 """
 
 import pickle
 import re
+import zipfile
+from collections import OrderedDict
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import IO, Any
 
 import torch
 
@@ -25,6 +29,11 @@ PLAIN = frozenset(
         *(("torch", name) for name in ("float64", "float32", "float16", "bfloat16", "int64", "int32", "uint8", "bool")),
     }
 )
+STORAGES = {
+    **{"DoubleStorage": torch.float64, "FloatStorage": torch.float32, "HalfStorage": torch.float16},
+    **{"BFloat16Storage": torch.bfloat16, "LongStorage": torch.int64, "IntStorage": torch.int32},
+    **{"ShortStorage": torch.int16, "CharStorage": torch.int8, "ByteStorage": torch.uint8, "BoolStorage": torch.bool},
+}
 
 
 class _Inert(dict):
@@ -62,6 +71,49 @@ def _pickle_module() -> ModuleType:
     return module
 
 
+class _Module(_Inert):
+    """Stands for a TorchScript module: a dictionary of its weights, submodules and other attributes."""
+
+    def __setstate__(self, state: Any) -> None:
+        if isinstance(state, dict):
+            self.update(state)
+
+
+class _ScriptUnpickler(pickle.Unpickler):
+    """Reads the objects of a TorchScript archive; `root` is the folder that everything in it lies in."""
+
+    def __init__(self, file: IO[bytes], archive: zipfile.ZipFile, root: str):
+        super().__init__(file)
+        self.archive, self.root = archive, root
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
+            return lambda storage, offset, size, stride, *_: storage.as_strided(size, stride, offset)
+        if module == "torch" and name in STORAGES:
+            return STORAGES[name]
+        return OrderedDict if (module, name) == ("collections", "OrderedDict") else _Module
+
+    def persistent_load(self, pid: Any) -> torch.Tensor:
+        _, dtype, key, _, count, *_ = pid
+        if not count:
+            return torch.empty(0, dtype=dtype)
+        return torch.frombuffer(bytearray(self.archive.read(f"{self.root}data/{key}")), dtype=dtype)
+
+
+def _read_torchscript(archive: zipfile.ZipFile, root: str) -> dict[str, torch.Tensor]:
+    """The tensors of a TorchScript archive by the names that its modules give them."""
+
+    def tensors(module: dict, prefix: str) -> Iterator[tuple[str, torch.Tensor]]:
+        for name, value in module.items():
+            if isinstance(value, torch.Tensor):
+                yield f"{prefix}{name}", value
+            elif isinstance(value, _Module):
+                yield from tensors(value, f"{prefix}{name}.")
+
+    with archive.open(f"{root}data.pkl") as file:
+        return dict(tensors(_ScriptUnpickler(file, archive, root).load(), ""))
+
+
 def read_checkpoint(path: Path) -> dict[str, Any]:
     """The content of a .pt, .pth, .ckpt, .bin or .safetensors file, on the CPU, its tensors mapped where the format
     allows it. Raises ModelError for anything that is no such file."""
@@ -88,6 +140,13 @@ def _read(path: Path, zipped: bool) -> Any:
         from safetensors.torch import load_file
 
         return load_file(path)
+    if zipped:
+        with zipfile.ZipFile(path) as archive:
+            constants = [
+                name for name in archive.namelist() if name.count("/") == 1 and name.endswith("/constants.pkl")
+            ]
+            if constants:  # what torch too knows TorchScript by
+                return _read_torchscript(archive, constants[0].removesuffix("constants.pkl"))
     options = {"map_location": "cpu", "mmap": zipped or None}
     try:
         return torch.load(path, weights_only=True, **options)

@@ -2,13 +2,11 @@
 
 import os
 import re
-import socket
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from urllib.parse import urlsplit
 
+from largegen.downloads import reachable
 from largegen.errors import HubError, InputError, first_line
 
 
@@ -17,24 +15,25 @@ def page_of(repo: str) -> str:
     return f"https://huggingface.co/{repo.partition('@')[0]}"
 
 
-def hub_file(repo: str, *names: str) -> Path:
+def hub_file(repo: str, *names: str, option: str = "--encoder-weights") -> Path:
     """The first of the files `names` that `repo` (ORG/NAME[@REVISION]) holds, from the cache if it can be.
 
-    Raises HubError with the page to read where the repository is gated, unknown or out of reach.
+    option: the one that takes a file instead. Raises HubError with the page to read where the repository is gated,
+    unknown or out of reach.
     """
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError
 
-    page, instead = page_of(repo), "give --encoder-weights FILE"
+    page, instead = page_of(repo), f"give {option} FILE"
     repo, _, revision = repo.partition("@")
-    reachable = _hub_reachable()
+    online = _hub_reachable()
     with _told(repo, instead):
         for name in names:
             try:
-                return Path(hf_hub_download(repo, name, revision=revision or None, local_files_only=not reachable))
+                return Path(hf_hub_download(repo, name, revision=revision or None, local_files_only=not online))
             except EntryNotFoundError:
                 continue
-    if reachable:
+    if online:
         raise HubError(f"{repo}: {page} has no {' or '.join(names)}; {instead}")
     raise HubError(f"{repo}: the hub cannot be reached; download it from {page} and {instead}")
 
@@ -51,10 +50,10 @@ def hub_folder(source: str) -> tuple[Path, str]:
         raise InputError(f"{source}: give hf:ORG/NAME/FOLDER or hf:ORG/NAME@REVISION/FOLDER")
     repo, revision, folder = match.groups()
     instead = "give the folder that it was saved to"
-    reachable, files = _hub_reachable(), [f"{folder}/*"] if folder else None
+    online, files = _hub_reachable(), [f"{folder}/*"] if folder else None
     with _told(repo, instead):
         try:
-            found = snapshot_download(repo, revision=revision, allow_patterns=files, local_files_only=not reachable)
+            found = snapshot_download(repo, revision=revision, allow_patterns=files, local_files_only=not online)
         except LocalEntryNotFoundError as error:  # not cached
             raise HubError(
                 f"{repo}: the hub cannot be reached; download it from {page_of(repo)} and {instead}"
@@ -83,16 +82,6 @@ def _told(repo: str, instead: str) -> Iterator[None]:
         raise HubError(f"{repo}: {first_line(error)}; see {page} or {instead}") from error
 
 
-def _hub_reachable(timeout_s: float = 4.0) -> bool:
+def _hub_reachable() -> bool:
     """Whether the hub answers at all: asked first, because its client retries for half a minute per file."""
-    if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
-        return False
-    endpoint = urlsplit(os.environ.get("HF_ENDPOINT", "https://huggingface.co"))
-    proxy = urllib.request.getproxies().get(endpoint.scheme)
-    target = urlsplit(proxy) if proxy and not urllib.request.proxy_bypass(endpoint.netloc) else endpoint
-    default_port = 80 if target.scheme == "http" else 443
-    try:
-        with socket.create_connection((target.hostname, target.port or default_port), timeout_s):
-            return True
-    except OSError:
-        return False
+    return reachable(os.environ.get("HF_ENDPOINT", "https://huggingface.co"))

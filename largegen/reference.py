@@ -1,6 +1,5 @@
 """What a picture is made after: a slide or an embedding file, the place in it, and the embeddings under that place."""
 
-import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from largegen.embeddings import embed_slide, kept_tiles
 from largegen.encoders import STARTER_DIR, load_encoder
 from largegen.errors import EmbeddingFileError, InputError
 from largegen.model import Model
+from largegen.runtime import cache_directory
 from largegen.slide import Slide
 from largegen.tiles import held_in_rectangles, tile_grid
 
@@ -238,9 +238,3 @@ def check_embeddings(model: Model, file: EmbeddingFile) -> None:
             f"{file.path}: embeddings of {settings.encoder} ({settings.encoder_fingerprint or 'weights unknown'}), but"
             f" model {name} was trained with {info['encoder']} ({info['encoder_fingerprint'] or 'weights unknown'})"
         )
-
-
-def cache_directory() -> Path:
-    """Where embedded regions are kept: `$XDG_CACHE_HOME/largegen`, or `~/.cache/largegen`."""
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "largegen"

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from largegen.errors import InputError, LockedError, ModelError, OutputError
+from largegen.errors import InputError, LargegenError, LockedError, ModelError, OutputError
 
 if TYPE_CHECKING:
     import torch
@@ -89,13 +89,19 @@ def keep_freed_memory() -> None:
         mallopt(mmap_max, 0)
 
 
+def cache_directory() -> Path:
+    """Where embedded regions and downloaded weights are kept: `$XDG_CACHE_HOME/largegen`, or `~/.cache/largegen`."""
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "largegen"
+
+
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[None]:
     """Turn the errors of the operating system, safetensors and torch.save while writing `path` into OutputErrors."""
     try:
         yield
-    except OutputError:
-        raise
+    except LargegenError:
+        raise  # says already what is wrong
     except Exception as error:
         if not _is_write_error(error):
             raise

@@ -12,7 +12,8 @@ from largegen.embeddings import embed_slide
 from largegen.encoders import load_encoder
 from largegen.errors import EmbeddingFileError, InputError
 from largegen.model import Model
-from largegen.reference import Reference, Region, cache_directory
+from largegen.reference import Reference, Region
+from largegen.runtime import cache_directory
 from largegen.slide import Slide
 from largegen.tiles import tile_grid
 
