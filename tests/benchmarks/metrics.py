@@ -1,33 +1,8 @@
-"""Figures of a generated picture's quality: seams, Fréchet distance, tile retrieval, PSNR."""
+"""Figures of a generated picture's quality: Fréchet distance, tile retrieval, PSNR."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import numpy as np
-
-from largegen.windows import axis_starts
-
-GREY = np.array([0.299, 0.587, 0.114])
-
-
-def window_borders(size: int, window: int, stride: int) -> list[int]:
-    """Where windows every `stride` begin or end inside 0..size; the unit is the arguments'."""
-    starts = axis_starts(size, window, stride)
-    return sorted({border for start in starts for border in (start, start + window)} - {0, size})
-
-
-def seam_score(picture: np.ndarray, rows: Sequence[int], cols: Sequence[int], phase: int = 1) -> float:
-    """Mean absolute gradient across border lines, relative to elsewhere: 1 is no seam, 2 one twice as steep.
-
-    picture: (H, W, 3) uint8; rows, cols: the borders lie before these pixel rows and columns. phase: compare with lines
-    at multiples of `phase` px only, so that the autoencoder's own grid (its px per latent) does not pass for a seam.
-    """
-    grey = picture.astype(np.float64) @ GREY
-    at_border, elsewhere = [], []
-    for lines, image in ((rows, grey), (cols, grey.T)):
-        steps = np.abs(np.diff(image, axis=0)).mean(1)  # steps[i]: between lines i and i + 1
-        for line in range(phase, len(image), phase):
-            (at_border if line in lines else elsewhere).append(steps[line - 1])
-    return float(np.mean(at_border) / np.mean(elsewhere))
 
 
 def gaussian_of(embeddings: np.ndarray, ridge: float = 1e-6) -> tuple[np.ndarray, np.ndarray]:
