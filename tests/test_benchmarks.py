@@ -9,7 +9,6 @@ from benchmarks.metrics import (
     psnr,
     r_squared,
     random_crops,
-    retrieval,
     ridge,
     tiles_of,
 )
@@ -41,14 +40,6 @@ def test_frechet_distance_closed_forms():
 def test_frechet_distance_is_symmetric_for_covariances_that_do_not_commute():
     a, b = (gaussian_of(RNG.normal(size=(40, 6)) @ RNG.normal(size=(6, 6))) for _ in range(2))
     assert frechet_distance(a, b) == pytest.approx(frechet_distance(b, a))
-
-
-def test_retrieval_counts_the_tiles_that_find_their_own():
-    real = RNG.normal(size=(16, 32))
-    assert retrieval(real * 5 + 0.01, real) == 16  # length does not count
-    swapped = real[[1, 0, *range(2, 16)]]
-    assert retrieval(swapped, real) == 14
-    assert retrieval(np.roll(real, 1, axis=0), real) == 0
 
 
 def test_tiles_and_crops_are_parts_of_the_picture():

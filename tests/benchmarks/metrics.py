@@ -1,4 +1,4 @@
-"""Figures of a generated picture's quality: Fréchet distance, tile retrieval, PSNR."""
+"""Figures of a generated picture's quality: Fréchet distance, PSNR, probes."""
 
 from collections.abc import Callable
 
@@ -21,11 +21,6 @@ def frechet_distance(a: tuple[np.ndarray, np.ndarray], b: tuple[np.ndarray, np.n
     return float(np.square(mean_a - mean_b).sum() + np.trace(cov_a) + np.trace(cov_b) - 2 * cross)
 
 
-def unit(embeddings: np.ndarray) -> np.ndarray:
-    """Embeddings (N, D) made of length 1, as the conditioner sees them."""
-    return embeddings / np.linalg.norm(embeddings, axis=-1, keepdims=True)
-
-
 def random_crops(picture: np.ndarray, size_px: int, count: int, seed: int) -> np.ndarray:
     """`count` random crops, overlapping, (count, size_px, size_px, 3) uint8, of a picture (H, W, 3)."""
     rng = np.random.default_rng(seed)
@@ -45,11 +40,6 @@ def tiles_of(picture: np.ndarray, size_px: int) -> np.ndarray:
 def encode_all(encode: Callable[[np.ndarray], np.ndarray], pictures: np.ndarray, batch: int = 32) -> np.ndarray:
     """Embeddings (N, D) of pictures (N, h, w, 3), `batch` at a time."""
     return np.concatenate([encode(pictures[i : i + batch]) for i in range(0, len(pictures), batch)])
-
-
-def retrieval(generated: np.ndarray, real: np.ndarray) -> int:
-    """Of tiles' embeddings (N, D), how many have the real one of the same place as nearest neighbour (cosine)."""
-    return int(((unit(generated) @ unit(real).T).argmax(1) == np.arange(len(real))).sum())
 
 
 def psnr(a: np.ndarray, b: np.ndarray) -> tuple[float, float]:

@@ -17,9 +17,7 @@ from metrics import (
     frechet_distance,
     gaussian_of,
     random_crops,
-    retrieval,
     tiles_of,
-    unit,
 )
 
 from largegen import generate, load_model
@@ -28,6 +26,7 @@ from largegen.embedding_file import EmbeddingGrid
 from largegen.errors import InputError
 from largegen.generation import effective
 from largegen.metrics.seams import Borders, seam_score, window_borders
+from largegen.metrics.similarity import retrieval, unit
 from largegen.model import Model
 from largegen.runtime import write_json
 from largegen.settings import Sampling
