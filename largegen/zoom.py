@@ -210,10 +210,15 @@ def guide_picture(model: Model, guide: Tensor) -> Tensor:
 
 def from_afar(model: Model, canvas: Tensor, sampling: Sampling, factor: int) -> Tensor:
     """The picture of a canvas, decoded band by band, at a `factor`-th of its size: (1, 3, H, W) in [-1, 1]."""
-    seen = Shrunk(max(1, factor // NEARLY))
+    seen = seen_from_afar(factor)
     for _ in watching(decode_bands(model, canvas, sampling), seen):
         pass
     return _resized(seen.picture, factor // seen.factor)[None]
+
+
+def seen_from_afar(factor: int) -> Shrunk:
+    """Collects a picture's bands for `guide_psnr` with a guide of a `factor`-th of its size."""
+    return Shrunk(max(1, factor // NEARLY))
 
 
 def _resized(picture: np.ndarray, factor: int) -> Tensor:
@@ -274,7 +279,7 @@ def zoom_file(
         )
         sampled = time.perf_counter()
         picture = to_pictures(guide_picture(model, guide))[0]
-        seen, between = Shrunk(max(1, 2**level // NEARLY)), {k: Shrunk(2**k) for k in level_files}
+        seen, between = seen_from_afar(2**level), {k: Shrunk(2**k) for k in level_files}
 
         def bands() -> Iterator[tuple[int, np.ndarray]]:
             yield from watching(decode_bands(model, canvas, sampling, progress=progress), seen, *between.values())

@@ -7,11 +7,8 @@ from benchmarks.metrics import (
     psnr,
     r_squared,
     random_crops,
-    retrieval,
     ridge,
-    seam_score,
     tiles_of,
-    window_borders,
 )
 
 RNG = np.random.default_rng(0)
@@ -19,38 +16,6 @@ RNG = np.random.default_rng(0)
 
 def texture(size=256):
     return RNG.integers(60, 160, (size, size, 3), dtype=np.uint8)
-
-
-def test_window_borders_are_starts_and_ends_of_windows():
-    assert window_borders(128, 32, 32) == [32, 64, 96]
-    assert window_borders(128, 32, 24) == [24, 32, 48, 56, 72, 80, 96, 104]  # the last window is clamped to 96
-    assert window_borders(32, 32, 16) == []
-
-
-def test_a_picture_without_seams_scores_one():
-    assert seam_score(texture(512), [128, 256, 384], [128, 256, 384]) == pytest.approx(1, abs=0.05)
-
-
-def test_tiles_of_different_brightness_score_above_one():
-    picture = texture().astype(int)
-    picture[:, 128:] += 60
-    only_columns = seam_score(picture.clip(0, 255).astype(np.uint8), [], [128])
-    assert only_columns > 1.5
-    assert seam_score(picture.clip(0, 255).astype(np.uint8), [], [64]) < 1.1  # the seam is elsewhere
-
-
-def test_the_autoencoders_own_grid_is_no_seam():
-    blocks = RNG.integers(60, 160, (32, 32, 3), dtype=np.uint8).repeat(8, 0).repeat(8, 1)
-    assert seam_score(blocks, [128], [128], phase=8) == pytest.approx(1, abs=0.3)
-    assert seam_score(blocks, [128], [128]) > 4
-
-
-def test_retrieval_counts_the_tiles_that_find_their_own():
-    real = RNG.normal(size=(16, 32))
-    assert retrieval(real * 5 + 0.01, real) == 16  # length does not count
-    swapped = real[[1, 0, *range(2, 16)]]
-    assert retrieval(swapped, real) == 14
-    assert retrieval(np.roll(real, 1, axis=0), real) == 0
 
 
 def test_tiles_and_crops_are_parts_of_the_picture():

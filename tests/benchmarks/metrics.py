@@ -1,38 +1,8 @@
-"""Figures of a generated picture's quality: seams, tile retrieval, PSNR."""
+"""Figures of a generated picture's quality: PSNR, probes."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import numpy as np
-
-from largegen.windows import axis_starts
-
-GREY = np.array([0.299, 0.587, 0.114])
-
-
-def window_borders(size: int, window: int, stride: int) -> list[int]:
-    """Where windows every `stride` begin or end inside 0..size; the unit is the arguments'."""
-    starts = axis_starts(size, window, stride)
-    return sorted({border for start in starts for border in (start, start + window)} - {0, size})
-
-
-def seam_score(picture: np.ndarray, rows: Sequence[int], cols: Sequence[int], phase: int = 1) -> float:
-    """Mean absolute gradient across border lines, relative to elsewhere: 1 is no seam, 2 one twice as steep.
-
-    picture: (H, W, 3) uint8; rows, cols: the borders lie before these pixel rows and columns. phase: compare with lines
-    at multiples of `phase` px only, so that the autoencoder's own grid (its px per latent) does not pass for a seam.
-    """
-    grey = picture.astype(np.float64) @ GREY
-    at_border, elsewhere = [], []
-    for lines, image in ((rows, grey), (cols, grey.T)):
-        steps = np.abs(np.diff(image, axis=0)).mean(1)  # steps[i]: between lines i and i + 1
-        for line in range(phase, len(image), phase):
-            (at_border if line in lines else elsewhere).append(steps[line - 1])
-    return float(np.mean(at_border) / np.mean(elsewhere))
-
-
-def unit(embeddings: np.ndarray) -> np.ndarray:
-    """Embeddings (N, D) made of length 1, as the conditioner sees them."""
-    return embeddings / np.linalg.norm(embeddings, axis=-1, keepdims=True)
 
 
 def random_crops(picture: np.ndarray, size_px: int, count: int, seed: int) -> np.ndarray:
@@ -54,11 +24,6 @@ def tiles_of(picture: np.ndarray, size_px: int) -> np.ndarray:
 def encode_all(encode: Callable[[np.ndarray], np.ndarray], pictures: np.ndarray, batch: int = 32) -> np.ndarray:
     """Embeddings (N, D) of pictures (N, h, w, 3), `batch` at a time."""
     return np.concatenate([encode(pictures[i : i + batch]) for i in range(0, len(pictures), batch)])
-
-
-def retrieval(generated: np.ndarray, real: np.ndarray) -> int:
-    """Of tiles' embeddings (N, D), how many have the real one of the same place as nearest neighbour (cosine)."""
-    return int(((unit(generated) @ unit(real).T).argmax(1) == np.arange(len(real))).sum())
 
 
 def psnr(a: np.ndarray, b: np.ndarray) -> tuple[float, float]:

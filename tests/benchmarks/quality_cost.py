@@ -15,10 +15,7 @@ from measure import counted, decode, machine, options, own_encoder, read_referen
 from metrics import (
     encode_all,
     random_crops,
-    retrieval,
-    seam_score,
     tiles_of,
-    unit,
 )
 
 from largegen import generate, load_model
@@ -27,10 +24,11 @@ from largegen.embedding_file import EmbeddingGrid
 from largegen.errors import InputError
 from largegen.generation import effective
 from largegen.metrics.gaussian import Gaussian, frechet_distance, gaussian_of
+from largegen.metrics.seams import Borders, seam_score, window_borders
+from largegen.metrics.similarity import retrieval, unit
 from largegen.model import Model
 from largegen.runtime import write_json
 from largegen.settings import Sampling
-from largegen.windows import plan_windows
 
 
 def parse() -> argparse.Namespace:
@@ -49,7 +47,7 @@ class Judge:
 
     def __init__(self, model: Model, real: np.ndarray, crops: int):
         self.encode: Callable[[np.ndarray], np.ndarray] = own_encoder(model).encode
-        self.tile_px, self.crops, self.factor = model.tile_px, crops, model.factor
+        self.tile_px, self.crops = model.tile_px, crops
         self.picture, self.real = real, self.crops_of(real, seed=0)
         self.real_tiles = encode_all(self.encode, tiles_of(real, model.tile_px))
 
@@ -62,10 +60,10 @@ class Judge:
         """Fréchet distance of a picture's crops, at other places than the reference's, x 1000."""
         return 1000 * frechet_distance(self.crops_of(picture, seed=1), self.real)
 
-    def figures(self, picture: np.ndarray, borders: tuple[list[int], list[int]]) -> dict[str, float]:
-        """All figures of a picture whose windows, at the last step, began and ended before these rows and columns."""
+    def figures(self, picture: np.ndarray, borders: Borders) -> dict[str, float]:
+        """All figures of a picture whose windows, at the last step, began and ended there."""
         return {
-            "seam": seam_score(picture, *borders, phase=self.factor),
+            "seam": seam_score(picture, *borders),
             "distance": self.distance(picture),
             "retrieved": retrieval(encode_all(self.encode, tiles_of(picture, self.tile_px)), self.real_tiles),
         }
@@ -87,18 +85,10 @@ def measure_cell(
                 generate, model, grid, size=size, guidance=guidance, seed=seed, output="latent", **cell
             )
         picture, decoding = timed(decode, model, canvas)
-        figures = judge.figures(picture, last_borders(model, size, Sampling(**cell, seed=seed)))
+        sampling = effective(Sampling(**cell, seed=seed), model)
+        figures = judge.figures(picture, window_borders(size, size, model.tile_px, model.factor, sampling))
         found.append({"calls": calls[0], "seconds": seconds, "decoding": decoding, **figures})
     return {key: float(np.mean([one[key] for one in found])) for key in found[0]}
-
-
-def last_borders(model: Model, size: int, sampling: Sampling) -> tuple[list[int], list[int]]:
-    """The rows and columns, in px, before which windows of the last step begin or end inside a square picture."""
-    side, s = size // model.factor, effective(sampling, model)
-    plan, _ = plan_windows(s.windows, side, side, model.window, s.stride, s.seed, s.steps, None)
-    starts = np.array(plan[-1])
-    ends = np.concatenate([starts, starts + model.window]) * model.factor
-    return tuple(sorted({int(v) for v in ends[:, axis] if 0 < v < size}) for axis in (0, 1))
 
 
 def main() -> None:

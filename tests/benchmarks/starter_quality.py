@@ -7,13 +7,14 @@ from pathlib import Path
 
 import numpy as np
 from measure import machine, options, own_encoder, read_reference, run, table
-from metrics import encode_all, psnr, r_squared, retrieval, ridge, tiles_of
+from metrics import encode_all, psnr, r_squared, ridge, tiles_of
 from PIL import Image
 
 from largegen import generate, load_model
 from largegen.dataset import HeldOut, SlidePixels, tissue_places, to_network, to_pictures
 from largegen.encoders import Encoder
 from largegen.errors import InputError
+from largegen.metrics.similarity import retrieval
 from largegen.model import Model
 from largegen.runtime import atomic, write_json
 from largegen.settings import Sampling

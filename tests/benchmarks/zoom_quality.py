@@ -13,15 +13,15 @@ from typing import Any
 
 import torch
 from measure import decode, machine, options, read_reference, run, table, timed
-from metrics import seam_score, window_borders
 from PIL import Image
-from quality_cost import Judge, last_borders
+from quality_cost import Judge
 from torch.utils.flop_counter import FlopCounterMode
 
 from largegen import load_model
 from largegen.dataset import to_pictures
 from largegen.embedding_file import EmbeddingGrid
 from largegen.generation import effective
+from largegen.metrics.seams import seam_score, tile_borders, window_borders
 from largegen.model import Model
 from largegen.runtime import write_json
 from largegen.settings import Sampling, Zooming
@@ -67,9 +67,9 @@ def measure(
         args.out.mkdir(parents=True, exist_ok=True)
         Image.fromarray(seen).save(args.out / f"{name}-guide.png")
         Image.fromarray(picture).save(args.out / f"{name}.png")
+    lengths = args.size, args.size, model.tile_px, model.factor
     settings = canvas_sampling(model, sampling, zooming)
-    tiles = window_borders(args.size, model.tile_px, model.tile_px)
-    borders = last_borders(model, args.size, settings) if name == "fast" else (tiles, tiles)
+    borders = window_borders(*lengths, settings) if name == "fast" else tile_borders(*lengths)
     figures = judge.figures(picture, borders)
     return {
         "way": name,
@@ -78,7 +78,7 @@ def measure(
         "denoiser calls": work["denoiser_calls"],
         "sampling, s": seconds,
         "seam score": f"{figures['seam']:.3f}",
-        "of the real picture there": f"{seam_score(judge.picture, *borders, phase=model.factor):.3f}",
+        "of the real picture there": f"{seam_score(judge.picture, *borders):.3f}",
         "Fréchet distance x 1000": figures["distance"],
         f"tiles retrieved of {len(judge.real_tiles)}": figures["retrieved"],
     }
