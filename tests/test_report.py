@@ -122,6 +122,11 @@ def test_pictures_are_inside_and_resemble_the_pixels(page, sheets):
     assert [attrs["alt"] for attrs in page.all("img")][-2:] == ["Crop 1, 1 of 2: generated", "Crop 1, 2 of 2: 9.31"]
 
 
+def test_each_thumbnail_has_its_label():
+    with pytest.raises(ValueError, match="shorter"):
+        thumbnails(np.zeros((3, 8, 8, 3), np.uint8), ["9.31"])
+
+
 def test_large_pictures_are_shrunk(tmp_path, evaluation):
     sheet = Sheet("Whole", "", "20x", (SheetRow("a.tif", thumbnails([np.zeros((600, 2400, 3), np.uint8)])),))
     write_report(tmp_path / "report.html", evaluation, [sheet])
@@ -167,7 +172,7 @@ def test_a_file_name_that_is_no_unicode_does_not_cost_the_page(tmp_path, evaluat
 
 def test_a_page_that_cannot_be_written_leaves_nothing_behind(tmp_path, evaluation):
     (tmp_path / "report.html").mkdir()
-    with pytest.raises(OutputError, match="report.html: cannot be written"):
+    with pytest.raises(OutputError, match=r"report\.html: cannot be written"):
         write_report(tmp_path / "report.html", evaluation, [])
     assert [file.name for file in tmp_path.iterdir()] == ["report.html"]
 

@@ -58,7 +58,8 @@ class Sheet:
 
 def thumbnails(pictures: Sequence[np.ndarray], labels: Sequence[str] = ()) -> tuple[Thumbnail, ...]:
     """Pictures (H, W, 3) uint8, or one (N, H, W, 3) array, with a label each or none at all."""
-    return tuple(map(Thumbnail, pictures, labels or [""] * len(pictures)))
+    pairs = zip(pictures, labels or [""] * len(pictures), strict=True)
+    return tuple(Thumbnail(pixels, label) for pixels, label in pairs)
 
 
 def write_report(path: Path, evaluation: Evaluation, sheets: Sequence[Sheet]) -> None:
@@ -77,7 +78,7 @@ def write_report(path: Path, evaluation: Evaluation, sheets: Sequence[Sheet]) ->
         overview=overview(evaluation),
         sheets=sheets,
         sides=(("Real", evaluation.real), ("Generated", evaluation.fake)),
-        sets=[(name, *cells) for name, *cells in side_by_side(evaluation.real, evaluation.fake)],
+        sets=side_by_side(evaluation.real, evaluation.fake),
         settings=list(flat(evaluation.settings)),
         explanations=explanations(evaluation),
         json=json.dumps(evaluation.as_dict(), indent=2, ensure_ascii=False, default=str),
