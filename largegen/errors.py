@@ -22,6 +22,10 @@ class SlideError(InputError):
     """A slide or scene cannot be opened or read, or lacks a property that the job needs."""
 
 
+class UnreadablePixels(SlideError):
+    """The header is sound but the pixels are not: unknown compression, truncated or damaged file."""
+
+
 class EmbeddingFileError(InputError):
     """An embedding file is damaged, incomplete, or does not belong to its slide or model."""
 

@@ -35,7 +35,7 @@ def read_geotiff(path: Path) -> GeoTags | None:
 
     A CRS without an EPSG code is read with rasterio; where that is missing, SlideError says what to install.
     """
-    tags = _first_directory(path)
+    tags = first_directory(path)
     if GEO_KEYS not in tags or not (TRANSFORMATION in tags or {PIXEL_SCALE, TIEPOINT} <= tags.keys()):
         return None
     directory = tags[GEO_KEYS]
@@ -83,7 +83,7 @@ def _nodata(tags: dict) -> float | None:
         return None
 
 
-def _first_directory(path: Path) -> dict:
+def first_directory(path: Path) -> dict:
     """The tags of a TIFF's first page; empty if it is not a TIFF or has no sound directory."""
     from PIL.TiffImagePlugin import ImageFileDirectory_v2
 

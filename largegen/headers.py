@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 from largegen import __version__
 
 if TYPE_CHECKING:
+    import pyvips
+
     from largegen.slide import Georeference
 
 
@@ -81,32 +83,37 @@ def sidecar(path: Path) -> Path:
     return path.with_name(f"{path.name}.json")
 
 
-def read_provenance(path: Path) -> dict | None:
+def read_provenance(path: Path, image: "pyvips.Image | None" = None) -> dict | None:
     """Return what a picture says of its making: ImageInfo.record, from the file itself or `<path>.json`.
 
-    None if `path` is not a picture of ours.
+    image: the file as libvips has it open, where it does. None if `path` is not a picture of ours.
     """
     path = Path(path)
-    record = _find_record(_header_text(path))
+    image = image or _open(path)
+    record = _find_record(_header_text(image)) if image else None
     if record is None and path.exists() and sidecar(path).exists():
         with contextlib.suppress(OSError, UnicodeDecodeError):
             record = _find_record(sidecar(path).read_text())
     return record
 
 
-def _header_text(path: Path) -> str:
-    """All the text that a picture's header carries; empty if libvips cannot open it."""
+def _open(path: Path) -> "pyvips.Image | None":
     import pyvips
 
     try:
-        image = pyvips.Image.new_from_file(str(path), access="sequential", revalidate=True)
+        return pyvips.Image.new_from_file(str(path), access="sequential", revalidate=True)
     except pyvips.Error:
-        return ""
-    names = [name for name in image.get_fields() if name.startswith("png-comment-")]
-    texts = [image.get(name) for name in ("image-description", *names) if name in image.get_fields()]
-    if "exif-data" in image.get_fields():  # libvips shortens the values that it takes from it
+        return None
+
+
+def _header_text(image: "pyvips.Image") -> str:
+    """All the text that a picture's header carries."""
+    fields = image.get_fields()
+    names = [name for name in fields if name == "image-description" or name.startswith("png-comment-")]
+    texts = [image.get(name) for name in names]
+    if "exif-data" in fields:  # libvips shortens the values that it takes from it
         texts.append(image.get("exif-data").decode("ascii", "replace"))
-    if texts and texts[0].startswith("<?xml"):
+    if texts and texts[0].startswith("<?xml") and "generated_by" in texts[0]:
         with contextlib.suppress(ET.ParseError):
             texts[0] = ET.fromstring(texts[0]).findtext(".//{*}CommentAnnotation/{*}Value", default="")
     return "\n".join(texts)

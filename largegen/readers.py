@@ -1,19 +1,25 @@
 """Pixels and metadata of image files, through libvips and OpenSlide; `slide.py` is the interface over both.
 
 libvips is fast and reads TIFF, SVS (JPEG), OME-TIFF, PNG and JPEG; OpenSlide reads JPEG 2000 SVS and the
-makers' own formats (NDPI, MRXS, SCN, BIF, DICOM). Both readers give the same things: `levels`, `properties`
-(OpenSlide's names), and `read`.
+makers' own formats (NDPI, MRXS, SCN, BIF, DICOM); deepzoom.py reads DeepZoom trees. All readers give the same
+things: `levels`, `properties` (OpenSlide's names), `provenance` (of pictures of ours, else empty), `lossy` (whether
+JPEG or the like stored the pixels), and `read`.
 """
 
 import logging
+import math
 import os
 import re
 import threading
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 
-from largegen.errors import SlideError
+from largegen.deepzoom import DeepZoomReader
+from largegen.errors import SlideError, UnreadablePixels
+from largegen.geotiff import first_directory
+from largegen.headers import read_provenance
 
 VIPS_VENDORS = (
     None,
@@ -21,11 +27,18 @@ VIPS_VENDORS = (
     "generic-tiff",
 )  # OpenSlide's names of formats that libvips reads as well, and faster
 MPP_RANGE = (0.02, 10.0)  # micrometres per pixel that a microscope can mean; 72 dpi is 353, 2400 dpi is 10.6
+COMPRESSION = 259  # TIFF tag
+LOSSY_COMPRESSIONS = (6, 7, 33003, 33004, 33005, 34712, 50001)  # JPEG old and new, JPEG 2000 (also Aperio's), WebP
 MICROMETRES = {"nm": 1e-3, "µm": 1.0, "μm": 1.0, "um": 1.0, "mm": 1e3, "cm": 1e4, "m": 1e6}
 
 
-def open_reader(path: Path) -> "VipsReader | OpenSlideReader":
-    """Open `path` with the library that suits its format. Raises SlideError if neither can read it."""
+def open_reader(path: Path, check: bool = True) -> "VipsReader | OpenSlideReader | DeepZoomReader":
+    """Open `path` with what suits its format; check: and read two pixels of each level.
+
+    Raises SlideError if nothing can read it.
+    """
+    if path.suffix.lower() == ".dzi":
+        return DeepZoomReader(path, check)
     import openslide
 
     try:
@@ -33,17 +46,13 @@ def open_reader(path: Path) -> "VipsReader | OpenSlideReader":
     except openslide.OpenSlideError:
         vendor = None
     if vendor not in VIPS_VENDORS:
-        return OpenSlideReader(path)
+        return OpenSlideReader(path, check)
     try:
-        return VipsReader(path)
+        return VipsReader(path, check)
     except UnreadablePixels:
         if vendor is None:
             raise
-        return OpenSlideReader(path)  # a TIFF with a compression that libvips lacks, such as JPEG 2000
-
-
-class UnreadablePixels(SlideError):
-    """The header is sound but the pixels are not: unknown compression, truncated or damaged file."""
+        return OpenSlideReader(path, check)  # a TIFF with a compression that libvips lacks, such as JPEG 2000
 
 
 class VipsReader:
@@ -51,17 +60,20 @@ class VipsReader:
 
     name = "vips"
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path, check: bool = True):
         self.path = path
         self._pid = os.getpid()
         first = self._open()
         if first.format not in ("uchar", "ushort"):
             raise SlideError(f"{path}: {first.format} samples; only 8 and 16 bit unsigned pixels can be used")
         self._pages = self._find_levels(first)
-        self._images = [self._open(**page) for page in self._pages]
+        self._images = [first, *(self._open(**page) for page in self._pages[1:])]
         self.levels = [(image.width, image.height) for image in self._images]
         self.properties = _vips_properties(first)
-        for level, (width, height) in enumerate(self.levels):
+        self.provenance = read_provenance(path, first) or {}
+        is_jpeg = first.get("vips-loader").startswith("jpeg")
+        self.lossy = is_jpeg or first_directory(path).get(COMPRESSION) in LOSSY_COMPRESSIONS
+        for level, (width, height) in enumerate(self.levels if check else ()):
             self._fetch(level, 0, 0, 1, 1)
             self._fetch(level, width - 1, height - 1, 1, 1)
 
@@ -146,13 +158,16 @@ class OpenSlideReader:
 
     name = "openslide"
 
-    def __init__(self, path: Path):
+    provenance: ClassVar[dict] = {}
+    lossy = True  # what these formats hold, as a rule; OpenSlide does not say
+
+    def __init__(self, path: Path, check: bool = True):
         self.path = path
         self._pid = os.getpid()
         self._slide = self._open()
         self.levels = list(self._slide.level_dimensions)
         self.properties = dict(self._slide.properties)
-        for level, (width, height) in enumerate(self.levels):
+        for level, (width, height) in enumerate(self.levels if check else ()):
             self.read(level, 0, 0, 1, 1)
             self.read(level, width - 1, height - 1, 1, 1)
 
@@ -248,8 +263,21 @@ def _vips_properties(image) -> dict[str, str]:
 
 
 def level_downsample(full: tuple[int, int], level: tuple[int, int]) -> tuple[float, float]:
-    """Level-0 pixels per pixel of a level, (x, y): whole where the size differs from it by rounding only."""
-    whole = round(full[0] / level[0])
-    if all(abs(size / whole - part) <= 1 for size, part in zip(full, level, strict=True)):
-        return float(whole), float(whole)
-    return full[0] / level[0], full[1] / level[1]
+    """Level-0 pixels per pixel of a level, (x, y): whole where the size differs from it by rounding only.
+
+    Rounding leaves several whole numbers possible for a small level; a power of two is the likeliest.
+    """
+    ratio = full[0] / level[0]
+    for whole in (2 ** max(0, round(math.log2(ratio))), round(ratio)):
+        if all(abs(size / whole - part) <= 1 for size, part in zip(full, level, strict=True)):
+            return float(whole), float(whole)
+    return ratio, full[1] / level[1]
+
+
+def positive(value: object) -> float | None:
+    """A property as a positive number, or None where it is missing or not one."""
+    try:
+        number = float(str(value or ""))
+    except ValueError:
+        return None
+    return number if number > 0 and math.isfinite(number) else None

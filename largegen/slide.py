@@ -14,15 +14,15 @@ import numpy as np
 
 from largegen.errors import InputError, SlideError
 from largegen.geotiff import Georeference, read_geotiff
-from largegen.readers import level_downsample, open_reader
+from largegen.readers import level_downsample, open_reader, positive
+from largegen.tiles import WHITE, glass_colour
 
 SUFFIXES = (
     *(".svs", ".tif", ".tiff", ".ndpi", ".mrxs", ".scn", ".bif", ".dcm"),
-    *(".vms", ".vmu", ".svslide", ".czi", ".png", ".jpg", ".jpeg"),
+    *(".vms", ".vmu", ".svslide", ".czi", ".dzi", ".png", ".jpg", ".jpeg"),
 )
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
 LANCZOS_SUPPORT = 3
-WHITE = (255, 255, 255)
 LARGEST_READ = 2**24  # level pixels decoded at once; larger regions are read in bands
 log = logging.getLogger(__name__)
 
@@ -33,29 +33,33 @@ class Slide:
     path, name (its stem); kind: "slide", "scene" or "image"; width, height: in level-0 pixels; levels: sizes.
     mpp: um per level-0 pixel, None for scenes or if unknown; gsd_m: metres per level-0 pixel of a scene;
     magnification: the objective in the metadata or `source_mag`, never derived; background: see there.
+    provenance: what a picture of ours says of itself, else empty; lossy: whether its pixels are stored as JPEG or so.
     """
 
-    def __init__(self, path: Path, source_mpp: float | None, source_mag: float | None, source_gsd: float | None):
+    def __init__(self, path: Path, sources: tuple[float | None, float | None, float | None], check: bool):
         self.path = path
         self.name = path.stem.removesuffix(".ome")
-        self._sources = (source_mpp, source_mag, source_gsd)
-        self._reader = open_reader(path)
-        self.reader = self._reader.name
+        self._sources = source_mpp, source_mag, source_gsd = sources
+        self._reader = open_reader(path, check)
+        self.reader, self.lossy = self._reader.name, self._reader.lossy
         self.levels = self._reader.levels
         self.width, self.height = self.levels[0]
         self._downsamples = [level_downsample(self.levels[0], level) for level in self.levels]
-        properties = self._reader.properties
+        properties, said = self._reader.properties, self._reader.provenance
+        # A picture that was cropped or resized elsewhere is no longer what its header says.
+        self.provenance = said if (said.get("width"), said.get("height")) == self.levels[0] else {}
         self.vendor = properties.get("openslide.vendor", "")
         geo = read_geotiff(path) if path.suffix.lower() in (".tif", ".tiff") else None
         self.georeference: Georeference | None = geo.georeference if geo else None
         self._nodata = (geo.nodata if geo else None) or 0
         self.kind = "scene" if geo else "image" if path.suffix.lower() in IMAGE_SUFFIXES else "slide"
-        self.gsd_m = source_gsd or (geo.gsd_m if geo else None)
+        self.gsd_m = source_gsd or (geo.gsd_m if geo else positive(self.provenance.get("gsd_m")))
         self.mpp = self.magnification = None
         if not geo:
-            self.magnification = source_mag or _number(properties.get("openslide.objective-power"))
+            own = self.provenance.get("mpp") or properties.get("openslide.mpp-x")
+            self.magnification = source_mag or positive(properties.get("openslide.objective-power"))
             nominal = 10 / source_mag if source_mag else None
-            self.mpp = source_mpp or nominal or _number(properties.get("openslide.mpp-x"))
+            self.mpp = source_mpp or nominal or positive(own)
         named = properties.get("openslide.background-color")
         self._named_background = (0, 0, 0) if geo else tuple(bytes.fromhex(named)) if named else None
         self._range: tuple[float, float] | None = None
@@ -75,7 +79,7 @@ class Slide:
     @cached_property
     def background(self) -> tuple[int, int, int]:
         """Colour of empty glass: as the metadata name it, else as a thumbnail shows it; black for scenes."""
-        return self._named_background or _glass_colour(self._resample(0, 0, *self._thumbnail_size(512)))
+        return self._named_background or glass_colour(self._resample(0, 0, *self._thumbnail_size(512)))
 
     def read(self, x: float, y: float, width: int, height: int, downsample: float = 1.0) -> np.ndarray:
         """Read a region as (height, width, 3) uint8 RGB.
@@ -228,11 +232,16 @@ class Slide:
 
 
 def open_slide(
-    path: Path | str, source_mpp: float | None = None, source_mag: float | None = None, source_gsd: float | None = None
+    path: Path | str,
+    source_mpp: float | None = None,
+    source_mag: float | None = None,
+    source_gsd: float | None = None,
+    check: bool = True,
 ) -> Slide:
     """Open a slide, scene or image; `source_*` supply or override the resolution in its metadata.
 
     `source_mpp`: um per level-0 pixel; `source_mag`: objective, meaning 10 / mag um; `source_gsd`: metres.
+    check: read pixels, so that damage is found now rather than later: of a PNG or JPEG that is all of them.
     Raises SlideError for a file that is missing, empty, not an image, truncated, or of unusable samples.
     """
     path = Path(path)
@@ -248,7 +257,7 @@ def open_slide(
         raise SlideError(f"{path}: cannot be opened: {error.strerror}") from error
     if empty:
         raise SlideError(f"{path}: an empty file (0 bytes)")
-    return Slide(path, source_mpp, source_mag, source_gsd)
+    return Slide(path, (source_mpp, source_mag, source_gsd), check)
 
 
 def find_slides(paths: Sequence[Path | str]) -> list[Path]:
@@ -281,23 +290,7 @@ def _inside(start: float, count: int, step: float, size: int) -> tuple[int, int]
     return first, max(first, min(count, math.ceil((size - start) / step - 0.5)))
 
 
-def _glass_colour(pixels: np.ndarray) -> tuple[int, int, int]:
-    """The median of the bright, colourless ones of (h, w, 3) uint8 pixels; white if fewer than 1 % are such."""
-    highest, lowest = pixels.max(axis=2).astype(int), pixels.min(axis=2)
-    glass = pixels[(highest > 200) & (highest - lowest < 0.05 * highest)]  # saturation below 0.05
-    return tuple(int(v) for v in np.median(glass, axis=0)) if 100 * len(glass) >= highest.size else WHITE
-
-
 def _with_margin(start: float, count: int, scale: float) -> tuple[int, int]:
     """The whole pixels of a level that the filter sees for `count` output pixels from `start`."""
     margin = math.ceil(LANCZOS_SUPPORT * max(1.0, scale)) + 1
     return math.floor(start) - margin, math.ceil(start + count * scale) + margin
-
-
-def _number(text: str | None) -> float | None:
-    """A positive number, or None for a property that is missing or not one."""
-    try:
-        value = float(text or "")
-    except ValueError:
-        return None
-    return value if value > 0 and math.isfinite(value) else None

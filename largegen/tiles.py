@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 LOWEST_SATURATION = 0.05  # glass stays below it whatever Otsu says: a slide without tissue has no tissue
 HIGHEST_SATURATION = 0.15  # tissue stays above it: Otsu would split a slide full of tissue in two
+WHITE = (255, 255, 255)
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,13 @@ def tissue_mask(slide: "Slide", threshold: float | None = None, max_px: int = 20
     if threshold is None:
         threshold = float(np.clip(otsu(saturation), LOWEST_SATURATION, HIGHEST_SATURATION))
     return saturation > threshold
+
+
+def glass_colour(pixels: np.ndarray) -> tuple[int, int, int]:
+    """The median of the bright, colourless ones of (h, w, 3) uint8 pixels; white if fewer than 1 % are such."""
+    highest, lowest = pixels.max(axis=2).astype(int), pixels.min(axis=2)
+    glass = pixels[(highest > 200) & (highest - lowest < 0.05 * highest)]  # saturation below 0.05
+    return tuple(int(v) for v in np.median(glass, axis=0)) if 100 * len(glass) >= highest.size else WHITE
 
 
 def _blur(thumbnail: np.ndarray) -> np.ndarray:

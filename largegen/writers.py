@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from largegen.deepzoom import tiles_directory
 from largegen.errors import InputError, OutputError
 from largegen.headers import (
     ImageInfo,
@@ -116,11 +117,6 @@ def write_image(
                 partial_tiles.replace(tiles_directory(path))
         finally:
             remove(partial_tiles)
-
-
-def tiles_directory(path: Path) -> Path:
-    """The directory beside a `.dzi` that holds its tiles."""
-    return path.with_name(f"{path.stem}_files")
 
 
 @contextlib.contextmanager

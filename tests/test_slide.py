@@ -154,8 +154,8 @@ def test_the_background_is_measured_where_there_is_enough_glass(tmp_path, glass_
 def test_a_background_that_the_metadata_name_is_taken(make_slide, monkeypatch):
     from largegen.readers import open_reader
 
-    def named(path):
-        reader = open_reader(path)
+    def named(path, check):
+        reader = open_reader(path, check)
         reader.properties = reader.properties | {"openslide.background-color": "0A0b0C"}
         return reader
 

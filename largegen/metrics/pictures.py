@@ -1,0 +1,253 @@
+"""The pictures of a real and of a generated set, and the resolutions at which the two can be compared."""
+
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import NamedTuple
+
+from largegen.deepzoom import tiles_directory
+from largegen.errors import InputError, SlideError
+from largegen.metrics.scales import PIXELS, SAME, UNKNOWN, Resolution, Scale, flag_for, wanted_scale
+from largegen.slide import IMAGE_SUFFIXES, SUFFIXES, Slide, open_slide
+
+SCANNERS = 4  # threads that read headers
+LOOKED_AT = 256  # files handed to them at a time
+Failed = list[tuple[Path, str]]  # pictures that were left out, and why
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """A picture at the resolution at which it is compared."""
+
+    path: Path
+    downsample: float  # level-0 px per px at the working resolution
+    width: int  # px at the working resolution
+    height: int
+    lossy: bool  # JPEG or JPEG 2000 somewhere in its pixels' storage
+    tissue: bool  # whether crops are drawn from its tissue (of a scene: data) only
+    source: Resolution = UNKNOWN  # given by the user
+
+    def open(self) -> Slide:
+        """The file, its pixels unread: damage to them shows when they are read."""
+        return _open(self.path, self.source)
+
+
+@dataclass(frozen=True)
+class Level:
+    """The pictures of both sets at one resolution."""
+
+    name: str  # "20x", "0.6 m/px", or "pixels" where no resolution is known
+    real: tuple[Picture, ...]
+    fake: tuple[Picture, ...]
+
+
+class _Found(NamedTuple):
+    """What a picture's header says."""
+
+    path: Path
+    width: int  # level-0 px
+    height: int
+    scale: Scale
+    lossy: bool
+    tissue: bool
+
+
+@dataclass(frozen=True)
+class _Set:
+    """One side of the comparison."""
+
+    name: str  # "real" or "fake", as the flags call it
+    found: tuple[_Found, ...]
+    source: Resolution
+
+    @property
+    def unit(self) -> str:
+        return self.found[0].scale.unit
+
+    def check_units(self) -> None:
+        """Raise InputError unless all pictures have a resolution of the same kind, or none has."""
+        other = next((found for found in self.found if found.scale.unit != self.unit), None)
+        if other is None:
+            return
+        unknown, known = (self.found[0], other) if self.unit == "px" else (other, self.found[0])
+        if unknown.scale.unit != "px":
+            raise _two_kinds(unknown, known)
+        raise self.unknown(unknown, f"but {known.path} has {known.scale}", known.scale.unit)
+
+    def unknown(self, found: _Found, but: str, unit: str) -> InputError:
+        """The error of a picture whose resolution is needed, in `unit`, and not known."""
+        flags = f"--{self.name}-gsd" if unit == "m" else f"--{self.name}-mag or --{self.name}-mpp"
+        return InputError(f"{found.path}: no resolution in its metadata, {but}; give {flags}")
+
+    def at(self, scale: Scale) -> tuple[Picture, ...]:
+        """All pictures at one resolution. Raises InputError, naming the file, for one that would be enlarged."""
+        for found in self.found:
+            if found.scale.size > scale.size * (1 + SAME):
+                raise InputError(
+                    f"{found.path}: has {found.scale}, too coarse for {scale}, and enlarged pixels would spoil the "
+                    f"distance; compare at {flag_for(found.scale)} or coarser, or give finer {self.name} pictures"
+                )
+        return tuple(_picture(found, scale, self.source) for found in self.found)
+
+
+def find_pictures(paths: Sequence[Path | str]) -> list[Path]:
+    """The picture files that `paths` stand for, each once.
+
+    A file stands for itself, an embedding file (.h5) for its slide, a directory for all files of known suffixes in it
+    and below, sorted. Raises InputError for what does not exist, and for a directory without pictures.
+    """
+    found: list[Path] = []
+    for path in map(Path, paths):
+        if path.is_dir():
+            inside = sorted(_walk(path))
+            if not inside:
+                raise InputError(f"{path}: no pictures in this directory or below (looked for {' '.join(SUFFIXES)})")
+            found += inside
+        elif not path.exists():
+            raise InputError(f"{path}: no such file or directory")
+        else:
+            found.append(_slide_of(path) if path.suffix.lower() == ".h5" else path)
+    if not found:
+        raise InputError("no pictures given")
+    return list(dict.fromkeys(found))
+
+
+def _walk(directory: Path) -> Iterator[Path]:
+    """Pictures in a directory and below; not the tiles of DeepZoom trees, and of a folder of DICOM files the first."""
+    for folder, below, names in os.walk(directory):
+        files = [Path(folder, n) for n in sorted(names) if n[0] != "." and Path(n).suffix.lower() in SUFFIXES]
+        trees = {tiles_directory(file).name for file in files if file.suffix.lower() == ".dzi"}
+        below[:] = [name for name in below if name[0] != "." and name not in trees]
+        dicom = [file for file in files if file.suffix.lower() == ".dcm"]
+        yield from (file for file in files if file not in dicom[1:])
+
+
+def _slide_of(path: Path) -> Path:
+    """The slide that an embedding file was made from: where it was, or beside the file."""
+    from largegen.embedding_file import EmbeddingFile
+    from largegen.latents import find_slide
+
+    file = EmbeddingFile(path)
+    recorded = Path(file.settings.source_path)
+    beside = path.with_name(recorded.name)
+    if not recorded.exists() and not beside.exists():
+        raise InputError(f"{path}: its slide {recorded} is not there, nor beside the file; give the slide itself")
+    with find_slide(file, None if recorded.exists() else beside) as slide:
+        return Path(slide.path)
+
+
+def matched_levels(
+    real: Sequence[Path],
+    fake: Sequence[Path],
+    target: Resolution = UNKNOWN,
+    sources: tuple[Resolution, Resolution] = (UNKNOWN, UNKNOWN),
+    failed: Failed | None = None,
+) -> tuple[Level, ...]:
+    """Pair the sets at each resolution to compare them at, the finest first.
+
+    With a target, all pictures are read at it. Without one the fake pictures are read as they are, those of another
+    resolution making another level, and the real ones at the fake ones' resolution. Pictures whose resolution is
+    nowhere known are compared pixel by pixel, if none on the other side has one.
+
+    sources: resolutions that the metadata of (real, fake) lack. failed: takes what cannot be opened, which is then
+    left out. Raises InputError for what cannot be compared: another kind of resolution, or pixels to be enlarged.
+    """
+    sets = [
+        _Set(name, _scan(name, paths, source, failed), source)
+        for name, paths, source in zip(("real", "fake"), (real, fake), sources, strict=True)
+    ]
+    for one in sets:
+        one.check_units()
+    real_set, fake_set = sets
+    wanted = wanted_scale(target)
+    if wanted is not None:
+        for one in sets:
+            _check_unit(one, wanted)
+        return (Level(wanted.level_name, real_set.at(wanted), fake_set.at(wanted)),)
+    for one, other in (sets, sets[::-1]):
+        if one.unit == "px" != other.unit:
+            known = other.found[0]
+            raise one.unknown(one.found[0], f"but {known.path} has {known.scale}", known.scale.unit)
+    if real_set.unit != fake_set.unit:
+        raise _two_kinds(real_set.found[0], fake_set.found[0])
+    levels = []
+    for scale in _scales(fake_set.found):
+        same = tuple(found for found in fake_set.found if scale.size <= found.scale.size <= scale.size * (1 + SAME))
+        levels.append(Level(scale.level_name, real_set.at(scale), replace(fake_set, found=same).at(scale)))
+    return tuple(levels)
+
+
+def _check_unit(one: _Set, wanted: Scale) -> None:
+    """Raise InputError unless the pictures of a set have a resolution of the wanted kind."""
+    if one.unit == "px":
+        raise one.unknown(one.found[0], f"so it cannot be read at {flag_for(wanted)}", wanted.unit)
+    if one.unit != wanted.unit:
+        flags = "--gsd" if one.unit == "m" else "--mag or --mpp"
+        first = one.found[0]
+        raise InputError(f"{first.path}: has {first.scale} and cannot be read at {flag_for(wanted)}; use {flags}")
+
+
+def _two_kinds(one: _Found, other: _Found) -> InputError:
+    return InputError(
+        f"{one.path}: has {one.scale}, but {other.path} has {other.scale}; slides and scenes cannot be compared"
+    )
+
+
+def _scales(found: Sequence[_Found]) -> list[Scale]:
+    """The resolutions that are there, the finest first; of those that count as the same, the finest."""
+    scales: list[Scale] = []
+    for scale in sorted({one.scale for one in found}):
+        if not scales or scale.size > scales[-1].size * (1 + SAME):
+            scales.append(scale)
+    return scales
+
+
+def _picture(found: _Found, scale: Scale, source: Resolution) -> Picture:
+    downsample = scale.size / found.scale.size
+    if abs(downsample - 1) <= SAME:
+        downsample = 1.0  # its own pixels, untouched by a filter
+    width, height = (max(1, int(size / downsample + 1e-6)) for size in (found.width, found.height))
+    return Picture(found.path, downsample, width, height, found.lossy, found.tissue, source)
+
+
+def _open(path: Path, source: Resolution) -> Slide:
+    return open_slide(path, *source, check=path.suffix.lower() not in IMAGE_SUFFIXES)
+
+
+def _scan(name: str, paths: Sequence[Path], source: Resolution, failed: Failed | None) -> tuple[_Found, ...]:
+    """What the headers say, in order. Raises SlideError for a bad file unless `failed` takes it."""
+
+    def look(path: Path) -> _Found | SlideError:
+        try:
+            with _open(path, source) as slide:
+                return _look(slide, source)
+        except SlideError as error:
+            return error
+
+    found: list[_Found] = []
+    with ThreadPoolExecutor(SCANNERS) as pool:
+        for start in range(0, len(paths), LOOKED_AT):
+            part = paths[start : start + LOOKED_AT]
+            for path, one in zip(part, pool.map(look, part), strict=True):
+                if isinstance(one, _Found):
+                    found.append(one)
+                elif failed is None:
+                    raise one
+                else:
+                    failed.append((path, str(one)))
+    if not found:
+        why = f": {failed[-1][1]}" if failed else ""
+        raise InputError(f"no picture of the {name} set can be read{why}")
+    return tuple(found)
+
+
+def _look(slide: Slide, source: Resolution) -> _Found:
+    mpp = slide.mpp or (10 / slide.magnification if slide.magnification else None)
+    scale = Scale("um", mpp) if mpp else PIXELS
+    if slide.gsd_m and (source.gsd or not mpp):
+        scale = Scale("m", slide.gsd_m)
+    # A generated picture is judged whole, its glass too; so is a plain image, which somebody has cut out.
+    tissue = slide.kind != "image" and not slide.provenance
+    return _Found(Path(slide.path), slide.width, slide.height, scale, slide.lossy, tissue)
