@@ -55,6 +55,22 @@ def from_main(processes: PartialState, compute: Callable[[], Result]) -> Result:
     return result
 
 
+def gathered(processes: PartialState, compute: Callable[[], Result]) -> list[Result]:
+    """What `compute` gives in each process, in all of them; a LargegenError of any is raised in all."""
+    if processes.num_processes == 1:
+        return [compute()]
+    result, failure = None, None
+    try:
+        result = compute()
+    except LargegenError as error:
+        failure = error
+    found = gather_object([(result, failure)])
+    for _, failure in found:
+        if failure is not None:
+            raise failure
+    return [result for result, _ in found]
+
+
 def least(processes: PartialState, number: int) -> int:
     """The smallest of the processes' numbers."""
     return min(gather_object([number])) if processes.num_processes > 1 else number

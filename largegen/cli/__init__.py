@@ -17,7 +17,11 @@ from largegen import __version__
 from largegen.cli.options import Config, Quiet, Verbose, set_up_logging
 from largegen.errors import LargegenError
 
-COMMANDS = ("embed", "train", "train-vae", "train-encoder", "generate", "zoom", "sample", "convert", "info", "encoders")
+COMMANDS = (
+    *("embed", "train", "train-vae", "train-encoder", "generate", "zoom", "sample"),
+    *("eval", "convert", "info", "encoders"),
+)
+
 
 # Typer carries its own copy of Click since 0.26, so the class is asked of Typer.
 UsageError = typer.BadParameter.__base__
@@ -66,7 +70,8 @@ def with_common_options(function: Callable) -> Callable:
 for _name in COMMANDS:
     _stem = _name.replace("-", "_")
     _function = getattr(importlib.import_module(f"largegen.cli.{_stem}"), _stem)
-    app.command(_name)(with_common_options(_function))
+    _class = getattr(_function, "command_class", None)
+    app.command(_name, cls=_class)(with_common_options(_function))
 
 
 def main(arguments: list[str] | None = None) -> None:

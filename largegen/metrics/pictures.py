@@ -151,26 +151,27 @@ def matched_levels(
     resolution making another level, and the real ones at the fake ones' resolution. Pictures whose resolution is
     nowhere known are compared pixel by pixel, if none on the other side has one.
 
-    sources: resolutions that the metadata of (real, fake) lack. failed: takes what cannot be opened, which is then
-    left out. Raises InputError for what cannot be compared: another kind of resolution, or pixels to be enlarged.
+    real: none, where saved statistics stand for them. sources: resolutions that the metadata of (real, fake) lack.
+    failed: takes what cannot be opened, which is then left out. Raises InputError for what cannot be compared: another
+    kind of resolution, or pixels to be enlarged.
     """
-    sets = [
-        _Set(name, _scan(name, paths, source, failed), source)
+    real_set, fake_set = (
+        _Set(name, _scan(name, paths, source, failed) if paths or name == "fake" else (), source)
         for name, paths, source in zip(("real", "fake"), (real, fake), sources, strict=True)
-    ]
+    )
+    sets = [one for one in (real_set, fake_set) if one.found]
     for one in sets:
         one.check_units()
-    real_set, fake_set = sets
     wanted = wanted_scale(target)
     if wanted is not None:
         for one in sets:
             _check_unit(one, wanted)
         return (Level(wanted.level_name, real_set.at(wanted), fake_set.at(wanted)),)
-    for one, other in (sets, sets[::-1]):
+    for one, other in (sets, sets[::-1]) if real_set.found else ():
         if one.unit == "px" != other.unit:
             known = other.found[0]
             raise one.unknown(one.found[0], f"but {known.path} has {known.scale}", known.scale.unit)
-    if real_set.unit != fake_set.unit:
+    if real_set.found and real_set.unit != fake_set.unit:
         raise _two_kinds(real_set.found[0], fake_set.found[0])
     levels = []
     for scale in _scales(fake_set.found):

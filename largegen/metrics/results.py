@@ -3,6 +3,12 @@
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from largegen.errors import InputError
+
+
+class NotApplicable(InputError):
+    """A metric that the inputs do not allow: left out unless it was asked for."""
+
 
 @dataclass(frozen=True)
 class Figure:
@@ -31,9 +37,9 @@ class LevelFigures:
 
 @dataclass(frozen=True)
 class LeftOut:
-    """A metric that was not computed, and why, in one line."""
+    """What was not computed, and why, in one line."""
 
-    metric: str
+    metric: str  # or several, with commas
     why: str
 
 

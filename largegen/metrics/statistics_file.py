@@ -2,7 +2,7 @@
 
 import json
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,21 +27,22 @@ class Statistics:
     source: dict[str, Any]  # JSON values that tell where it comes from: paths, counts, seed
 
 
-def save_statistics(path: Path, statistics: Statistics) -> None:
-    """Write `statistics` to `path`, atomically. Raises OutputError where the file system refuses."""
-    arrays = {
-        "format": FORMAT,
-        "version": VERSION,
-        **statistics.gaussian._asdict(),
-        "features": np.asarray(statistics.features, np.float32),
-        "key": json.dumps(statistics.key),
-        "source": json.dumps(statistics.source),
-    }
+def save_statistics(path: Path, all_statistics: Sequence[Statistics]) -> None:
+    """Write the statistics of a set in several spaces to `path`, atomically. Raises OutputError where it cannot."""
+    arrays = {"format": FORMAT, "version": VERSION, "spaces": len(all_statistics)}
+    for number, statistics in enumerate(all_statistics):
+        content = {
+            **statistics.gaussian._asdict(),
+            "features": np.asarray(statistics.features, np.float32),
+            "key": json.dumps(statistics.key),
+            "source": json.dumps(statistics.source),
+        }
+        arrays |= {f"{number}/{name}": value for name, value in content.items()}
     with atomic(path) as temporary, temporary.open("wb") as file:  # a name without .npz would get one
         np.savez(file, **arrays)
 
 
-def load_statistics(path: Path) -> Statistics:
+def load_statistics(path: Path) -> list[Statistics]:
     """What `save_statistics` wrote. Raises InputError for any other file, a damaged one, and another version."""
     content = _read(Path(path))
     if {"mu", "sigma"} <= content.keys():
@@ -50,10 +51,15 @@ def load_statistics(path: Path) -> Statistics:
         raise InputError(f"{path}: not a file of largegen's statistics")
     if str(content.get("version")) != str(VERSION):
         raise InputError(f"{path}: version {content.get('version')}, and this largegen reads {VERSION}; make it anew")
-    missing = [name for name in ARRAYS if name not in content]
-    if missing:
-        raise InputError(f"{path}: damaged, it lacks {', '.join(missing)}; make it anew")
-    count, mean, covariance, features, key, source = (content[name] for name in ARRAYS)
+    spaces = range(int(content.get("spaces", 0)))
+    missing = [name for n in spaces for array in ARRAYS if (name := f"{n}/{array}") not in content]
+    if missing or not spaces:
+        raise InputError(f"{path}: damaged, it lacks {', '.join(missing) or 'all statistics'}; make it anew")
+    return [_statistics(path, [content[f"{number}/{array}"] for array in ARRAYS]) for number in spaces]
+
+
+def _statistics(path: Path, arrays: Sequence[np.ndarray]) -> Statistics:
+    count, mean, covariance, features, key, source = arrays
     width = (mean.size,)
     if (mean.shape, covariance.shape, features.shape[1:]) != (width, width * 2, width):
         raise InputError(f"{path}: damaged, its arrays are of different widths; make it anew")

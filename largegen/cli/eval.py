@@ -1,0 +1,191 @@
+"""`largegen eval`."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from largegen.cli import options as shared
+from largegen.errors import InputError, OutputError
+
+if TYPE_CHECKING:
+    from largegen.metrics.results import Evaluation
+
+SETS = ("--real", "--fake")
+
+
+class Command(typer.core.TyperCommand):
+    """A command whose --real and --fake take several paths each, as a shell's wildcard gives them."""
+
+    def parse_args(self, ctx, args: list[str]) -> list[str]:
+        return super().parse_args(ctx, repeated(args))
+
+
+def repeated(args: list[str]) -> list[str]:
+    """`--real A B --fake C` => `--real A --real B --fake C`."""
+    found, name = [], None
+    for arg in args:
+        if arg.startswith("-"):
+            name = next((known for known in SETS if arg.split("=")[0] == known), None)
+        elif name and found[-1] != name:
+            found.append(name)
+        found.append(arg)
+    return found
+
+
+def eval(
+    real: Annotated[
+        list[Path],
+        typer.Option(
+            help="Real pictures: folders, images, slides, embedding files (for their slides), or one .npz of"
+            " --save-stats; several may follow.",
+            metavar="PATH...",
+        ),
+    ],
+    fake: Annotated[
+        list[Path],
+        typer.Option(help="Generated pictures: folders, images, .tif, .dzi; several may follow.", metavar="PATH..."),
+    ],
+    metrics: Annotated[
+        str,
+        typer.Option(
+            help="Comma-separated: patch-fid, crop-fid, clip-fid, kid, precision-recall, fd:ENCODER, kid:ENCODER,"
+            " precision-recall:ENCODER, embedding-similarity, seam, guide-psnr.",
+            show_default="all that inputs and weights allow",
+        ),
+    ] = "",
+    crops: Annotated[int, typer.Option(min=2, help="Crops of each set and magnification.")] = 10_000,
+    crop_px: Annotated[int, typer.Option(min=16, help="Side of a crop in pixels.")] = 256,
+    grid: Annotated[bool, typer.Option("--grid", help="Crops side by side; otherwise at random places.")] = False,
+    mag: Annotated[
+        float | None, typer.Option(help="Compare at this magnification.", show_default="the generated pictures' own")
+    ] = None,
+    mpp: Annotated[float | None, typer.Option(help="Compare at this many microns per pixel.")] = None,
+    gsd: Annotated[float | None, typer.Option(help="Compare at this many metres per pixel (scenes).")] = None,
+    real_mag: Annotated[
+        float | None, typer.Option(help="Magnification of the real pictures, where their metadata lack it.")
+    ] = None,
+    real_mpp: Annotated[float | None, typer.Option(help="Microns per pixel of the real pictures, likewise.")] = None,
+    real_gsd: Annotated[float | None, typer.Option(help="Metres per pixel of the real scenes, likewise.")] = None,
+    fake_mag: Annotated[
+        float | None, typer.Option(help="Magnification of the generated pictures, where their metadata lack it.")
+    ] = None,
+    fake_mpp: Annotated[
+        float | None, typer.Option(help="Microns per pixel of the generated pictures, likewise.")
+    ] = None,
+    fake_gsd: Annotated[float | None, typer.Option(help="Metres per pixel of the generated scenes, likewise.")] = None,
+    pairs: Annotated[
+        Path | None,
+        typer.Option(
+            help="CSV of generated,real[,x,y]: which place of which real picture each is made after.",
+            show_default="what the pictures say of their making",
+        ),
+    ] = None,
+    encoder: Annotated[
+        str | None,
+        typer.Option(
+            help="Encoder of fd, kid and the rest that need no download. " + shared.ENCODER_HELP,
+            show_default="starter, and the one that pictures say they were made with",
+        ),
+    ] = None,
+    encoder_weights: shared.EncoderWeights = None,
+    inception_weights: Annotated[
+        Path | None,
+        typer.Option(help="inception-2015-12-05.pt, for FID.", show_default="~/.cache/largegen, or downloaded"),
+    ] = None,
+    clip_weights: Annotated[
+        Path | None,
+        typer.Option(help="Weights of CLIP ViT-B/32, for CLIP FID.", show_default="the hub's, by its own cache"),
+    ] = None,
+    save_stats: Annotated[
+        Path | None, typer.Option(help="Keep the real set's statistics in this .npz, for --real later.")
+    ] = None,
+    report: Annotated[Path | None, typer.Option(help="Also write a page with pictures, report.html.")] = None,
+    replicates: Annotated[int, typer.Option(min=0, help="Resamplings behind each interval; 0 for no intervals.")] = 20,
+    batch_size: shared.BatchSize = 32,
+    workers: shared.Workers = 2,
+    device: shared.Device = "auto",
+    seed: shared.Seed = 0,
+    keep_going: Annotated[
+        bool, typer.Option("--keep-going", help="Leave out damaged pictures; the exit code is then 3.")
+    ] = False,
+    overwrite: shared.Overwrite = False,
+    dry_run: shared.DryRun = False,
+    json: shared.Json = False,
+) -> int:
+    """Say how good generated pictures are against real ones, and how far to trust the number.
+
+    By default all metrics that the inputs and the weights at hand allow, with a line for each that is left out. Runs on
+    one device as it is; on several with: accelerate launch --num_processes 2 -m largegen eval ...
+    """
+    names = tuple(name for name in metrics.replace(" ", "").split(",") if name)
+    from largegen.metrics.plan import Config, parse_metric
+
+    wanted = tuple(dict.fromkeys(map(parse_metric, names)))
+    for path, suffix, option in ((report, ".html", "--report"), (save_stats, ".npz", "--save-stats")):
+        _check_output(path, suffix, option, overwrite)
+    from largegen.distributed import join
+    from largegen.metrics.crops import CropSettings
+    from largegen.metrics.evaluation import evaluate, plan
+    from largegen.metrics.pictures import Resolution
+    from largegen.metrics.report import write_report
+    from largegen.metrics.sets import open_sets
+    from largegen.metrics.sheets import sheets_of
+    from largegen.metrics.statistics_file import save_statistics
+    from largegen.runtime import resolve_device
+
+    config = Config(
+        metrics=wanted,
+        crops=CropSettings(crops, crop_px, "grid" if grid else "random", seed),
+        encoder=encoder,
+        weights={"inception": inception_weights, "clip": clip_weights, "encoder": encoder_weights},
+        replicates=replicates,
+        batch_size=batch_size,
+        workers=workers,
+        device=resolve_device(device),
+    )
+    sets = open_sets(
+        real,
+        fake,
+        target=Resolution(mpp, mag, gsd),
+        real_source=Resolution(real_mpp, real_mag, real_gsd),
+        fake_source=Resolution(fake_mpp, fake_mag, fake_gsd),
+        pairs=pairs,
+        keep_going=keep_going,
+    )
+    processes = join(config.device)
+    if dry_run:
+        if processes.is_main_process:
+            shared.print_json(plan(sets, config))
+        return 0
+    evaluation, comparison = evaluate(sets, config, processes, progress=shared.show_progress())
+    if processes.is_main_process:
+        if save_stats:
+            save_statistics(save_stats, [compared.real for compared in comparison.done.values()])
+        if report:
+            write_report(report, evaluation, sheets_of(sets, comparison))
+        _say(evaluation, json, report)
+    return 3 if sets.failed else 0
+
+
+def _check_output(path: Path | None, suffix: str, option: str, overwrite: bool) -> None:
+    if path is None:
+        return
+    if path.suffix.lower() != suffix:
+        raise InputError(f"{option} {path}: the name must end in {suffix}")
+    if path.exists() and not overwrite:
+        raise OutputError(f"{path}: exists already; use --overwrite or choose another {option}")
+
+
+def _say(evaluation: "Evaluation", json: bool, report: Path | None) -> None:
+    if json:
+        shared.print_json(evaluation.as_dict())
+        return
+    from largegen.metrics.tables import table_text
+
+    typer.echo(table_text(evaluation))
+    if report:
+        typer.echo(f"{report}: the same with pictures")
+
+
+eval.command_class = Command

@@ -1,0 +1,137 @@
+"""Both sets of an evaluation in the space of a network, computed once for all metrics that look at it."""
+
+from dataclasses import asdict, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from largegen.errors import HubError, ModelError
+from largegen.metrics.crops import WHOLE_PX, Crops, Samples, whole_pictures
+from largegen.metrics.features import extract
+from largegen.metrics.networks import FeatureNetwork, load_network
+from largegen.metrics.pictures import Level, Picture
+from largegen.metrics.plan import Config, are_patches
+from largegen.metrics.results import NotApplicable
+from largegen.metrics.sets import Sets
+from largegen.metrics.statistics_file import Statistics, check_same_key
+
+if TYPE_CHECKING:
+    from accelerate import PartialState
+
+ALIKE = 1.1  # whole pictures whose shorter sides differ by no more than this factor are of one size
+
+# What is compared, with the side in px that its pictures have before a network sees them; no real samples where the
+# statistics are from a file.
+BothSamples = tuple[int, Samples | None, Samples]
+
+
+class Compared(NamedTuple):
+    """Both sets in a network's space."""
+
+    network: FeatureNetwork
+    real: Statistics
+    fake: Statistics
+    real_samples: Samples | None  # None where the statistics are from a file
+    fake_samples: Samples
+    real_kept: np.ndarray | None  # numbers of the samples whose features were kept
+    fake_kept: np.ndarray
+
+
+class Comparison:
+    """Networks and statistics, each computed when it is first asked for."""
+
+    def __init__(self, sets: Sets, config: Config, processes: "PartialState", progress: bool = False):
+        self.sets, self.config, self.processes, self.progress = sets, config, processes, progress
+        self.done: dict[tuple[str, str], Compared] = {}  # by level and network
+        self._networks: dict[str, FeatureNetwork | HubError | ModelError] = {}
+        self._crops: dict[str, BothSamples] = {}  # by level
+
+    def at(self, level: Level, network: str) -> Compared:
+        """Both sets at a level in the space of `inception`, `clip` (whole pictures) or `encoder:NAME` (crops).
+
+        Raises NotApplicable where the sets do not allow it, HubError and ModelError where there is no such network, and
+        InputError where statistics of another kind were given.
+        """
+        place = (level.name, network)
+        if place not in self.done:
+            self.done[place] = self._extract(level, self._network(network))
+        return self.done[place]
+
+    def _network(self, name: str) -> FeatureNetwork:
+        """A network; its error again where it could not be loaded."""
+        if name not in self._networks:
+            try:
+                weights = self.config.weights.get(name.partition(":")[0])
+                self._networks[name] = load_network(name, weights, self.config.device)
+            except (HubError, ModelError) as error:
+                self._networks[name] = error
+        network = self._networks[name]
+        if isinstance(network, Exception):
+            raise network
+        return network
+
+    def _extract(self, level: Level, network: FeatureNetwork) -> Compared:
+        side, real_samples, fake_samples = self._whole(level) if network.name == "clip" else self._crops_of(level)
+        config, sets = self.config, self.sets
+        take = partial(
+            extract,
+            network,
+            key={"side_px": side, "level": level.name},
+            processes=self.processes,
+            batch_size=config.batch_size,
+            workers=config.workers,
+            seed=config.crops.seed,
+            progress=self.progress,
+        )
+        fake, fake_kept = take(fake_samples, source={"paths": sets.fake_paths, **asdict(config.crops)})
+        if real_samples is None:
+            real, real_kept = self._saved(fake.key), None
+        else:
+            real, real_kept = take(real_samples, source={"paths": sets.real_paths, **asdict(config.crops)})
+        check_same_key(real.key, fake.key)
+        return Compared(network, real, fake, real_samples, fake_samples, real_kept, fake_kept)
+
+    def _saved(self, key: dict[str, Any]) -> Statistics:
+        """Those of the saved statistics that are of the same network, and of the same level if there are any."""
+        found = [saved for saved in self.sets.statistics if saved.key["network"] == key["network"]]
+        if not found:
+            raise NotApplicable(f"{self.sets.real_paths[0]} holds no statistics of {key['network']}")
+        return next((saved for saved in found if saved.key["level"] == key["level"]), found[0])
+
+    def _crops_of(self, level: Level) -> BothSamples:
+        if level.name not in self._crops:
+            settings, failed = self.config.crops, self.sets.failed
+            real = Crops(level.real, settings, failed) if level.real else None
+            self._crops[level.name] = settings.size_px, real, Crops(level.fake, settings, failed)
+        return self._crops[level.name]
+
+    def _whole(self, level: Level) -> BothSamples:
+        """Whole generated pictures, and whole real ones of their size or, of larger ones, squares side by side."""
+        sides = [_side(picture) for picture in level.fake]
+        if are_patches(level.fake, self.config.crops.size_px):
+            raise NotApplicable("the generated pictures are no larger than a crop")
+        if len(sides) < 2:
+            raise NotApplicable("there is one generated picture, and a distribution of whole ones takes two or more")
+        side = min(sides)
+        if max(sides) > ALIKE * side:
+            raise NotApplicable(f"the generated pictures have {side} to {max(sides)} px; give those of one size")
+        fake = whole_pictures(level.fake, self.sets.failed)
+        if not level.real:
+            return side, None, fake
+        if max(map(_side, level.real)) <= ALIKE * side:
+            return side, whole_pictures(level.real, self.sets.failed), fake
+        shrink = max(1.0, side / WHOLE_PX)  # as whole_pictures does
+        shrunk = [
+            replace(p, downsample=p.downsample * shrink, width=int(p.width / shrink), height=int(p.height / shrink))
+            for p in level.real
+        ]
+        settings = replace(self.config.crops, size_px=int(side / shrink), placement="grid")
+        squares = Crops(shrunk, settings, self.sets.failed)
+        if len(squares) < 2:
+            raise NotApplicable(f"the real pictures hold {len(squares)} square of {side} px with tissue; give more")
+        return side, squares, fake
+
+
+def _side(picture: Picture) -> int:
+    return min(picture.width, picture.height)

@@ -1,0 +1,164 @@
+"""`largegen eval`: from two sets of pictures to all figures that they and the weights at hand allow."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from largegen import __version__
+from largegen.distributed import from_main
+from largegen.encoders import Encoder, load_encoder
+from largegen.errors import HubError, InputError, ModelError
+from largegen.metrics.comparison import Compared, Comparison
+from largegen.metrics.crops import Crops
+from largegen.metrics.pictures import Level, Picture
+from largegen.metrics.plan import STARTER, Config, Metric, are_patches, metrics_of
+from largegen.metrics.results import Evaluation, Figure, LeftOut, LevelFigures, NotApplicable
+from largegen.metrics.sets import Sets
+from largegen.metrics.single import guide_figure, seam_figure, similarity_figure
+from largegen.metrics.spaces import frechet_figure, kernel_figure, neighbour_figures, sample_warnings
+
+if TYPE_CHECKING:
+    from accelerate import PartialState
+
+CROWDED = 4  # crops per room for one from which on they say little of what another draw would give
+TITLES = {"patch-fid": "Patch FID", "crop-fid": "Crop FID", "clip-fid": "CLIP FID"}
+
+
+def evaluate(
+    sets: Sets, config: Config, processes: "PartialState", progress: bool = False
+) -> tuple[Evaluation, Comparison]:
+    """All figures of two sets, and the features behind them. Several processes share the crops; all get the figures.
+
+    Raises InputError where a metric that was asked for cannot be had, and SlideError for a damaged picture, unless such
+    are left out.
+    """
+    comparison = Comparison(sets, config, processes, progress)
+    levels, left_out = [], {}  # reasons and the metrics that they hold for, each once, in order
+    for level in sets.levels:
+        figures = []
+        for metric in metrics_of(level, config):
+            try:
+                figures += _measure(metric, level, comparison)
+            except (NotApplicable, HubError, ModelError) as error:
+                if config.metrics:
+                    raise InputError(f"--metrics {metric.name}: {error}") from error
+                left_out.setdefault(str(error), {})[metric.name] = None
+        levels.append(LevelFigures(level.name, tuple(figures)))
+    evaluation = Evaluation(
+        real=_described(sets, "real", comparison),
+        fake=_described(sets, "fake", comparison),
+        levels=tuple(levels),
+        left_out=tuple(LeftOut(", ".join(names), why) for why, names in left_out.items()),
+        warnings=tuple(_warnings(sets, config, comparison)),
+        settings=_settings(config) | {"features": [compared.fake.key for compared in comparison.done.values()]},
+    )
+    return evaluation, comparison
+
+
+def plan(sets: Sets, config: Config) -> dict[str, Any]:
+    """What `evaluate` would do: pictures, crops and metrics of each level."""
+
+    def count(pictures: Sequence[Picture]) -> dict[str, int]:
+        return {"pictures": len(pictures), "crops": len(Crops(pictures, config.crops, sets.failed))}
+
+    levels = [
+        {
+            "level": level.name,
+            "real": count(level.real) if level.real else "saved statistics",
+            "fake": count(level.fake),
+            "metrics": [metric.name for metric in metrics_of(level, config)],
+        }
+        for level in sets.levels
+    ]
+    return {"levels": levels, "settings": _settings(config)}
+
+
+def _settings(config: Config) -> dict[str, Any]:
+    settings = {**asdict(config.crops), "encoder": config.encoder or STARTER, "replicates": config.replicates}
+    return {**settings, "device": str(config.device), "largegen": __version__}
+
+
+def _measure(metric: Metric, level: Level, comparison: Comparison) -> list[Figure]:
+    patches = are_patches(level.fake, comparison.config.crops.size_px)
+    if metric.network is None:
+        if patches:
+            raise NotApplicable("the generated pictures are no larger than a crop")
+        return from_main(comparison.processes, lambda: [_single(metric, level, comparison)])
+    if metric.kind == "patch-fid" and not patches:
+        raise NotApplicable("the generated pictures are larger than a crop; use crop-fid")
+    compared = comparison.at(level, metric.network)
+    return from_main(comparison.processes, lambda: _in_space(metric, compared, comparison.config))
+
+
+def _single(metric: Metric, level: Level, comparison: Comparison) -> Figure:
+    """A figure of generated pictures one by one."""
+    sets, config = comparison.sets, comparison.config
+    if metric.kind == "seam":
+        return seam_figure(level, sets)
+    if metric.kind == "guide-psnr":
+        return guide_figure(level)
+    return similarity_figure(level, sets, partial(_encoder, config), config.batch_size, config.workers)
+
+
+def _encoder(config: Config, made_with: str | None) -> Encoder:
+    """The encoder of --encoder, else that which pictures were made with, else the starter."""
+    name = config.encoder or made_with or STARTER
+    return load_encoder(name, config.weights.get("encoder"), config.device)
+
+
+def _in_space(metric: Metric, compared: Compared, config: Config) -> list[Figure]:
+    """Figures of both sets in a network's space; only in Inception's and CLIP's is a distance called FID."""
+    network, real, fake = compared.network, compared.real, compared.fake
+    of_papers = network.name in ("inception", "clip") and network.standard
+    space = "" if of_papers else f", {network.title}"
+    if metric.kind == "kid":
+        return [kernel_figure(metric.name, f"KID{space}" if of_papers else f"Kernel distance{space}", real, fake)]
+    if metric.kind == "precision-recall":
+        return neighbour_figures(metric.name, space, real, fake)
+    name = TITLES[metric.kind] if of_papers else f"Fréchet distance{space}"
+    return [frechet_figure(metric.name, name, real, fake, config.replicates, config.crops.seed)]
+
+
+def _warnings(sets: Sets, config: Config, comparison: Comparison) -> list[str]:
+    """What to know before trusting the figures, each line once."""
+    found = [f"{path} was left out: {why}" for path, why in sets.failed or ()]
+    found += _of_compression(sets)
+    for (level, _), compared in comparison.done.items():
+        counts = compared.real.gaussian.count, compared.fake.gaussian.count
+        found += sample_warnings(level, compared.network.title, compared.network.width, *counts)
+    if config.crops.placement == "random":
+        for level in sets.levels:
+            for name, pictures in (("real", level.real), ("generated", level.fake)):
+                room = sum(picture.width * picture.height for picture in pictures) / config.crops.size_px**2
+                if pictures and room * CROWDED < config.crops.count and not are_patches(pictures, config.crops.size_px):
+                    found.append(
+                        f"{level.name}: the {name} pictures have room for {room:.0f} crops side by side, so"
+                        f" {config.crops.count} of them overlap and the intervals are too narrow"
+                    )
+    return list(dict.fromkeys(found))
+
+
+def _of_compression(sets: Sets) -> list[str]:
+    real, fake = (
+        [picture.lossy for level in sets.levels for picture in getattr(level, side)] for side in ("real", "fake")
+    )
+    if not real or abs(np.mean(real) - np.mean(fake)) <= 0.5:
+        return []
+    lossy, lossless = ("real", "generated") if np.mean(real) > 0.5 else ("generated", "real")
+    return [f"the {lossy} pictures are JPEG-compressed and the {lossless} ones are not, which moves every distance"]
+
+
+def _described(sets: Sets, side: str, comparison: Comparison) -> dict[str, Any]:
+    """A set, for the report."""
+    lossy = {picture.path: picture.lossy for level in sets.levels for picture in getattr(level, side)}
+    crops = [getattr(c, side).gaussian.count for (_, name), c in comparison.done.items() if name != "clip"]
+    found = {"paths": list(sets.real_paths if side == "real" else sets.fake_paths)}
+    if crops:
+        found["crops"] = max(crops)
+    if lossy:
+        share = sum(lossy.values()) / len(lossy)
+        found |= {"pictures": len(lossy), "compression": {0: "lossless", 1: "JPEG"}.get(share, "some JPEG")}
+    return found

@@ -1,0 +1,58 @@
+"""The real and the generated set of an evaluation: pictures, or statistics of an earlier one, and their pairs."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from largegen.errors import InputError
+from largegen.metrics.pairs import Pair, find_pairs, given_pairs
+from largegen.metrics.pictures import Failed, Level, Resolution, find_pictures, matched_levels
+from largegen.metrics.statistics_file import Statistics, load_statistics
+
+
+@dataclass(frozen=True)
+class Sets:
+    """What is compared with what."""
+
+    real_paths: tuple[str, ...]  # as given
+    fake_paths: tuple[str, ...]
+    levels: tuple[Level, ...]  # the finest first; without real pictures where there are statistics of them
+    statistics: tuple[Statistics, ...] = ()  # of the real set
+    pairs: tuple[Pair, ...] = ()
+    unpaired: tuple[str, ...] = ()  # generated pictures without one, and why
+    failed: Failed | None = None  # pictures that were left out, and why; None where a damaged one is an error
+
+
+def open_sets(
+    real: Sequence[Path],
+    fake: Sequence[Path],
+    *,
+    target: Resolution = Resolution(),
+    real_source: Resolution = Resolution(),
+    fake_source: Resolution = Resolution(),
+    pairs: Path | None = None,
+    keep_going: bool = False,
+) -> Sets:
+    """Find the pictures of both sets and the resolutions to compare them at.
+
+    real: pictures, slides, folders, embedding files, or one `.npz` of statistics. target: see pictures.matched_levels.
+    real_source, fake_source: resolutions that the metadata lack. pairs: a CSV file, see pairs.given_pairs; without one,
+    what the generated pictures say of their making. keep_going: leave out damaged pictures. Raises InputError for what
+    cannot be found, read or compared.
+    """
+    failed: Failed | None = [] if keep_going else None
+    saved = [path for path in real if path.suffix.lower() == ".npz"]
+    if saved and len(real) > 1:
+        raise InputError(f"--real {saved[0]}: saved statistics are a whole real set; give nothing beside them")
+    statistics = tuple(load_statistics(saved[0])) if saved else ()
+    reals, fakes = [] if saved else find_pictures(real), find_pictures(fake)
+    levels = matched_levels(reals, fakes, target, (real_source, fake_source), failed)
+    left_out: list[str] = []
+    if pairs:
+        found = given_pairs(pairs, fake_source, real_source)
+    elif saved:
+        found, left_out = [], ["saved statistics hold no real pictures to pair with"]
+    else:
+        found, left_out = find_pairs([picture.path for level in levels for picture in level.fake], reals, real_source)
+    names = tuple(map(str, real)), tuple(map(str, fake))
+    return Sets(*names, levels, statistics, tuple(found), tuple(left_out), failed)
