@@ -94,6 +94,12 @@ def test_inception_is_standard_only_with_the_known_file_in_fp32(inception_file, 
     assert halved.key == network.key | {"precision": "bfloat16"}
 
 
+def test_loading_inception_warns_of_nothing(inception_file):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # torch says that TorchScript is deprecated, which no user can do anything about
+        load_network("inception", inception_file, "cpu")
+
+
 def test_inception_is_fetched_checked_and_found_in_the_cache(inception_file, monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     with pytest.raises(HubError, match=rf"download it from https://\S+{FILE} and give --inception-weights FILE"):

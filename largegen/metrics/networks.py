@@ -4,6 +4,7 @@ FID and CLIP FID depend on how a picture is resized before the network sees it. 
 2022, "On Aliased Resizing and Surprising Subtleties in GAN Evaluation").
 """
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ import numpy as np
 
 from largegen.downloads import cached_file, file_sha256
 from largegen.encoder_registry import EncoderSpec
-from largegen.encoders import Encoder, load_encoder
+from largegen.encoders import load_encoder
 from largegen.errors import InputError, ModelError, first_line
 from largegen.hub import page_of
 from largegen.runtime import keep_freed_memory, resolve_device
@@ -21,9 +22,7 @@ from largegen.runtime import keep_freed_memory, resolve_device
 if TYPE_CHECKING:
     import torch
 
-INCEPTION_URL = (
-    "https://nvlabs-fi-cdn.nvidia.com/stylegan2-ada-pytorch/pretrained/metrics/inception-2015-12-05.pt"  # clean-fid's
-)
+INCEPTION_URL = "https://nvlabs-fi-cdn.nvidia.com/stylegan2-ada-pytorch/pretrained/metrics/inception-2015-12-05.pt"
 INCEPTION_SHA256 = "f58cb9b6ec323ed63459aa4fb441fe750cfe39fafad6da5cb504a16f19e958f4"
 INCEPTION_PX = 299
 CLIP_REPO = "timm/vit_base_patch32_clip_224.openai"
@@ -80,7 +79,7 @@ def load_network(
         return _clip(weights, device, dtype)
     kind, _, encoder = name.partition(":")
     if kind == "encoder" and encoder:
-        return _encoder(name, load_encoder(encoder, weights, device, dtype), dtype)
+        return _encoder(encoder, weights, device, dtype)
     raise InputError(f"network {name!r}: unknown; use inception, clip or encoder:NAME")
 
 
@@ -94,7 +93,9 @@ def _inception(weights: Path | None, device: "torch.device", dtype: "torch.dtype
     sha256 = file_sha256(path)
     dtype = dtype or torch.float32
     try:
-        layers = torch.jit.load(path, map_location="cpu").eval().layers
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # torch would drop TorchScript, but the file is made of it
+            layers = torch.jit.load(path, map_location="cpu").eval().layers
     except (RuntimeError, ValueError, AttributeError) as error:  # no TorchScript, or that of another network
         raise ModelError(f"{path}: not Inception as a TorchScript file with `layers`: {first_line(error)}") from error
     layers = layers.to(device, dtype, memory_format=torch.channels_last)
@@ -106,7 +107,7 @@ def _inception(weights: Path | None, device: "torch.device", dtype: "torch.dtype
 
     try:
         width = features(np.zeros((1, INCEPTION_PX, INCEPTION_PX, 3), np.float32)).shape[1]
-    except RuntimeError as error:
+    except (RuntimeError, TypeError, AttributeError) as error:
         raise ModelError(f"{path}: its `layers` take no pictures of {INCEPTION_PX} px") from error
     return FeatureNetwork(
         name="inception",
@@ -157,21 +158,22 @@ def _clip_crop(picture: np.ndarray) -> np.ndarray:
     return np.asarray(center_crop(shrunk, CLIP.input_px))
 
 
-def _encoder(name: str, encoder: Encoder, dtype: "torch.dtype | None") -> FeatureNetwork:
+def _encoder(name: str, weights: Path | None, device: "torch.device", dtype: "torch.dtype | None") -> FeatureNetwork:
     """An encoder's embeddings at unit length, as conditioners see them: their length would outweigh their direction."""
+    encoder = load_encoder(name, weights, device, dtype)
 
     def features(batch: np.ndarray) -> np.ndarray:  # (B, H, W, 3) uint8
         embeddings = encoder.encode(batch)
         return embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
 
     spec = encoder.spec
-    own_directory = spec.source.startswith("local-dir:")  # its path says nothing elsewhere
+    own_directory = spec.source.startswith("local-dir:")  # whose path means nothing on another machine
     return FeatureNetwork(
-        name=name,
-        title=spec.name,
+        name=f"encoder:{name}",
+        title=name,
         width=encoder.width,
         key={
-            "network": f"encoder:{spec.architecture}" if own_directory else name,
+            "network": f"encoder:{spec.architecture if own_directory else name}",
             "fingerprint": encoder.fingerprint,
             "preprocessing": f"bicubic with antialiasing to {spec.input_px}x{spec.input_px}; unit length",
             **_unusual(dtype),
