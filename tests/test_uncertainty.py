@@ -25,15 +25,15 @@ def shift_of_means(real: np.ndarray, fake: np.ndarray) -> float:
 
 
 def test_the_interval_covers_what_other_draws_give():
-    """95 % of intervals hold the mean of the figure over all draws of as many samples."""
+    """95 % of intervals or more hold the mean of the figure over all draws of as many samples."""
     figures, intervals = [], []
     for seed in range(100):
         real, fake = draw(200, seed)
         figures.append(frechet_distance_of_features(real, fake))
         intervals.append(bootstrap_interval(frechet_distance_of_features, real, fake))
     low, high = np.transpose(intervals)
-    assert 0.88 < np.mean((low <= np.mean(figures)) & (np.mean(figures) <= high)) <= 1
-    assert 1.2 < np.mean(high - low) / (2 * np.std(figures) * 1.96) * 1.2 < 2
+    assert np.mean((low <= np.mean(figures)) & (np.mean(figures) <= high)) >= 0.95
+    assert 1 < np.mean(high - low) / (2 * 1.96 * np.std(figures)) < 1.7
 
 
 def test_the_interval_of_a_mean_has_the_known_width():

@@ -63,7 +63,8 @@ def _statistics(path: Path, arrays: Sequence[np.ndarray]) -> Statistics:
     width = (mean.size,)
     if (mean.shape, covariance.shape, features.shape[1:]) != (width, width * 2, width):
         raise InputError(f"{path}: damaged, its arrays are of different widths; make it anew")
-    return Statistics(Gaussian(int(count), mean, covariance), features, json.loads(str(key)), json.loads(str(source)))
+    key, source = (json.loads(str(text)) for text in (key, source))
+    return Statistics(Gaussian(int(count), mean, covariance), features, key, source)
 
 
 def check_same_key(a: Mapping[str, Any], b: Mapping[str, Any]) -> None:
