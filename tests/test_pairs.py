@@ -21,7 +21,7 @@ from largegen.reference import Region
 from largegen.settings import Sampling, Zooming
 from largegen.slide import open_slide
 from largegen.writers import write_image
-from largegen.zoom import zoom_file
+from largegen.zoom_file import zoom_file
 
 RNG = np.random.default_rng(0)
 
@@ -136,8 +136,8 @@ def test_the_scale_follows_from_resolutions_where_both_are_known(table, tmp_path
         (["generated,real,x", "a.png,b.png,1"], "its first line must be"),
         (["generated,real"], "names no pair"),
         (["generated,real", "a.png,b.png", "a.png,c.png"], "line 3: .*c.png: cannot be opened"),
-        (["generated,real", "a.png"], "line 2: must have a generated and a real picture"),
-        (["generated,real", "a.png,b.png,1,2"], "line 2: must have a generated and a real picture"),
+        (["generated,real", "a.png"], "line 2: must have 2 values"),
+        (["generated,real", "a.png,b.png,1,2"], "line 2: must have 2 values"),
         (["generated,real,x,y", "a.png,b.png,1.5,0"], "line 2: x 1.5: must be a whole number"),
         (["generated,real,x,y", "a.png,b.png,-1,0"], "line 2: x -1: must be a whole number"),
         (["generated,real,x,y", "a.png,b.png,1,"], "line 2: give both x and y"),

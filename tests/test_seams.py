@@ -16,7 +16,7 @@ from largegen.reference import Region
 from largegen.settings import Sampling, Zooming
 from largegen.slide import open_slide
 from largegen.windows import plan_windows
-from largegen.zoom import zoom_file
+from largegen.zoom_file import zoom_file
 
 RNG = np.random.default_rng(0)
 

@@ -225,7 +225,7 @@ def test_what_lies_beside_the_picture_is_not_overwritten_unasked(zoom, tmp_path,
 
 def test_killed_while_the_picture_is_written_it_is_made_whole_again(zoom, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr("largegen.zoom.watching", dying_after_the_bands)
+        patch.setattr("largegen.zoom_file.watching", dying_after_the_bands)
         assert zoom("-q", "--levels") == 130
     assert not (tmp_path / "a.tif").exists()
     assert zoom("-q", "--levels") == 0

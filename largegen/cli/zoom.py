@@ -83,7 +83,8 @@ def zoom(
     from largegen.distributed import alone
     from largegen.generation import effective
     from largegen.model import load_model
-    from largegen.zoom import check_zooming, level_of, zoom_file
+    from largegen.zoom import check_zooming, level_of
+    from largegen.zoom_file import zoom_file
 
     if method == "published" and precision == "auto":
         precision = "fp32"  # lower precisions drown its forward differences

@@ -11,7 +11,7 @@ from largegen.slide import open_slide
 
 def guide_of(path: Path, record: Mapping[str, Any]) -> Path | None:
     """The guide beside a picture of zoom's, if it is there; record: as headers.read_provenance gives it."""
-    from largegen.zoom import side_file
+    from largegen.zoom_file import side_file
 
     guide = side_file(Path(path), "guide")
     return guide if "zoom" in record and "level" not in record and guide.exists() else None

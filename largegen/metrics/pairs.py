@@ -38,26 +38,29 @@ def find_pairs(
 
     A reference is known by its name, the file's stem.
     """
+    named: dict[str, list[Path]] = {}
+    for real in map(Path, reals):
+        named.setdefault(real.stem.removesuffix(".ome"), []).append(real)
     pairs, left_out = [], []
     for fake in map(Path, fakes):
         try:
-            pairs.append(_recorded_pair(fake, reals, real_source))
+            pairs.append(_recorded_pair(fake, named, real_source))
         except InputError as error:
             left_out.append(f"{fake}: {error}")
     return pairs, left_out
 
 
-def _recorded_pair(fake: Path, reals: Sequence[Path], real_source: Source) -> Pair:
+def _recorded_pair(fake: Path, named: Mapping[str, Sequence[Path]], real_source: Source) -> Pair:
     record = read_provenance(fake)
     if record is None:
         raise InputError("does not say what it was made after; name its real picture in a --pairs file")
     if "reference_xy" not in record:
         raise InputError("a sheet of patches, which as a whole lies nowhere")
     name = record["reference"]
-    named = [path for path in reals if Path(path).stem.removesuffix(".ome") == name]
-    if len(named) != 1:
-        raise InputError(f"made after {name}: {len(named) or 'none'} of the real pictures have that name")
-    with open_slide(named[0], *real_source) as real:
+    reals = named.get(name, ())
+    if len(reals) != 1:
+        raise InputError(f"made after {name}: {len(reals) or 'none'} of the real pictures have that name")
+    with open_slide(reals[0], *real_source) as real:
         scale = _recorded_scale(record, real)
         return _pair(fake, real, record["reference_xy"], scale, (record["width"], record["height"]))
 
@@ -107,7 +110,7 @@ def given_pairs(
 
 def _given_pair(folder: Path, row: Mapping[str, str | None], fake_source: Source, real_source: Source) -> Pair:
     if None in row or not row["generated"] or not row["real"]:
-        raise InputError(f"must have a generated and a real picture, and {len(row) - (None in row)} values")
+        raise InputError(f"must have {len(row) - (None in row)} values, a generated and a real picture among them")
     x, y, scale = (_number(row, name) for name in ("x", "y", "scale"))
     if (x is None) != (y is None):
         raise InputError("give both x and y, or neither")

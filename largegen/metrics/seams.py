@@ -37,7 +37,8 @@ def tile_borders(width: int, height: int, tile_px: int = 256, phase: int = 8) ->
 def window_borders(width: int, height: int, tile_px: int, latent_px: int, sampling: Sampling) -> Borders:
     """The borders of the windows of a canvas' last step: the steps before are smoothed over by those after.
 
-    tile_px: side of a window; latent_px: px per latent; sampling: as `generation.effective` gives it.
+    tile_px: side of a window; latent_px: px per latent; sampling: as `generation.effective` gives it. Windows of
+    background, which is painted, count like the others.
     """
     s, window = sampling, tile_px // latent_px
 

@@ -3,8 +3,10 @@
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import zip_longest
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -17,6 +19,7 @@ from largegen.tiles import tissue_mask
 if TYPE_CHECKING:
     from largegen.encoders import Encoder
 
+MASKS = 16  # of real pictures, that are kept for further pairs
 RETRIEVED = 1024  # tiles that are compared with all others of their pair at once
 
 Batch = tuple[np.ndarray, np.ndarray, np.ndarray]  # indices (B,), real tiles and fake ones (B, size, size, 3) uint8
@@ -28,11 +31,11 @@ class PairTiles:
     def __init__(self, pairs: Sequence[Pair], size_px: int = 256, tissue: bool = True):
         """tissue: only tiles whose real one holds tissue (in a scene, data), by the rule for tiles to be embedded."""
         self.pairs, self.size_px = tuple(pairs), size_px
-        found = [np.empty((0, 3), np.int64)]
+        found, masked = [np.empty((0, 3), np.int64)], lru_cache(MASKS)(_tissue_of)
         for number, pair in enumerate(self.pairs):
             xy = np.indices((pair.width // size_px, pair.height // size_px)).T.reshape(-1, 2) * size_px
             if tissue and len(xy):
-                xy = xy[_on_tissue(pair, xy, size_px)]
+                xy = xy[_on_tissue(masked(pair.real), pair, xy, size_px)]
             found.append(np.insert(xy, 0, number, axis=1))
         self.places = np.concatenate(found)  # (N, 3) int64: pair, x, y in px of the generated picture, row by row
 
@@ -69,11 +72,21 @@ class PairTiles:
                 yield batch, np.stack(reals), np.stack(fakes)
 
 
-def _on_tissue(pair: Pair, xy: np.ndarray, size_px: int) -> np.ndarray:
+class _Tissue(NamedTuple):
+    mask: np.ndarray  # (h, w) bool over the whole slide
+    cells: np.ndarray  # (2,), per level-0 px: x, y
+    least: float  # part of a tile to be embedded
+
+
+def _tissue_of(path: Path) -> _Tissue:
+    with open_slide(path) as slide:
+        mask, least = tissue_mask(slide), DATA_FRACTION if slide.kind == "scene" else TISSUE_FRACTION
+        return _Tissue(mask, np.array(mask.shape[::-1]) / (slide.width, slide.height), least)
+
+
+def _on_tissue(tissue: _Tissue, pair: Pair, xy: np.ndarray, size_px: int) -> np.ndarray:
     """(N,) bool: whether the real tiles at (N, 2) places of a generated picture are such as get embedded."""
-    with open_slide(pair.real) as real:
-        mask, least = tissue_mask(real), DATA_FRACTION if real.kind == "scene" else TISSUE_FRACTION
-        cells = np.array(mask.shape[::-1]) / (real.width, real.height)  # per level-0 px
+    mask, cells, least = tissue
     start = (np.array(pair.real_xy) + xy * pair.scale) * cells
     first = np.minimum(np.round(start).astype(int), np.array(mask.shape[::-1]) - 1)
     last = np.maximum(np.round(start + size_px * pair.scale * cells).astype(int), first + 1)
