@@ -42,7 +42,7 @@ class CropSettings:
 
 
 class Samples:
-    """Numbered pictures that are read one by one; `batches` reads them ahead. Base of Crops and WholePictures.
+    """Numbered pictures that are read one by one; `batches` reads them ahead. Base of Crops and of whole_pictures.
 
     pictures: see pictures.py; failed: takes the pictures whose pixels cannot be read, which are then left out, where
     they raise SlideError without it.
