@@ -8,6 +8,7 @@ import pytest
 from conftest import GLASS, save_slide, tissue_like
 
 from largegen.errors import InputError, SlideError
+from largegen.readers import level_downsample
 from largegen.slide import find_slides, open_slide
 
 
@@ -77,6 +78,20 @@ def test_level_0_is_read_as_stored(tmp_path):
     pixels = tissue_like(500, 400)
     slide = open_slide(save_slide(tmp_path / "a.tif", pixels, compression="deflate"))
     assert np.array_equal(slide.read(37, 51, 300, 200), pixels[51:251, 37:337])
+
+
+@pytest.mark.parametrize(
+    "full, level, downsample",
+    [
+        ((1203, 1001), (601, 500), (2, 2)),
+        ((100351, 80000), (391, 312), (256, 256)),  # halved and cut: 100351 / 391 rounds to 257
+        ((100097, 80001), (392, 313), (256, 256)),  # halved and rounded up: 100097 / 392 rounds to 255
+        ((900, 600), (300, 200), (3, 3)),
+        ((900, 600), (600, 400), (1.5, 1.5)),
+    ],
+)
+def test_a_level_s_scale_is_whole_where_rounding_allows(full, level, downsample):
+    assert level_downsample(full, level) == downsample
 
 
 @pytest.mark.parametrize("downsample", [0.5, 1.0, 1.37, 2.0, 3.3, 4.0])

@@ -42,7 +42,7 @@ class CropSettings:
 
 
 class Samples:
-    """Numbered pictures that are read one by one; `batches` reads them ahead. Base of Crops and WholePictures.
+    """Numbered pictures that are read one by one; `batches` reads them ahead. Base of Crops and of whole_pictures.
 
     pictures: see pictures.py; failed: takes the pictures whose pixels cannot be read, which are then left out, where
     they raise SlideError without it.
@@ -136,9 +136,9 @@ class Samples:
 class Crops(Samples):
     """Square crops of pictures, drawn once and for all.
 
-    random: uniform over the places in a picture, of which each gives according to its area. grid: side by side, a random
-    subset if there are more than wanted, all if there are fewer. Pictures that have exactly the crops' size ("patches")
-    are taken whole, each once at most, if all are such. Of slides and scenes only crops of tissue or data are taken.
+    random: uniform over the places in a picture; each picture gives as many as its area says. grid: side by side, a
+    random subset if there are more than wanted, all if there are fewer. Pictures that all have exactly the crops' size
+    ("patches") are taken whole, each once at most. Of slides and scenes only crops of tissue or data are taken.
 
     Raises InputError where there is no crop at all, and SlideError for a picture smaller than a crop or, without
     `failed`, damaged.

@@ -12,7 +12,7 @@ from largegen.errors import InputError, SlideError
 from largegen.metrics.scales import PIXELS, SAME, UNKNOWN, Resolution, Scale, flag_for, wanted_scale
 from largegen.slide import IMAGE_SUFFIXES, SUFFIXES, Slide, open_slide
 
-SCANNERS = 4  # threads that read headers
+SCANNERS = 2  # threads that read headers
 LOOKED_AT = 256  # files handed to them at a time
 Failed = list[tuple[Path, str]]  # pictures that were left out, and why
 
