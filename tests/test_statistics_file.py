@@ -17,13 +17,22 @@ def statistics() -> Statistics:
 
 
 @pytest.fixture
-def path(statistics, tmp_path):
-    save_statistics(tmp_path / "real.npz", statistics)
+def other() -> Statistics:
+    """Of the same pictures in another space."""
+    features = np.random.default_rng(1).normal(size=(20, 3)).astype(np.float32)
+    return Statistics(gaussian_of(features), features, KEY | {"network": "clip"}, {"paths": ["µ.svs"]})
+
+
+@pytest.fixture
+def path(statistics, other, tmp_path):
+    save_statistics(tmp_path / "real.npz", [statistics, other])
     return tmp_path / "real.npz"
 
 
-def test_what_is_saved_is_loaded(statistics, path):
-    found = load_statistics(path)
+def test_what_is_saved_is_loaded(statistics, other, path):
+    found, second = load_statistics(path)
+    assert (second.key, second.gaussian.count) == (other.key, 20)
+    np.testing.assert_array_equal(second.features, other.features)
     assert found.gaussian.count == 30
     np.testing.assert_array_equal(found.gaussian.mean, statistics.gaussian.mean)
     np.testing.assert_array_equal(found.gaussian.covariance, statistics.gaussian.covariance)
@@ -33,9 +42,9 @@ def test_what_is_saved_is_loaded(statistics, path):
 
 
 def test_the_file_has_the_name_it_was_given(statistics, tmp_path):
-    save_statistics(tmp_path / "real.statistics", statistics)
+    save_statistics(tmp_path / "real.statistics", [statistics])
     assert [file.name for file in tmp_path.iterdir()] == ["real.statistics"]
-    assert load_statistics(tmp_path / "real.statistics").source == statistics.source
+    assert load_statistics(tmp_path / "real.statistics")[0].source == statistics.source
 
 
 def test_a_failed_write_leaves_what_was_there(statistics, path, monkeypatch):
@@ -46,7 +55,7 @@ def test_a_failed_write_leaves_what_was_there(statistics, path, monkeypatch):
     before = path.read_bytes()
     monkeypatch.setattr(np, "savez", fail)
     with pytest.raises(OutputError, match="no space left"):
-        save_statistics(path, statistics)
+        save_statistics(path, [statistics])
     assert path.read_bytes() == before and list(path.parent.iterdir()) == [path]
 
 
@@ -88,20 +97,20 @@ def test_damaged_files_are_refused(path):
 
 
 def test_other_versions_and_missing_arrays_are_refused(path):
-    with pytest.raises(InputError, match="lacks mean, key"):
-        load_statistics(rewritten(path, drop=("mean", "key")))
+    with pytest.raises(InputError, match="lacks 0/mean, 1/key"):
+        load_statistics(rewritten(path, drop=("0/mean", "1/key")))
     with pytest.raises(InputError, match="version 2, and this largegen reads 1"):
         load_statistics(rewritten(path, version=2))
 
 
 def test_arrays_of_different_widths_are_refused(path):
     with pytest.raises(InputError, match="different widths"):
-        load_statistics(rewritten(path, mean=np.zeros(5)))
+        load_statistics(rewritten(path, **{"0/mean": np.zeros(5)}))
 
 
 def test_no_pickle_is_loaded(path):
     with pytest.raises(InputError, match="damaged: Object arrays"):
-        load_statistics(rewritten(path, key=np.array([{}], dtype=object)))
+        load_statistics(rewritten(path, **{"1/key": np.array([{}], dtype=object)}))
 
 
 def test_equal_keys_pass_whatever_made_them():

@@ -126,8 +126,6 @@ def _picture(path: Path, source_mpp: float | None, source_mag: float | None) -> 
     from largegen.writers import read_provenance
 
     made_by = read_provenance(path)
-    if made_by is not None and path.suffix.lower() == ".dzi":
-        return {"path": str(path), "what": "generated picture", "provenance": made_by}
     with open_slide(path, source_mpp, source_mag) as slide:
         georeference = slide.georeference
         resolution = {"mpp": slide.mpp, "magnification": slide.magnification}

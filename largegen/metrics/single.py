@@ -98,6 +98,8 @@ def similarity_figure(
     record: dict[str, Any] = read_provenance(Path(pairs[0].fake)) or {}
     encoder = load(record.get("encoder"))
     tiles = PairTiles(pairs, record.get("tile_px", TILE_PX))
+    if not len(tiles):
+        raise NotApplicable("no tile of a generated picture lies on tissue of its real one")
     found = similarity(*embed_pairs(tiles.batches(batch_size, workers), encoder), tiles.places[:, 0])
     unrelated = f"; unrelated real tiles have {found.baseline:.3f}" if found.baseline is not None else ""
     return Figure(
