@@ -17,15 +17,16 @@ def page_of(repo: str) -> str:
     return f"https://huggingface.co/{repo.partition('@')[0]}"
 
 
-def hub_file(repo: str, *names: str) -> Path:
+def hub_file(repo: str, *names: str, option: str = "--encoder-weights") -> Path:
     """The first of the files `names` that `repo` (ORG/NAME[@REVISION]) holds, from the cache if it can be.
 
+    option: by which the user can give the file instead.
     Raises HubError with the page to read where the repository is gated, unknown or out of reach.
     """
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError
 
-    page, instead = page_of(repo), "give --encoder-weights FILE"
+    page, instead = page_of(repo), f"give {option} FILE"
     repo, _, revision = repo.partition("@")
     reachable = _hub_reachable()
     with _told(repo, instead):
