@@ -1,7 +1,7 @@
 """What the embedding files of other projects hold: which of their arrays, of which encoder, laid out how.
 
 - ZoomLDM's grids: `<n>_uni_grid.npy` (D, n) and `<n>_dino_grid.npy` (n, D), the tiles of a square row by row; also
-  (h, w, D) and (D, h, w), in .npy, HDF5 (`feat_20x`) or pickles, there in dictionaries and lists too.
+  (h, w, D) and (D, h, w), in .npy, .npz, HDF5 (`feat_20x`) or pickles, there in dictionaries and lists too.
 - TRIDENT's and CLAM's HDF5: /features (N, D) or (1, N, D), and /coords (N, 2), top-left corners in level-0 px, with
   attributes that say more or, CLAM's, less of the tiles' size.
 """
@@ -86,10 +86,11 @@ def as_grid(values: np.ndarray, kind: str, spec: EncoderSpec, path: Path) -> np.
         values = values[None]
     if values.ndim == 2:
         columns_first = "_uni_" in path.name or values.shape[1] != width
-        if values.shape == (width, width) and kind == "npy" and not any(part in path.name for part in NAMED_GRIDS):
+        named = any(part in path.name for part in NAMED_GRIDS)
+        if values.shape == (width, width) and kind in ("npy", "npz") and not named:
             raise InputError(
-                f"{path}: {width} tiles of {width} numbers, or the other way around: name the file *_uni_grid.npy where"
-                " each column is a tile, *_dino_grid.npy where each row is one"
+                f"{path}: {width} tiles of {width} numbers, or the other way around: name the file"
+                f" *_uni_grid.{kind} where each column is a tile, *_dino_grid.{kind} where each row is one"
             )
         values = values.T if columns_first and values.shape[0] == width else values
         side = math.isqrt(len(values))
