@@ -96,12 +96,13 @@ def convert(
     conditioner gives a start for training.
     Raises InputError, ModelError and OutputError, and leaves nothing behind.
     """
-    if out.exists() and not overwrite:
-        raise OutputError(f"{out}: exists already; --overwrite replaces it")
+    _check_target(out, overwrite)
     with lock(out):
         path = Path(source)
         if str(source).startswith("hf:"):
             path, source = hub_folder(str(source))
+        if path.exists() and out.exists() and path.resolve().is_relative_to(out.resolve()):
+            raise InputError(f"{out}: would be replaced, and {path} with it; choose another --out")
         parts, report = read_published(path, checkpoint, raw_weights)
         if vae is not None:
             parts.vae = _vae_of(Path(vae))
@@ -109,13 +110,26 @@ def convert(
         info["licence"] = licence or info["licence"]
         report.parts = list(parts.networks)
         sizes = {part: sum(t.nbytes for t in net.state_dict().values()) for part, net in parts.networks.items()}
+        quiet = None if progress else True  # None: off where stderr is no terminal
         with (
             atomic(out) as directory,
-            tqdm(total=sum(sizes.values()), desc="write", unit="B", unit_scale=True, disable=not progress) as bar,
+            tqdm(total=sum(sizes.values()), desc="write", unit="B", unit_scale=True, disable=quiet) as bar,
         ):
             for part in write_model(directory, parts.networks, parts.scheduler, info, dtype):
                 bar.update(sizes[part])
     return report
+
+
+def _check_target(out: Path, overwrite: bool) -> None:
+    """Raise an OutputError where a model directory cannot be put: what is there is no other one, or is to be kept."""
+    if out.exists() and not overwrite:
+        raise OutputError(f"{out}: exists already; --overwrite replaces it")
+    if out.exists() and not _is_ours(out) and not (out.is_dir() and not any(out.iterdir())):
+        raise OutputError(f"{out}: is no model directory of largegen, so it is not replaced; choose another --out")
+
+
+def _is_ours(path: Path) -> bool:
+    return (path / INDEX).is_file() and CLASS_NAME in (path / INDEX).read_text()
 
 
 def _info(
@@ -212,8 +226,10 @@ def find_checkpoint(path: Path, name: str | None = None) -> tuple[Path, Mapping[
         weights = sorted([*folder.glob("*.ckpt"), *folder.glob("checkpoints/*.ckpt")])
     if name is not None:
         weights = [file for file in weights if name in (file.name, file.stem)]
-    if len(weights) != 1:
-        names = ", ".join(file.name for file in weights) or "none"
+    if not weights:
+        raise InputError(f"{path}: holds no checkpoint {name or '(*.ckpt or checkpoints/*.ckpt)'}")
+    if len(weights) > 1:
+        names = ", ".join(file.name for file in weights)
         raise InputError(f"{path}: holds {len(weights)} checkpoints ({names}); name one with --checkpoint")
     configs = sorted([*folder.glob("*.yaml"), *folder.glob("configs/*project.yaml")])
     return weights[0], _read_config(configs[-1]) if configs else None
@@ -224,7 +240,7 @@ def _read_config(path: Path) -> Mapping[str, Any]:
 
     try:
         return dict(yaml.safe_load(path.read_text())["model"]["params"])
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, KeyError, TypeError, ValueError) as error:
+    except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise ModelError(f"{path}: not the config of a latent diffusion model: {type(error).__name__}") from error
 
 
@@ -239,7 +255,7 @@ def _assumed(weights: Mapping[str, Tensor], file: Path) -> Mapping[str, Any]:
 
 def _read_diffusers(path: Path) -> tuple[Parts, Report]:
     """The denoiser and the autoencoder of a directory in diffusers' layout."""
-    if (path / INDEX).is_file() and CLASS_NAME in (path / INDEX).read_text():
+    if _is_ours(path):
         raise InputError(f"{path}: is a model directory of largegen already")
     parts = Parts(scheduler=ldm.schedule({}, {}, path))
     if (path / "unet").is_dir():
