@@ -63,7 +63,7 @@ def _listed(arrays: Mapping[str, Any] | list[str], most: int = 6) -> str:
 def said_of_tiles(raw: Mapping[str, Any]) -> dict[str, Any]:
     """What TRIDENT's and CLAM's attributes of /coords say, as plain numbers; what is not positive is unknown."""
     said: dict[str, Any] = {key: _number(raw.get(key)) for key in SIZES}
-    said["overlap"] = None if raw.get("overlap") is None else int(np.ravel(raw["overlap"])[0])
+    said["overlap"] = 0 if _first(raw.get("overlap")) == 0 else _number(raw.get("overlap"))
     if "patch_level" in raw:  # CLAM: patch_size is in px of that level, to which `downsample` leads
         ratio = _number(raw.get("downsample")) or (1.0 if not np.ravel(raw["patch_level"])[0] else None)
         if said["patch_size"] and ratio:
@@ -75,8 +75,12 @@ def said_of_tiles(raw: Mapping[str, Any]) -> dict[str, Any]:
 
 def _number(value: Any) -> float | None:
     """The first of a value's numbers where it is positive."""
-    first = np.ravel(value)[0] if value is not None and np.size(value) else None
+    first = _first(value)
     return float(first) if isinstance(first, np.number | float | int) and first > 0 else None
+
+
+def _first(value: Any) -> Any:
+    return np.ravel(value)[0] if value is not None and np.size(value) else None
 
 
 def as_grid(values: np.ndarray, kind: str, spec: EncoderSpec, path: Path) -> np.ndarray:

@@ -96,8 +96,8 @@ def convert(
     conditioner gives a start for training.
     Raises InputError, ModelError and OutputError, and leaves nothing behind.
     """
-    _check_target(out, overwrite)
     with lock(out):
+        _check_target(out, overwrite)
         path = Path(source)
         if str(source).startswith("hf:"):
             path, source = hub_folder(str(source))

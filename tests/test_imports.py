@@ -317,6 +317,7 @@ def flipped(content: bytes) -> bytes:
 
 
 GOOD = {"features": random(4, 768), "coords": np.array([[0, 0], [256, 0], [0, 256], [256, 256]])}
+FAR = np.array([[0, 0], [256, 0], [0, 256], [20_000_000, 20_000_000]])
 GOOD_SIZE = {"patch_size": 256, "patch_size_level0": 256}
 BAD = [
     (lambda p: None, "no such file"),
@@ -336,9 +337,14 @@ BAD = [
     (lambda p: save(p, random(5, 768)), "5 tiles are no square"),
     (lambda p: save(p, np.zeros((0, 768), np.float32)), "holds no embedding"),
     (lambda p: save(p, np.full((4, 768), np.nan, np.float32)), "not finite"),
+    (lambda p: save(p, np.full((4, 768), 1e300)), "not finite"),
     (lambda p: save(p, np.zeros((4, 768), np.int64)), "holds no embeddings of phikon"),
     (lambda p: save_h5(p, features=random(3, 768), coords=GOOD["coords"]), "do not fit together"),
     (lambda p: save_h5(p, features=GOOD["features"], coords=GOOD["coords"] - 9), "no places on a slide"),
+    (lambda p: save_h5(p, features=GOOD["features"], coords=GOOD["coords"] + 1e19), "no places on a slide"),
+    (lambda p: save_h5(p, features=GOOD["features"], coords=GOOD["coords"].astype("S")), "coords are no numbers"),
+    (lambda p: save_h5(p, features=GOOD["features"], coords=FAR), "a grid of 78126x78126 tiles: its coords or"),
+    (lambda p: save_h5(p, {"level0_width": 1e9, "level0_height": 1e9, "overlap": "x"}, **GOOD), "a grid of 3906250x39"),
     (lambda p: save_h5(p, features=GOOD["features"][:1], coords=GOOD["coords"][:1]), "how large its tiles are"),
     (lambda p: save_h5(p, {"patch_size_level0": 600, "overlap": 0}, **GOOD), "share their place"),
 ]
