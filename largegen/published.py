@@ -76,7 +76,7 @@ def convert(
     source: str | Path,
     out: Path,
     *,
-    vae: Path | None = None,
+    vae: str | Path | None = None,
     encoder: str | None = None,
     region_encoder: str | None = None,
     mag: float | None = None,
@@ -98,14 +98,12 @@ def convert(
     """
     with lock(out):
         _check_target(out, overwrite)
-        path = Path(source)
-        if str(source).startswith("hf:"):
-            path, source = hub_folder(str(source))
+        path, source = _locate(source)
         if path.exists() and out.exists() and path.resolve().is_relative_to(out.resolve()):
             raise InputError(f"{out}: would be replaced, and {path} with it; choose another --out")
         parts, report = read_published(path, checkpoint, raw_weights)
         if vae is not None:
-            parts.vae = _vae_of(Path(vae))
+            parts.vae = _vae_of(_locate(vae)[0])
         info = _info(parts, source, encoder, region_encoder, mag) | {"name": name or out.absolute().name}
         info["licence"] = licence or info["licence"]
         report.parts = list(parts.networks)
@@ -118,6 +116,11 @@ def convert(
             for part in write_model(directory, parts.networks, parts.scheduler, info, dtype):
                 bar.update(sizes[part])
     return report
+
+
+def _locate(source: str | Path) -> tuple[Path, str | Path]:
+    """Where a source is on this machine, and its name, that of the hub's with the revision that was found."""
+    return hub_folder(str(source)) if str(source).startswith("hf:") else (Path(source), source)
 
 
 def _check_target(out: Path, overwrite: bool) -> None:

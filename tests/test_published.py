@@ -338,6 +338,11 @@ def test_from_the_hub_at_a_revision(shared, encoders, tmp_path, monkeypatch):
     for source in ("hf:org/name/brca", f"hf:org/name@{revision}/brca"):
         convert(source, tmp_path / "out", encoder=encoders[0], overwrite=True)
         assert load_model(tmp_path / "out").info["converted_from"] == f"hf:org/name@{revision}/brca"
+    options = ["--vae", "hf:org/name/brca", "--encoder", encoders[0], "--overwrite", "--out", str(tmp_path / "out")]
+    assert run(["convert", str(shared / "reference" / "large-image-patch"), *options]) == 0
+    wanted = read_published(shared / "reference" / "zoomldm")[0].vae.state_dict()
+    found = load_autoencoder(tmp_path / "out").vae.state_dict()
+    assert all(torch.equal(found[name], wanted[name]) for name in wanted)
 
 
 @pytest.mark.parametrize("name", FOLDERS)
