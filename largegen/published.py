@@ -104,6 +104,7 @@ def convert(
         parts, report = read_published(path, checkpoint, raw_weights)
         if vae is not None:
             parts.vae = _vae_of(_locate(vae)[0])
+        _check_finite(parts, path)
         info = _info(parts, source, encoder, region_encoder, mag) | {"name": name or out.absolute().name}
         info["licence"] = licence or info["licence"]
         report.parts = list(parts.networks)
@@ -135,6 +136,14 @@ def _is_ours(path: Path) -> bool:
     return (path / INDEX).is_file() and CLASS_NAME in (path / INDEX).read_text()
 
 
+def _check_finite(parts: Parts, path: Path) -> None:
+    """Raise a ModelError for weights that would make nothing but black pictures."""
+    for part, network in parts.networks.items():
+        for name, value in network.state_dict().items():
+            if not value.isfinite().all():
+                raise ModelError(f"{path}: weight {name!r} of its {part} holds NaN or infinite values")
+
+
 def _info(
     parts: Parts, source: str | Path, encoder: str | None, region_encoder: str | None, mag: float | None
 ) -> dict[str, Any]:
@@ -159,21 +168,20 @@ def _info(
         raise InputError(f"{source}: does not say which encoder its {width} numbers are of; name it with --encoder")
     if region_encoder and not region_dim:
         raise InputError("--region-encoder: this model takes no embeddings of regions")
-    licences = []
+    specs = {}
     for option, found, wanted in (("encoder", trained_with, width), ("region-encoder", region_encoder, region_dim)):
         if found:
-            spec = encoder_spec(found)
-            licences.append(spec.licence)
+            specs[option] = spec = encoder_spec(found)
             if spec.width != wanted:
                 raise InputError(f"--{option} {found}: gives {spec.width} numbers, but the model takes {wanted}")
-    licence = "; ".join(dict.fromkeys(licences))
+    licence = "; ".join(dict.fromkeys(spec.licence for spec in specs.values()))
     return info | {
         "embedding_dim": width,
         "tile_px": unet.config.sample_size * Autoencoder(vae).factor,
-        "encoder": trained_with,
+        "encoder": specs["encoder"].name,  # the registry's, which embedding files say
         "encoder_fingerprint": None,  # the source does not say; any weights of that name are taken
         "encoder_licence": licence,
-        "region_encoder": region_encoder,
+        "region_encoder": specs["region-encoder"].name if region_encoder else None,
         "mpp": mag and 10 / mag,
         "licence": licence,
     }

@@ -5,6 +5,7 @@ import json
 import pickle
 import re
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ from largegen import generate, load_model
 from largegen.autoencoder import load_autoencoder
 from largegen.cli import run
 from largegen.conditioning import PatchConditioner
+from largegen.encoders import encoder_spec
 from largegen.errors import InputError, ModelError
 from largegen.foreign import read_checkpoint, weights_of
 from largegen.model import Model
@@ -188,6 +190,11 @@ def test_a_directory_in_diffusers_layout(published, tmp_path, binary):
     assert all(torch.equal(a, b) for a, b in pairs)
     with pytest.raises(InputError, match="model directory of largegen already"):
         convert(tmp_path / "ours", tmp_path / "again")
+    broken = copy.deepcopy(model.autoencoder.vae)
+    broken.state_dict()["decoder.conv_in.bias"].fill_(torch.inf)
+    broken.save_pretrained(tmp_path / "broken" / "vqvae", safe_serialization=not binary)
+    with pytest.raises(ModelError, match=r"'decoder\.conv_in\.bias' of its vae holds NaN or infinite"):
+        convert(tmp_path / "broken", tmp_path / "again")
 
 
 class Evil:
@@ -253,8 +260,8 @@ def test_what_does_not_belong_together(reference_weights, encoders, tmp_path, ca
         "surplus": (weights | {"model.diffusion_model.more": torch.zeros(1)}, config, "model.more|no place|not part"),
         "ema": (weights | dict(list(ema.items())[1:]), config, "EMA weight '.*' is missing; --raw-weights"),
         "shape": (weights, wider, "has shape"),
-        "nan": (weights | {first: weights[first] * torch.nan}, config, "damaged: it holds NaN"),
-        "integers": (weights | {first: weights[first].long()}, config, "damaged: it holds .* no fractions"),
+        "nan": (weights | {first: weights[first] * torch.nan}, config, "of its unet holds NaN or infinite values"),
+        "integers": (weights | {first: weights[first].long()}, config, "holds torch.int64, not floats"),
         "schedule": (weights, with_params(config, linear_start="x"), "its noise schedule is not as its config says"),
         "heads": (weights, with_unet(config, num_heads=0), "its denoiser is not as its config says"),
         "size": (weights, with_unet(config, image_size="a"), "its denoiser is not as its config says"),
@@ -300,6 +307,14 @@ def test_only_a_model_directory_is_replaced(reference_weights, encoders, tmp_pat
     assert code == 2 and f"{model}: would be replaced, and {inside} with it" in error
     assert sorted(p.name for p in tmp_path.iterdir()) == ["empty", "full", "model", "run"]
     assert (full / "thesis.tex").exists() and (inside / "model.ckpt").exists()
+
+
+def test_an_encoder_is_known_by_its_registered_name(reference_weights, encoders, tmp_path, monkeypatch):
+    """Embedding files say `uni_v1`, whatever a model's encoder was called on the command line."""
+    source, spec = save_checkpoint(tmp_path / "run", *reference_weights), encoder_spec(encoders[0])
+    monkeypatch.setattr("largegen.published.encoder_spec", lambda name: replace(spec, name="registered"))
+    convert(source, tmp_path / "out", encoder="hf-hub:ORG/NAME")
+    assert load_model(tmp_path / "out").info["encoder"] == "registered"
 
 
 def test_which_checkpoint(reference_weights, tmp_path):
