@@ -23,7 +23,7 @@ from largegen.errors import InputError, ModelError, OutputError
 from largegen.foreign import read_checkpoint, weights_of
 from largegen.hub import hub_folder
 from largegen.ldm import AUTOENCODER, CIN256, CONDITIONER, DENOISER, VQ_F4
-from largegen.model import CLASS_NAME, DENOISERS, INDEX, write_model
+from largegen.model import DENOISERS, is_model, write_model
 from largegen.networks import load_network
 from largegen.runtime import atomic, lock
 
@@ -128,12 +128,8 @@ def _check_target(out: Path, overwrite: bool) -> None:
     """Raise an OutputError where a model directory cannot be put: what is there is no other one, or is to be kept."""
     if out.exists() and not overwrite:
         raise OutputError(f"{out}: exists already; --overwrite replaces it")
-    if out.exists() and not _is_ours(out) and not (out.is_dir() and not any(out.iterdir())):
+    if out.exists() and not is_model(out) and not (out.is_dir() and not any(out.iterdir())):
         raise OutputError(f"{out}: is no model directory of largegen, so it is not replaced; choose another --out")
-
-
-def _is_ours(path: Path) -> bool:
-    return (path / INDEX).is_file() and CLASS_NAME in (path / INDEX).read_text()
 
 
 def _check_finite(parts: Parts, path: Path) -> None:
@@ -266,7 +262,7 @@ def _assumed(weights: Mapping[str, Tensor], file: Path) -> Mapping[str, Any]:
 
 def _read_diffusers(path: Path) -> tuple[Parts, Report]:
     """The denoiser and the autoencoder of a directory in diffusers' layout."""
-    if _is_ours(path):
+    if is_model(path):
         raise InputError(f"{path}: is a model directory of largegen already")
     parts = Parts(scheduler=ldm.schedule({}, {}, path))
     if (path / "unet").is_dir():
