@@ -5,7 +5,8 @@ containers pass, and whatever else a pickle names is refused.
 """
 
 import pickle
-from collections.abc import Iterator, Mapping
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,9 @@ from largegen.errors import InputError, LargegenError, first_line
 
 HDF5_START = b"\x89HDF\r\n\x1a\n"
 NPY_START = b"\x93NUMPY"
+ZIP_START = b"PK\x03\x04"
 PICKLE_STARTS = (b"\x80", b"(", b"]", b"}", b"c")  # protocol 2 and later; 0 and 1
+SUFFIXES = (".h5", ".hdf5", ".npy", ".npz", ".pickle", ".pkl")  # looked for in directories
 KINDS = "fiub"  # of numbers: floats, integers, booleans
 DEEPEST = 4  # containers within containers
 
@@ -26,9 +29,24 @@ DEEPEST = 4  # containers within containers
 class Arrays:
     """What a file holds; the arrays of an HDF5 file are read only when indexed, while it is open."""
 
-    kind: str  # npy, hdf5 or pickle
+    kind: str  # npy, npz, hdf5 or pickle
     arrays: Mapping[str, Any]  # path inside the file -> np.ndarray or h5py.Dataset
     attributes: Mapping[str, Mapping[str, Any]]  # path inside an HDF5 file, "" for its root -> its attributes
+
+
+def find_files(paths: Sequence[Path]) -> list[Path]:
+    """Files as given, and for each directory its files of known suffixes, sorted. Raises InputError for a directory
+    without any."""
+    found: list[Path] = []
+    for path in paths:
+        files = [path]
+        if path.is_dir():
+            inside = sorted(file for file in path.iterdir() if file.suffix.lower() in SUFFIXES and file.name[0] != ".")
+            files = [file for file in inside if file.is_file()]
+            if not files:
+                raise InputError(f"{path}: no embedding files in this directory (looked for {' '.join(SUFFIXES)})")
+        found += files
+    return list(dict.fromkeys(found))
 
 
 @contextmanager
@@ -46,10 +64,12 @@ def open_arrays(path: Path) -> Iterator[Arrays]:
             yield found
     elif start.startswith(NPY_START):
         yield Arrays("npy", {"": _read_npy(path)}, {})
+    elif start.startswith(ZIP_START):
+        yield Arrays("npz", _read_npz(path), {})
     elif start.startswith(PICKLE_STARTS):
         yield Arrays("pickle", dict(_named(_read_pickle(path))), {})
     else:
-        raise InputError(f"{path}: not an embedding file: neither .npy, HDF5 nor a pickle")
+        raise InputError(f"{path}: not an embedding file: neither .npy, .npz, HDF5 nor a pickle")
 
 
 def _read_npy(path: Path) -> np.ndarray:
@@ -61,6 +81,29 @@ def _read_npy(path: Path) -> np.ndarray:
                 f"{path}: holds Python objects, which may run code when read; save plain numbers"
             ) from error
         raise InputError(f"{path}: a damaged .npy file: {first_line(error)}") from error
+
+
+def _read_npz(path: Path) -> dict[str, np.ndarray]:
+    """Its arrays of numbers; what else it holds is not read."""
+    found: dict[str, np.ndarray] = {}
+    try:
+        with zipfile.ZipFile(path) as file:
+            members = [name for name in file.namelist() if name.endswith(".npy")]
+            for name in members:
+                with file.open(name) as member:
+                    try:
+                        array = np.lib.format.read_array(member, allow_pickle=False)
+                    except ValueError as error:
+                        if "Object arrays" not in str(error):
+                            raise
+                        continue
+                if array.dtype.kind in KINDS:
+                    found[name.removesuffix(".npy")] = array
+    except Exception as error:  # zlib's, zipfile's and NumPy's, and what a damaged header fails with
+        raise InputError(f"{path}: a damaged .npz file: {first_line(error)}") from error
+    if not members:
+        raise InputError(f"{path}: not an embedding file: an archive, but not NumPy's (.npz)")
+    return found
 
 
 @contextmanager

@@ -27,7 +27,6 @@ class EncoderSpec:
     source: str  # hf-hub:ORG/NAME, local-dir:DIR, or file:NAME where only the page has the weights
     architecture: str  # timm's name of the network
     timm_kwargs: Mapping[str, Any] = field(default_factory=dict)  # what timm.create_model takes beside it
-    weights_option: str = "--encoder-weights"  # the option that names a file with its weights
     dino_positions: bool = False  # positions are brought to input_px in DINO's way, which is not timm's
 
 

@@ -35,6 +35,13 @@ STORAGES = {
     **{"ShortStorage": torch.int16, "CharStorage": torch.int8, "ByteStorage": torch.uint8, "BoolStorage": torch.bool},
 }
 
+NO_CHECKPOINT = {  # how files begin that people have in place of checkpoints, and what they are
+    rb"\Z": "empty",
+    rb"(\xef\xbb\xbf)?\s*<[!?a-zA-Z]": "a web page, not a checkpoint: the download failed; fetch it again",
+    rb"version https://git-lfs": "a pointer of Git LFS, not the file that it stands for; `git lfs pull` fetches that",
+    rb".{257}ustar": "a tar archive, not a checkpoint; unpack it and give what is in it",
+}  # "<" alone may be a safetensors header's length
+
 
 class _Inert(dict):
     """Stands for an object of any other class: takes whatever the pickle does to it, and does nothing."""
@@ -119,20 +126,24 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     allows it. Raises ModelError for anything that is no such file."""
     path = Path(path)
     if not path.is_file():
-        raise ModelError(f"{path}: no such file")
+        raise ModelError(f"{path}: {'not a file' if path.exists() else 'no such file'}")
     with path.open("rb") as file:
         start = file.read(512)
-    if re.match(rb"\s*<[!?a-zA-Z]", start):  # "<" alone may be a safetensors header's length
-        raise ModelError(f"{path}: a web page, not a checkpoint: the download failed; fetch it again")
-    if not start:
-        raise ModelError(f"{path}: empty")
+    for pattern, what in NO_CHECKPOINT.items():
+        if re.match(pattern, start, re.DOTALL):
+            raise ModelError(f"{path}: {what}")
     try:
         content = _read(path, zipped=start.startswith(b"PK"))
     except Exception as error:  # the readers raise a dozen kinds for damaged files
-        raise ModelError(f"{path}: damaged, or no checkpoint: {first_line(error)}") from error
+        raise ModelError(f"{path}: damaged, or no checkpoint: {_first_sentence(error)}") from error
     if not isinstance(content, dict):
         raise ModelError(f"{path}: holds a {type(content).__name__}, not a dictionary of weights")
     return content
+
+
+def _first_sentence(error: Exception) -> str:
+    """torch adds paragraphs of advice, some of it bad: to run what is in the file."""
+    return first_line(error).split(". ")[0]
 
 
 def _read(path: Path, zipped: bool) -> Any:
@@ -162,6 +173,9 @@ def weights_of(content: dict[str, Any], path: Path) -> dict[str, torch.Tensor]:
     weights = {name: v for name, v in content.items() if isinstance(name, str) and isinstance(v, torch.Tensor)}
     if not weights:
         raise ModelError(f"{path}: holds no weights")
+    for name, value in weights.items():
+        if value.layout != torch.strided or value.is_meta:
+            raise ModelError(f"{path}: weight {name!r} is no plain array ({value.layout}, on {value.device})")
     return without_prefix(weights, "module.")
 
 

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from largegen.slide import Slide
 
 BLACK = (0, 0, 0)  # of a scene, where there is no data
+FURTHEST = 2**31  # level-0 px that a tile may lie from the slide's corner
+LARGEST = 10**8  # tiles that a grid may have: a hundred times those of a large slide
 log = logging.getLogger(__name__)
 
 
@@ -120,8 +122,11 @@ def read_import(path: Path, given: Given | None = None, *, slide: "Slide | None"
             raise InputError(f"{path}: an embedding file of largegen already; use it as it is")
         spec = encoder_spec(encoder_name(found, given.encoder, path))
         name = choose(found, given.dataset, spec, path)
-        values = found.arrays[name][()]
+        with np.errstate(over="ignore"):  # of float64: found below
+            values = found.arrays[name][()].astype(np.float32)
         coords = found.arrays["coords"][()] if name == "features" and "coords" in found.arrays else None
+        if coords is None and "coords" in found.attributes:
+            raise InputError(f"{path}: its coords are no numbers")
         said = said_of_tiles(found.attributes.get("coords", {}))
     if not values.size:
         raise InputError(f"{path}: holds no embedding")
@@ -135,7 +140,7 @@ def read_import(path: Path, given: Given | None = None, *, slide: "Slide | None"
     settings = _settings(place, said, given, slide, spec, path)
     magnifications = slide.magnification if slide else _first(given.source_mag, said["level0_magnification"])
     magnifications = (magnifications, _first(given.mag, said["target_magnification"]))
-    return Imported(settings, features.astype(np.float32), place.coords, magnifications, spec)
+    return Imported(settings, features, place.coords, magnifications, spec)
 
 
 def _whole_grid(shape: tuple[int, int], given: Given, slide: "Slide | None", path: Path) -> Corners:
@@ -167,7 +172,7 @@ def _tiles(
             f"{path}: features {features.shape} and coords {coords.shape} do not fit together, or not {spec.name}, of"
             f" {spec.width} numbers each"
         )
-    if not np.isfinite(coords).all() or coords.min() < 0:
+    if not np.isfinite(coords).all() or coords.min() < 0 or coords.max() > FURTHEST:
         raise InputError(f"{path}: its coords are no places on a slide")
     _agreed(path, "--mag", said["target_magnification"], given.mag)
     size = TileSize(
@@ -206,6 +211,8 @@ def _settings(
         raise InputError(f"{path}: its tiles reach {reach[0]},{reach[1]}, off a slide of {size[0]:g}x{size[1]:g} px")
     whole = np.floor((np.array(size) - grid_xy - level0_px) / stride + 1e-6).astype(int) + 1  # tiles in the slide
     columns, rows = np.maximum(whole, place.cells.max(axis=0)[::-1] + 1)
+    if float(columns) * float(rows) > LARGEST:
+        raise InputError(f"{path}: a grid of {rows}x{columns} tiles: its coords or what it says of them must be wrong")
     in_metres = given.gsd or given.source_gsd or "_dino_" in path.name
     kind = slide.kind if slide else "scene" if in_metres else "slide"
     geo = slide.georeference if slide else None

@@ -1,7 +1,7 @@
 """What the embedding files of other projects hold: which of their arrays, of which encoder, laid out how.
 
 - ZoomLDM's grids: `<n>_uni_grid.npy` (D, n) and `<n>_dino_grid.npy` (n, D), the tiles of a square row by row; also
-  (h, w, D) and (D, h, w), in .npy, HDF5 (`feat_20x`) or pickles, there in dictionaries and lists too.
+  (h, w, D) and (D, h, w), in .npy, .npz, HDF5 (`feat_20x`) or pickles, there in dictionaries and lists too.
 - TRIDENT's and CLAM's HDF5: /features (N, D) or (1, N, D), and /coords (N, 2), top-left corners in level-0 px, with
   attributes that say more or, CLAM's, less of the tiles' size.
 """
@@ -63,7 +63,7 @@ def _listed(arrays: Mapping[str, Any] | list[str], most: int = 6) -> str:
 def said_of_tiles(raw: Mapping[str, Any]) -> dict[str, Any]:
     """What TRIDENT's and CLAM's attributes of /coords say, as plain numbers; what is not positive is unknown."""
     said: dict[str, Any] = {key: _number(raw.get(key)) for key in SIZES}
-    said["overlap"] = None if raw.get("overlap") is None else int(np.ravel(raw["overlap"])[0])
+    said["overlap"] = 0 if _first(raw.get("overlap")) == 0 else _number(raw.get("overlap"))
     if "patch_level" in raw:  # CLAM: patch_size is in px of that level, to which `downsample` leads
         ratio = _number(raw.get("downsample")) or (1.0 if not np.ravel(raw["patch_level"])[0] else None)
         if said["patch_size"] and ratio:
@@ -75,8 +75,12 @@ def said_of_tiles(raw: Mapping[str, Any]) -> dict[str, Any]:
 
 def _number(value: Any) -> float | None:
     """The first of a value's numbers where it is positive."""
-    first = np.ravel(value)[0] if value is not None and np.size(value) else None
+    first = _first(value)
     return float(first) if isinstance(first, np.number | float | int) and first > 0 else None
+
+
+def _first(value: Any) -> Any:
+    return np.ravel(value)[0] if value is not None and np.size(value) else None
 
 
 def as_grid(values: np.ndarray, kind: str, spec: EncoderSpec, path: Path) -> np.ndarray:
@@ -86,10 +90,11 @@ def as_grid(values: np.ndarray, kind: str, spec: EncoderSpec, path: Path) -> np.
         values = values[None]
     if values.ndim == 2:
         columns_first = "_uni_" in path.name or values.shape[1] != width
-        if values.shape == (width, width) and kind == "npy" and not any(part in path.name for part in NAMED_GRIDS):
+        named = any(part in path.name for part in NAMED_GRIDS)
+        if values.shape == (width, width) and kind in ("npy", "npz") and not named:
             raise InputError(
-                f"{path}: {width} tiles of {width} numbers, or the other way around: name the file *_uni_grid.npy where"
-                " each column is a tile, *_dino_grid.npy where each row is one"
+                f"{path}: {width} tiles of {width} numbers, or the other way around: name the file"
+                f" *_uni_grid.{kind} where each column is a tile, *_dino_grid.{kind} where each row is one"
             )
         values = values.T if columns_first and values.shape[0] == width else values
         side = math.isqrt(len(values))

@@ -90,7 +90,7 @@ def denoiser(config: Config, weights: Weights, source: Path) -> UNet2DConditionM
 
     with _fitting(source, "denoiser"):
         form = create_unet_diffusers_config_from_ldm({"model": {"params": config}}, weights)
-        form["sample_size"] = params(config, "unet_config")["image_size"]  # of the latents
+        form["sample_size"] = int(params(config, "unet_config")["image_size"])  # of the latents
         converted = convert_ldm_unet_checkpoint(dict(weights), form)
         with init_empty_weights(include_buffers=False):
             unet = UNet2DConditionModel(**form)
@@ -159,13 +159,14 @@ def _summarizer(form: Config, weights: Weights, source: Path) -> Summarizer:
 
 def schedule(config: Config, weights: Weights, source: Path) -> DDPMScheduler:
     """The noise schedule. Raises ModelError where the checkpoint's own table is another one."""
-    scheduler = DDPMScheduler(
-        num_train_timesteps=config.get("timesteps", 1000),
-        beta_schedule="scaled_linear",
-        beta_start=config.get("linear_start", 0.0015),
-        beta_end=config.get("linear_end", 0.0195),
-        clip_sample=False,
-    )
+    with _fitting(source, "noise schedule"):
+        scheduler = DDPMScheduler(
+            num_train_timesteps=config.get("timesteps", 1000),
+            beta_schedule="scaled_linear",
+            beta_start=config.get("linear_start", 0.0015),
+            beta_end=config.get("linear_end", 0.0195),
+            clip_sample=False,
+        )
     ours, theirs = scheduler.alphas_cumprod, weights.get("alphas_cumprod")
     if theirs is not None and not (theirs.shape == ours.shape and torch.allclose(theirs.float(), ours, atol=1e-5)):
         raise ModelError(f"{source}: its noise schedule is not the one that its config describes")
@@ -174,6 +175,9 @@ def schedule(config: Config, weights: Weights, source: Path) -> DDPMScheduler:
 
 def _filled(network: nn.Module, weights: Weights, source: Path) -> nn.Module:
     check_state(network, dict(weights), source)
+    for name, value in weights.items():
+        if not value.is_floating_point():
+            raise ModelError(f"{source}: weight {name!r} holds {value.dtype}, not floats")
     network.load_state_dict(weights, assign=True)
     return network.eval().requires_grad_(False)
 
@@ -183,7 +187,7 @@ def _fitting(source: Path, what: str) -> Iterator[None]:
     """Say in one line that weights and configuration do not belong together."""
     try:
         yield
-    except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError) as error:
         if isinstance(error, ModelError):
             raise
         raise ModelError(f"{source}: its {what} is not as its config says: {type(error).__name__} {error}") from error

@@ -178,6 +178,11 @@ def to_eps(output: Tensor, latents: Tensor, timestep: Tensor | int, scheduler: D
     return a.sqrt() * output.float() + (1 - a).sqrt() * latents.float()
 
 
+def is_model(path: Path) -> bool:
+    """Whether a model of this package is there, not one of diffusers, whose directories look the same."""
+    return (path / INDEX).is_file() and CLASS_NAME in (path / INDEX).read_text()
+
+
 def find_model(name_or_dir: str | Path) -> Path:
     """The directory of a bundled model's name or of a path. Raises ModelError where there is no model."""
     directory = BUNDLED.get(str(name_or_dir), Path(name_or_dir))

@@ -23,7 +23,7 @@ from largegen.errors import InputError, ModelError, OutputError
 from largegen.foreign import read_checkpoint, weights_of
 from largegen.hub import hub_folder
 from largegen.ldm import AUTOENCODER, CIN256, CONDITIONER, DENOISER, VQ_F4
-from largegen.model import CLASS_NAME, DENOISERS, INDEX, write_model
+from largegen.model import DENOISERS, is_model, write_model
 from largegen.networks import load_network
 from largegen.runtime import atomic, lock
 
@@ -76,7 +76,7 @@ def convert(
     source: str | Path,
     out: Path,
     *,
-    vae: Path | None = None,
+    vae: str | Path | None = None,
     encoder: str | None = None,
     region_encoder: str | None = None,
     mag: float | None = None,
@@ -96,26 +96,48 @@ def convert(
     conditioner gives a start for training.
     Raises InputError, ModelError and OutputError, and leaves nothing behind.
     """
-    if out.exists() and not overwrite:
-        raise OutputError(f"{out}: exists already; --overwrite replaces it")
     with lock(out):
-        path = Path(source)
-        if str(source).startswith("hf:"):
-            path, source = hub_folder(str(source))
+        _check_target(out, overwrite)
+        path, source = _locate(source)
+        if path.exists() and out.exists() and path.resolve().is_relative_to(out.resolve()):
+            raise InputError(f"{out}: would be replaced, and {path} with it; choose another --out")
         parts, report = read_published(path, checkpoint, raw_weights)
         if vae is not None:
-            parts.vae = _vae_of(Path(vae))
+            parts.vae = _vae_of(_locate(vae)[0])
+        _check_finite(parts, path)
         info = _info(parts, source, encoder, region_encoder, mag) | {"name": name or out.absolute().name}
         info["licence"] = licence or info["licence"]
         report.parts = list(parts.networks)
         sizes = {part: sum(t.nbytes for t in net.state_dict().values()) for part, net in parts.networks.items()}
+        quiet = None if progress else True  # None: off where stderr is no terminal
         with (
             atomic(out) as directory,
-            tqdm(total=sum(sizes.values()), desc="write", unit="B", unit_scale=True, disable=not progress) as bar,
+            tqdm(total=sum(sizes.values()), desc="write", unit="B", unit_scale=True, disable=quiet) as bar,
         ):
             for part in write_model(directory, parts.networks, parts.scheduler, info, dtype):
                 bar.update(sizes[part])
     return report
+
+
+def _locate(source: str | Path) -> tuple[Path, str | Path]:
+    """Where a source is on this machine, and its name, that of the hub's with the revision that was found."""
+    return hub_folder(str(source)) if str(source).startswith("hf:") else (Path(source), source)
+
+
+def _check_target(out: Path, overwrite: bool) -> None:
+    """Raise an OutputError where a model directory cannot be put: what is there is no other one, or is to be kept."""
+    if out.exists() and not overwrite:
+        raise OutputError(f"{out}: exists already; --overwrite replaces it")
+    if out.exists() and not is_model(out) and not (out.is_dir() and not any(out.iterdir())):
+        raise OutputError(f"{out}: is no model directory of largegen, so it is not replaced; choose another --out")
+
+
+def _check_finite(parts: Parts, path: Path) -> None:
+    """Raise a ModelError for weights that would make nothing but black pictures."""
+    for part, network in parts.networks.items():
+        for name, value in network.state_dict().items():
+            if not value.isfinite().all():
+                raise ModelError(f"{path}: weight {name!r} of its {part} holds NaN or infinite values")
 
 
 def _info(
@@ -142,21 +164,20 @@ def _info(
         raise InputError(f"{source}: does not say which encoder its {width} numbers are of; name it with --encoder")
     if region_encoder and not region_dim:
         raise InputError("--region-encoder: this model takes no embeddings of regions")
-    licences = []
+    specs = {}
     for option, found, wanted in (("encoder", trained_with, width), ("region-encoder", region_encoder, region_dim)):
         if found:
-            spec = encoder_spec(found)
-            licences.append(spec.licence)
+            specs[option] = spec = encoder_spec(found)
             if spec.width != wanted:
                 raise InputError(f"--{option} {found}: gives {spec.width} numbers, but the model takes {wanted}")
-    licence = "; ".join(dict.fromkeys(licences))
+    licence = "; ".join(dict.fromkeys(spec.licence for spec in specs.values()))
     return info | {
         "embedding_dim": width,
         "tile_px": unet.config.sample_size * Autoencoder(vae).factor,
-        "encoder": trained_with,
+        "encoder": specs["encoder"].name,  # the registry's, which embedding files say
         "encoder_fingerprint": None,  # the source does not say; any weights of that name are taken
         "encoder_licence": licence,
-        "region_encoder": region_encoder,
+        "region_encoder": specs["region-encoder"].name if region_encoder else None,
         "mpp": mag and 10 / mag,
         "licence": licence,
     }
@@ -212,8 +233,10 @@ def find_checkpoint(path: Path, name: str | None = None) -> tuple[Path, Mapping[
         weights = sorted([*folder.glob("*.ckpt"), *folder.glob("checkpoints/*.ckpt")])
     if name is not None:
         weights = [file for file in weights if name in (file.name, file.stem)]
-    if len(weights) != 1:
-        names = ", ".join(file.name for file in weights) or "none"
+    if not weights:
+        raise InputError(f"{path}: holds no checkpoint {name or '(*.ckpt or checkpoints/*.ckpt)'}")
+    if len(weights) > 1:
+        names = ", ".join(file.name for file in weights)
         raise InputError(f"{path}: holds {len(weights)} checkpoints ({names}); name one with --checkpoint")
     configs = sorted([*folder.glob("*.yaml"), *folder.glob("configs/*project.yaml")])
     return weights[0], _read_config(configs[-1]) if configs else None
@@ -224,7 +247,7 @@ def _read_config(path: Path) -> Mapping[str, Any]:
 
     try:
         return dict(yaml.safe_load(path.read_text())["model"]["params"])
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, KeyError, TypeError, ValueError) as error:
+    except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise ModelError(f"{path}: not the config of a latent diffusion model: {type(error).__name__}") from error
 
 
@@ -239,7 +262,7 @@ def _assumed(weights: Mapping[str, Tensor], file: Path) -> Mapping[str, Any]:
 
 def _read_diffusers(path: Path) -> tuple[Parts, Report]:
     """The denoiser and the autoencoder of a directory in diffusers' layout."""
-    if (path / INDEX).is_file() and CLASS_NAME in (path / INDEX).read_text():
+    if is_model(path):
         raise InputError(f"{path}: is a model directory of largegen already")
     parts = Parts(scheduler=ldm.schedule({}, {}, path))
     if (path / "unet").is_dir():

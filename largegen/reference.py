@@ -5,13 +5,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache as cache_results
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from largegen.distributed import from_main, join
 from largegen.embedding_file import EmbeddingFile, EmbeddingGrid
 from largegen.embeddings import embed_slide, kept_tiles
-from largegen.encoders import STARTER_DIR, load_encoder
+from largegen.encoders import STARTER_DIR, Encoder, load_encoder
 from largegen.errors import EmbeddingFileError, InputError
 from largegen.model import Model
 from largegen.runtime import cache_directory
@@ -175,34 +176,51 @@ def slide_reference(
     downsample: level-0 px per px of the picture; see embeddings.embed_slide for the rest.
     """
     tiles = tile_grid(slide, downsample, model.tile_px)
-    encoder = cache_results(lambda: load_encoder(encoder_of(model), encoder_weights, model.device))
-
-    def embed(region: Region) -> EmbeddingGrid:
-        path = embed_slide(
-            slide,
-            encoder(),
-            cache or cache_directory(),
-            downsample=downsample,
-            tile_px=model.tile_px,
-            tissue_threshold=tissue_threshold,
-            tissue_filter=tissue_filter,
-            region=(region.row, region.col, region.rows, region.cols),
-            progress=progress,
-            mag=mag,
-        )
-        file = EmbeddingFile(path)
-        check_embeddings(model, file)
-        return file.grid()
-
+    filter_ = {"tissue_threshold": tissue_threshold, "tissue_filter": tissue_filter}
+    settings = {"downsample": downsample, "mag": mag, "progress": progress, **filter_}
+    embed = rectangles(
+        model,
+        slide,
+        lambda: load_encoder(encoder_of(model), encoder_weights, model.device),
+        check_embeddings,
+        cache,
+        **settings,
+    )
     width, height = _size_at(slide.width, slide.height, downsample)
     return Reference(
         width=width,
         height=height,
-        tissue=kept_tiles(slide, tiles, tissue_threshold, tissue_filter),
+        tissue=kept_tiles(slide, tiles, **filter_),
         origin_xy=(0, 0),
         tile_level0_px=tiles.stride_level0_px,
-        grid=lambda region: from_main(join(model.device), lambda: embed(region)),
+        grid=lambda region: embed((region.row, region.col, region.rows, region.cols)),
     )
+
+
+def rectangles(
+    model: Model,
+    slide: Slide,
+    encoder: Callable[[], Encoder],
+    check: Callable[[Model, EmbeddingFile], None],
+    cache: Path | None,
+    **settings: Any,
+) -> Callable[[tuple[int, int, int, int]], EmbeddingGrid]:
+    """What gives the embeddings of a rectangle (row, column, rows, columns) of a slide's tiles, found in `cache` or put
+    there by one process for all.
+
+    encoder: loads it, once and when it is needed; check: raises where a file does not suit the model; settings: as
+    embeddings.embed_slide takes them.
+    """
+    loaded = cache_results(encoder)
+
+    def embed(place: tuple[int, int, int, int]) -> EmbeddingGrid:
+        directory = cache or cache_directory()
+        path = embed_slide(slide, loaded(), directory, tile_px=model.tile_px, region=place, **settings)
+        file = EmbeddingFile(path)
+        check(model, file)
+        return file.grid()
+
+    return lambda place: from_main(join(model.device), lambda: embed(place))
 
 
 def _size_at(width: int, height: int, downsample: float) -> tuple[int, int]:

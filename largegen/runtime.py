@@ -5,6 +5,7 @@ import errno
 import itertools
 import json
 import os
+import re
 import shutil
 import socket
 import sys
@@ -199,7 +200,7 @@ def write_json(path: Path, content: dict) -> None:
 
 @contextlib.contextmanager
 def lock(path: Path) -> Iterator[None]:
-    """Hold `<path>.lock` (process id, its birth and host) while writing `path`.
+    """Hold `<path>.lock` (process id, its birth and host) while writing `path`; clear up what killed writers left.
 
     A lock left by a dead process of this host is taken over, also where its process id has gone to another since.
     Raises LockedError while its owner lives, or when it was taken on another host, where that cannot be known.
@@ -215,9 +216,17 @@ def lock(path: Path) -> Iterator[None]:
             except FileExistsError:
                 _break_dead_lock(file)
     try:
+        _remove_leftovers(Path(path))
         yield
     finally:
         file.unlink(missing_ok=True)
+
+
+def _remove_leftovers(path: Path) -> None:
+    """Delete the temporaries of `path` (see `atomic` and `_hidden`): whoever holds its lock is the only writer."""
+    ours = re.compile(rf"\.{re.escape(path.name)}\.\d+(\.\d+)?\.tmp")
+    for leftover in [file for file in path.parent.iterdir() if ours.match(file.name)]:
+        remove(leftover)
 
 
 def _create(file: Path, content: str) -> None:

@@ -1,23 +1,22 @@
 """The wider region around each tile, for models that are conditioned on both [L]: at 5x where the tiles are at 20x."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from largegen.distributed import from_main, join
 from largegen.embedding_file import EmbeddingFile, EmbeddingGrid
-from largegen.embeddings import embed_slide
 from largegen.encoders import load_encoder
 from largegen.errors import EmbeddingFileError, InputError
 from largegen.model import Model
-from largegen.reference import Reference, Region
-from largegen.runtime import cache_directory
+from largegen.reference import Reference, Region, rectangles
 from largegen.slide import Slide
 from largegen.tiles import tile_grid
 
 SHRINK = 4  # px of the tiles' resolution per px of the regions' [L]
+WEIGHTS_OPTION = "--region-encoder-weights"
 
 
 def with_surroundings(reference: Reference, wider: Callable[[Region], EmbeddingGrid]) -> Reference:
@@ -27,8 +26,9 @@ def with_surroundings(reference: Reference, wider: Callable[[Region], EmbeddingG
     """
 
     def grid(region: Region) -> EmbeddingGrid:
+        regions = wider(region)  # first: they are fewer, and what goes wrong is told before the tiles' long work
         tiles = reference.grid(region)
-        return replace(tiles, features=np.concatenate([tiles.features, features_around(tiles, wider(region))], -1))
+        return replace(tiles, features=np.concatenate([tiles.features, features_around(tiles, regions)], -1))
 
     return replace(reference, grid=grid)
 
@@ -47,67 +47,70 @@ def features_around(tiles: EmbeddingGrid, wider: EmbeddingGrid) -> np.ndarray:
 
 def surroundings_of_file(model: Model, path: Path) -> Callable[[Region], EmbeddingGrid]:
     """Regions' embeddings from a file. Raises EmbeddingFileError where it does not suit the model."""
-    file, name, wanted = EmbeddingFile(path), model.info["name"], model.info.get("region_encoder")
-    settings = file.settings
-    if settings.width != model.region_dim or (wanted and settings.encoder != wanted):
-        raise EmbeddingFileError(
-            f"{path}: embeddings of width {settings.width}, of {settings.encoder}, but model {name} needs those of"
-            f" regions of width {model.region_dim}{f', of {wanted}' if wanted else ''}"
-        )
+    file = EmbeddingFile(path)
+    _check_regions(model, file)
     grid = file.grid()
     return lambda region: grid
+
+
+def _check_regions(model: Model, file: EmbeddingFile) -> None:
+    settings, wanted = file.settings, model.info.get("region_encoder")
+    if settings.width != model.region_dim or (wanted and settings.encoder != wanted):
+        raise EmbeddingFileError(
+            f"{file.path}: embeddings of width {settings.width}, of {settings.encoder}, but model"
+            f" {model.info['name']} needs those of regions of width {model.region_dim}"
+            f"{f', of {wanted}' if wanted else ''}"
+        )
 
 
 def surroundings_of_slide(
     model: Model,
     slide: Slide,
+    *,
     downsample: float,
-    tissue_threshold: float | None = None,
-    tissue_filter: bool = True,
+    encoder_weights: Path | None = None,
     cache: Path | None = None,
-    progress: bool = False,
+    **settings: Any,
 ) -> Callable[[Region], EmbeddingGrid]:
     """Regions of a slide, embedded when asked for with the encoder that the model names, or found in `cache`.
 
-    downsample: level-0 px per px of the picture.
+    downsample: level-0 px per px of the picture; encoder_weights: a file, where no hub has them; settings: as
+    embeddings.embed_slide takes them.
     """
     tiles = tile_grid(slide, downsample * SHRINK, model.tile_px)
+    embed = rectangles(
+        model,
+        slide,
+        lambda: load_encoder(model.info["region_encoder"], encoder_weights, model.device, option=WEIGHTS_OPTION),
+        _check_regions,
+        cache,
+        downsample=downsample * SHRINK,
+        **settings,
+    )
 
-    def embed(region: Region) -> EmbeddingGrid:
-        first = min(region.row // SHRINK, tiles.rows - 1), min(region.col // SHRINK, tiles.cols - 1)
-        last = (region.row + region.rows - 1) // SHRINK, (region.col + region.cols - 1) // SHRINK
-        count = min(last[0], tiles.rows - 1) - first[0] + 1, min(last[1], tiles.cols - 1) - first[1] + 1
-        path = embed_slide(
-            slide,
-            load_encoder(model.info["region_encoder"], None, model.device),
-            cache or cache_directory(),
-            downsample=downsample * SHRINK,
-            tile_px=model.tile_px,
-            tissue_threshold=tissue_threshold,
-            tissue_filter=tissue_filter,
-            region=(*first, *count),
-            progress=progress,
-        )
-        return EmbeddingFile(path).grid()
+    def around(region: Region) -> EmbeddingGrid:
+        row, col = min(region.row // SHRINK, tiles.rows - 1), min(region.col // SHRINK, tiles.cols - 1)
+        last_row = min((region.row + region.rows - 1) // SHRINK, tiles.rows - 1)
+        last_col = min((region.col + region.cols - 1) // SHRINK, tiles.cols - 1)
+        return embed((row, col, last_row - row + 1, last_col - col + 1))
 
-    return lambda region: from_main(join(model.device), lambda: embed(region))
+    return around
 
 
-def check_region_choice(model: Model, given: bool, none: bool, embeddable: bool) -> None:
+def check_region_choice(model: Model, chosen: Sequence[str], embeddable: bool) -> None:
     """Raise an InputError where a model's regions are not taken care of, in one way, or there are none to take care of.
 
-    given: by a file; none: they count as zero; embeddable: there is a slide to embed them from.
+    chosen: those that the user gave of --region-embeddings, --region-encoder-weights and --no-region; embeddable: there
+    is a slide to embed them from.
     """
-    if not model.region_dim:
-        if given or none:
-            raise InputError(f"--region-embeddings, --no-region: model {model.info['name']} takes none of regions")
-        return
-    if given and none:
-        raise InputError("--region-embeddings, --no-region: give only one of them")
-    encoder = model.info.get("region_encoder")
-    if not (given or none or (embeddable and encoder)):
+    name, encoder = model.info["name"], model.info.get("region_encoder")
+    if chosen and not model.region_dim:
+        raise InputError(f"{', '.join(chosen)}: model {name} takes no embeddings of regions")
+    if len(chosen) > 1:
+        raise InputError(f"{', '.join(chosen)}: give only one of them")
+    if model.region_dim and chosen in ([], [WEIGHTS_OPTION]) and not (embeddable and encoder):
         raise InputError(
-            f"model {model.info['name']} also takes an embedding of the region around each tile"
+            f"model {name} also takes an embedding of the region around each tile"
             f"{f' ({encoder})' if encoder else ''}: give --region-embeddings FILE.h5, made at a {SHRINK}th of the"
             " magnification, or --no-region"
         )

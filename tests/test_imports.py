@@ -1,6 +1,7 @@
 """Embedding files of other projects: each format comes to the grid it means, and bad ones are one line."""
 
 import collections
+import io
 import json
 import pickle
 import re
@@ -101,6 +102,23 @@ def test_an_hdf5_file_of_several_magnifications(tmp_path, phikon):
         imported(path, **phikon)
     assert (imported(path, dataset="feat_20x", **phikon).features.reshape(16, 768) == near).all()
     assert (imported(path, dataset="feat_5x", **phikon).features == far).all()
+
+
+@pytest.mark.parametrize("save_npz", [np.savez, np.savez_compressed])
+def test_npz_files(tmp_path, phikon, save_npz):
+    grid, path = random(2, 3, 768), tmp_path / "grids.npz"
+    save_npz(path, grid)
+    assert (imported(path, **phikon).features == grid).all()
+    save_npz(path, near=grid, far=-grid, names=np.array(["a", {}], object), index=np.arange(6))
+    with pytest.raises(InputError, match="several: near, far; choose one with --dataset"):
+        imported(path, **phikon)
+    assert (imported(path, dataset="far", **phikon).features == -grid).all()
+    save_npz(path, features=GOOD["features"], coords=GOOD["coords"])
+    assert (imported(path, tile_px=256, **phikon).features.reshape(4, -1) == GOOD["features"]).all()
+    square = random(UNI, UNI)
+    save_npz(tmp_path / "1.npz", square)
+    with pytest.raises(InputError, match="npz where each column is a tile"):
+        imported(tmp_path / "1.npz", encoder="uni_v1")
 
 
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
@@ -285,14 +303,33 @@ def test_a_slide_gives_name_size_and_place(slide, tmp_path, phikon):
         imported(path, slide=slide, mag=5, tile_px=256, **phikon)
 
 
+def zipped(**arrays) -> bytes:
+    """The content of an .npz file."""
+    content = io.BytesIO()
+    np.savez(content, **arrays)
+    return content.getvalue()
+
+
+def flipped(content: bytes) -> bytes:
+    """A few wrong bytes in the middle."""
+    middle = len(content) // 2
+    return content[:middle] + bytes(255 - value for value in content[middle : middle + 8]) + content[middle + 8 :]
+
+
 GOOD = {"features": random(4, 768), "coords": np.array([[0, 0], [256, 0], [0, 256], [256, 256]])}
+FAR = np.array([[0, 0], [256, 0], [0, 256], [20_000_000, 20_000_000]])
+GOOD_SIZE = {"patch_size": 256, "patch_size_level0": 256}
 BAD = [
     (lambda p: None, "no such file"),
-    (lambda p: p.mkdir(), "a directory"),
+    (lambda p: p.mkdir(), "no embedding files in this directory"),
     (lambda p: p.write_bytes(b""), "empty file"),
     (lambda p: p.write_text("features of a slide"), "not an embedding file"),
     (lambda p: p.write_bytes(b"\x93NUMPY\x01\x00junk"), "damaged .npy"),
     (lambda p: p.write_bytes(b"\x93NUMPY\x01\x00\x0c\x00{'descr': (  "), "damaged .npy"),
+    (lambda p: p.write_bytes(zipped(features=random(400, 768))[:-900]), "damaged .npz"),
+    (lambda p: p.write_bytes(flipped(zipped(features=random(400, 768)))), "damaged .npz"),
+    (lambda p: p.write_bytes(zipped(features=np.array([{}]), names=np.array(["a"]))), "it has no array"),
+    (lambda p: torch.save(torch.ones(4, 768), p), "an archive, but not NumPy's"),
     (lambda p: p.write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(99)), "damaged HDF5"),
     (lambda p: p.write_bytes(pickle.dumps(random(4, 768))[:-900]), "damaged pickle"),
     (lambda p: p.write_bytes(pickle.dumps("text")), "it has no array"),
@@ -300,9 +337,14 @@ BAD = [
     (lambda p: save(p, random(5, 768)), "5 tiles are no square"),
     (lambda p: save(p, np.zeros((0, 768), np.float32)), "holds no embedding"),
     (lambda p: save(p, np.full((4, 768), np.nan, np.float32)), "not finite"),
+    (lambda p: save(p, np.full((4, 768), 1e300)), "not finite"),
     (lambda p: save(p, np.zeros((4, 768), np.int64)), "holds no embeddings of phikon"),
     (lambda p: save_h5(p, features=random(3, 768), coords=GOOD["coords"]), "do not fit together"),
     (lambda p: save_h5(p, features=GOOD["features"], coords=GOOD["coords"] - 9), "no places on a slide"),
+    (lambda p: save_h5(p, features=GOOD["features"], coords=GOOD["coords"] + 1e19), "no places on a slide"),
+    (lambda p: save_h5(p, features=GOOD["features"], coords=GOOD["coords"].astype("S")), "coords are no numbers"),
+    (lambda p: save_h5(p, features=GOOD["features"], coords=FAR), "a grid of 78126x78126 tiles: its coords or"),
+    (lambda p: save_h5(p, {"level0_width": 1e9, "level0_height": 1e9, "overlap": "x"}, **GOOD), "a grid of 3906250x39"),
     (lambda p: save_h5(p, features=GOOD["features"][:1], coords=GOOD["coords"][:1]), "how large its tiles are"),
     (lambda p: save_h5(p, {"patch_size_level0": 600, "overlap": 0}, **GOOD), "share their place"),
 ]
@@ -344,6 +386,25 @@ def test_the_command_says_what_it_made(tmp_path, command):
     (file,) = json.loads(out)["files"]
     assert code == 0 and (file["rows"], file["columns"], file["tiles"]) == (2, 2, 4)
     assert run(["info", str(tmp_path / "out" / "a.h5")]) == 0
+
+
+def test_a_directory_stands_for_its_files(tmp_path, command):
+    folder = tmp_path / "features_phikon"
+    folder.mkdir()
+    save(folder / "a.npy", random(4, 768))
+    (folder / "b.NPZ").write_bytes(zipped(features=random(2, 2, 768)))
+    save_h5(folder / "c.h5", GOOD_SIZE, **GOOD)
+    (folder / "d.pkl").write_bytes(pickle.dumps(random(4, 768)))
+    for name in ("notes.txt", ".hidden.npy"):
+        (folder / name).write_text("")
+    (folder / "e.h5").mkdir()
+    code, out, _ = command(folder, folder / "a.npy")
+    assert code == 0 and re.findall(r"(\w)\.h5: 4 tiles", out) == ["a", "b", "c", "d"]
+    assert all(EmbeddingFile(file).settings.encoder == "phikon" for file in (tmp_path / "out").iterdir())
+    (folder / "a.npz").write_bytes(zipped(features=random(2, 2, 768)))
+    code, _, err = command(folder, "--overwrite")
+    assert code == 2
+    assert_one_line(err, "both would be written to a.h5")
 
 
 def test_dry_run_writes_nothing(tmp_path, command):
@@ -406,6 +467,31 @@ def test_pictures_are_made_from_imported_files(tmp_path, command, tiny, capfd):
     command(path, "--encoder", tiny, "--overwrite")
     assert generate() == 2
     assert "tiles of 256 px" in capfd.readouterr().err
+
+
+def test_zoom_and_sample_take_imported_files(tmp_path, command, tiny, capfd):
+    model = save_model(tmp_path / "model", Path(tiny.removeprefix("local-dir:")), levels=3)
+    grid = ["--encoder", tiny, "--tile-px", 64]
+    assert command(save(tmp_path / "grid.npy", random(4, 5, WIDTH)), *grid)[0] == 0  # of unknown resolution
+    tiles = {"features": random(4, WIDTH), "coords": np.array([[0, 0], [256, 0], [0, 256], [768, 768]])}
+    assert command(save_h5(tmp_path / "tiles.h5", {"patch_size_level0": 256}, **tiles), *grid)[0] == 0
+    options = ["--steps", "2", "--device", "cpu", "--precision", "fp32", "--model", str(model), "--json"]
+
+    def make(name: str, what: str, *more) -> tuple[int, str]:
+        files = ["--embeddings", str(tmp_path / "out" / f"{name}.h5"), "--out", str(tmp_path / f"{name}-{what}.png")]
+        capfd.readouterr()
+        return run([what, *files, *options, *map(str, more)]), capfd.readouterr().err
+
+    for name in ("grid", "tiles"):
+        assert make(name, "zoom", "--size", 256) == (0, "")
+        assert make(name, "sample", "--level", 2, "-n", 3) == (0, "")
+        sizes = {"zoom": (256, 256), "sample": (200, 64)}  # with gaps
+        for what, size in sizes.items():
+            with open_slide(tmp_path / f"{name}-{what}.png") as picture:
+                assert (picture.width, picture.height) == size
+    code, error = make("grid", "zoom", "--size", 512, "--overwrite")
+    assert code == 2
+    assert_one_line(error, "zooms to 128, 256 px")
 
 
 def test_an_imported_file_survives_being_read(tmp_path, phikon):

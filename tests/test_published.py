@@ -5,6 +5,7 @@ import json
 import pickle
 import re
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ from largegen import generate, load_model
 from largegen.autoencoder import load_autoencoder
 from largegen.cli import run
 from largegen.conditioning import PatchConditioner
+from largegen.encoders import encoder_spec
 from largegen.errors import InputError, ModelError
 from largegen.foreign import read_checkpoint, weights_of
 from largegen.model import Model
@@ -56,6 +58,17 @@ def save_checkpoint(folder, weights, config=None):
     if config is not None:
         (folder / "config.yaml").write_text(yaml.safe_dump(config))
     return folder
+
+
+def with_params(config, **changes):
+    """A config with other `model.params`."""
+    return {"model": {"params": config["model"]["params"] | changes}}
+
+
+def with_unet(config, **changes):
+    """A config with other parameters of the denoiser."""
+    unet = config["model"]["params"]["unet_config"]
+    return with_params(config, unet_config=unet | {"params": unet["params"] | changes})
 
 
 def close(found, expected):
@@ -177,6 +190,11 @@ def test_a_directory_in_diffusers_layout(published, tmp_path, binary):
     assert all(torch.equal(a, b) for a, b in pairs)
     with pytest.raises(InputError, match="model directory of largegen already"):
         convert(tmp_path / "ours", tmp_path / "again")
+    broken = copy.deepcopy(model.autoencoder.vae)
+    broken.state_dict()["decoder.conv_in.bias"].fill_(torch.inf)
+    broken.save_pretrained(tmp_path / "broken" / "vqvae", safe_serialization=not binary)
+    with pytest.raises(ModelError, match=r"'decoder\.conv_in\.bias' of its vae holds NaN or infinite"):
+        convert(tmp_path / "broken", tmp_path / "again")
 
 
 class Evil:
@@ -199,12 +217,29 @@ def test_a_malicious_checkpoint_is_read_and_not_run(tmp_path):
 
 @pytest.mark.parametrize(
     ("content", "text"),
-    [(b"<!DOCTYPE html><html>", "a web page"), (b"", "empty"), (b"PK\3\4 and then", "damaged"), (b"abc", "damaged")],
+    [
+        (b"<!DOCTYPE html><html>", "a web page"),
+        (b"\xef\xbb\xbf\n<html>", "a web page"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "a pointer of Git LFS.*`git lfs pull`"),
+        (b"config.yaml".ljust(257, b"\0") + b"ustar  \0".ljust(999, b"\0"), "a tar archive.*unpack it"),
+        (b"", "empty"),
+        (b"PK\3\4 and then", "damaged"),
+        (b"abc", "damaged"),
+    ],
 )
 def test_what_is_no_checkpoint(tmp_path, content, text):
     (tmp_path / "a.ckpt").write_bytes(content)
-    with pytest.raises(ModelError, match=text):
+    with pytest.raises(ModelError, match=text) as caught:
         read_checkpoint(tmp_path / "a.ckpt")
+    assert len(str(caught.value)) < 200 + len(str(tmp_path))  # none of torch's advice
+    with pytest.raises(ModelError, match="not a file"):
+        read_checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize("value", [torch.eye(3).to_sparse(), torch.ones(3, device="meta")])
+def test_weights_are_plain_arrays(tmp_path, value):
+    with pytest.raises(ModelError, match="weight 'a' is no plain array"):
+        weights_of({"a": value}, tmp_path)
 
 
 def test_what_does_not_belong_together(reference_weights, encoders, tmp_path, capsys):
@@ -225,6 +260,11 @@ def test_what_does_not_belong_together(reference_weights, encoders, tmp_path, ca
         "surplus": (weights | {"model.diffusion_model.more": torch.zeros(1)}, config, "model.more|no place|not part"),
         "ema": (weights | dict(list(ema.items())[1:]), config, "EMA weight '.*' is missing; --raw-weights"),
         "shape": (weights, wider, "has shape"),
+        "nan": (weights | {first: weights[first] * torch.nan}, config, "of its unet holds NaN or infinite values"),
+        "integers": (weights | {first: weights[first].long()}, config, "holds torch.int64, not floats"),
+        "schedule": (weights, with_params(config, linear_start="x"), "its noise schedule is not as its config says"),
+        "heads": (weights, with_unet(config, num_heads=0), "its denoiser is not as its config says"),
+        "size": (weights, with_unet(config, image_size="a"), "its denoiser is not as its config says"),
         "target": (weights, other, "conditioner system: not one of the published"),
         "architecture": ({"conv1.weight": torch.zeros(3)}, config, "neither a denoiser nor an autoencoder"),
         "no-config": (weights, None, "a conditioner, but no config"),
@@ -238,22 +278,57 @@ def test_what_does_not_belong_together(reference_weights, encoders, tmp_path, ca
         assert re.search(text, error) and str(source) in error and len(error.splitlines()) == 1, (name, error)
         assert not out.exists() and not list(tmp_path.glob(f".{name}-model*")), name
     source = save_checkpoint(tmp_path / "yaml", weights)
-    for text in ("model: [", "a: 1", "!!python/object/apply:os.system ['true']"):
+    for text in ("model: [", "a: 1", "[" * 5000, "!!python/object/apply:os.system ['true']"):
         (source / "config.yaml").write_text(text)
         with pytest.raises(ModelError, match="not the config of a latent diffusion model"):
             read_published(source)
 
 
+def test_only_a_model_directory_is_replaced(reference_weights, encoders, tmp_path, capsys):
+    """--overwrite with a mistyped --out deletes nobody's files."""
+    source = save_checkpoint(tmp_path / "run", *reference_weights)
+    full, empty, model = (tmp_path / name for name in ("full", "empty", "model"))
+    for folder in (full, empty):
+        folder.mkdir()
+    (full / "thesis.tex").write_text("years")
+
+    def overwrite(source, out) -> tuple[int, str]:
+        command = ["convert", str(source), "--out", str(out), "--encoder", encoders[0], "--overwrite"]
+        return run(command), capsys.readouterr().err
+
+    for out in (full, full / "thesis.tex", source):
+        code, error = overwrite(source, out)
+        assert code == 1 and "is no model directory of largegen, so it is not replaced" in error
+    for out in (empty, model, model):
+        assert overwrite(source, out)[0] == 0
+    (model / "source").mkdir()
+    inside = shutil.copytree(source, model / "source" / "run")
+    code, error = overwrite(inside, model)
+    assert code == 2 and f"{model}: would be replaced, and {inside} with it" in error
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["empty", "full", "model", "run"]
+    assert (full / "thesis.tex").exists() and (inside / "model.ckpt").exists()
+
+
+def test_an_encoder_is_known_by_its_registered_name(reference_weights, encoders, tmp_path, monkeypatch):
+    """Embedding files say `uni_v1`, whatever a model's encoder was called on the command line."""
+    source, spec = save_checkpoint(tmp_path / "run", *reference_weights), encoder_spec(encoders[0])
+    monkeypatch.setattr("largegen.published.encoder_spec", lambda name: replace(spec, name="registered"))
+    convert(source, tmp_path / "out", encoder="hf-hub:ORG/NAME")
+    assert load_model(tmp_path / "out").info["encoder"] == "registered"
+
+
 def test_which_checkpoint(reference_weights, tmp_path):
     with pytest.raises(InputError, match="no such file"):
         read_published(tmp_path / "nothing")
-    with pytest.raises(InputError, match="holds 0 checkpoints"):
+    with pytest.raises(InputError, match=r"holds no checkpoint \(\*.ckpt or checkpoints/\*.ckpt\)"):
         read_published(tmp_path)
     folder = save_checkpoint(tmp_path / "run", *reference_weights)
     (folder / "model.ckpt").rename(folder / "epoch=1.ckpt")
     (folder / "last.ckpt").write_bytes(b"")
     with pytest.raises(InputError, match=r"2 checkpoints \(epoch=1.ckpt, last.ckpt\); name one with --checkpoint"):
         read_published(folder)
+    with pytest.raises(InputError, match="holds no checkpoint best"):
+        read_published(folder, "best")
     assert read_published(folder, "epoch=1")[1].source.name == "epoch=1.ckpt"
     assert read_published(folder / "epoch=1.ckpt")[1].used
 
@@ -278,6 +353,11 @@ def test_from_the_hub_at_a_revision(shared, encoders, tmp_path, monkeypatch):
     for source in ("hf:org/name/brca", f"hf:org/name@{revision}/brca"):
         convert(source, tmp_path / "out", encoder=encoders[0], overwrite=True)
         assert load_model(tmp_path / "out").info["converted_from"] == f"hf:org/name@{revision}/brca"
+    options = ["--vae", "hf:org/name/brca", "--encoder", encoders[0], "--overwrite", "--out", str(tmp_path / "out")]
+    assert run(["convert", str(shared / "reference" / "large-image-patch"), *options]) == 0
+    wanted = read_published(shared / "reference" / "zoomldm")[0].vae.state_dict()
+    found = load_autoencoder(tmp_path / "out").vae.state_dict()
+    assert all(torch.equal(found[name], wanted[name]) for name in wanted)
 
 
 @pytest.mark.parametrize("name", FOLDERS)
@@ -286,7 +366,9 @@ def test_convert_makes_a_model_that_samples(shared, encoders, tmp_path, capsys, 
     assert run(command) == 2 and "--encoder" in capsys.readouterr().err
     assert run([*command, "--encoder", encoders[1]]) == 2 and "gives 96 numbers" in capsys.readouterr().err
     assert run([*command, "--encoder", encoders[0], "--name", "mine", "--mag", "5"]) == 0
-    report = json.loads(capsys.readouterr().out)
+    printed = capsys.readouterr()
+    report = json.loads(printed.out)
+    assert printed.err == ""
     assert report["used"] > 500 and "tables that follow from the noise schedule" in report["left_out"]
     assert run(command) == 1
     model = load_model(tmp_path / "model", "cpu", "fp32")

@@ -131,6 +131,16 @@ def test_a_full_disk_is_an_output_error(tmp_path, save):
         assert [n for n in names(disk) if n != "filler"] == []
 
 
+def test_a_lock_clears_up_after_killed_writers(tmp_path):
+    """Of the same output only: another, whose name goes on from this one's, may be being written."""
+    mine = [".out.123.tmp", ".out.123.tmp.png", ".out.123.0.tmp"]
+    others = [".out.v2.123.tmp", ".out.lock.123.tmp", "out", ".outer.123.tmp"]
+    for name in (*mine, *others):
+        (tmp_path / name).mkdir()
+    with lock(tmp_path / "out"):
+        assert sorted(file.name for file in tmp_path.iterdir()) == sorted([*others, "out.lock"])
+
+
 def test_a_lock_names_its_owner_and_goes_away(tmp_path):
     with lock(tmp_path / "out"):
         owner = json.loads((tmp_path / "out.lock").read_text())

@@ -1,7 +1,9 @@
 """Models of two embeddings per tile: each tile goes with the wider region that it lies in."""
 
 import json
+import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -95,21 +97,59 @@ def test_from_a_slide_and_from_files(call, model, region_encoder, slide_path, tm
     assert np.array_equal(by_itself, by_file) and not np.array_equal(by_itself, without)
 
 
-def test_a_region_must_come_from_somewhere(call, model, slide_path, tmp_path):
-    index = json.loads((model / "model_index.json").read_text())
-    nameless = index | {"info": index["info"] | {"region_encoder": None}}
-    (model / "model_index.json").write_text(json.dumps(nameless))
-    try:
-        code, error = call("--ref", slide_path)
-    finally:
-        (model / "model_index.json").write_text(json.dumps(index))
-    assert code == 2 and "give --region-embeddings FILE.h5" in error and "--no-region" in error
+@pytest.fixture
+def says(model):
+    """Let the model's index name another region encoder while the test runs."""
+    path = model / "model_index.json"
+    before = path.read_text()
+
+    def says(region_encoder):
+        index = json.loads(before)
+        path.write_text(json.dumps(index | {"info": index["info"] | {"region_encoder": region_encoder}}))
+
+    yield says
+    path.write_text(before)
+
+
+def test_a_region_encoder_s_weights_may_be_a_file(call, says, region_encoder, slide_path, tmp_path):
+    """CTransPath's and HIPT's are on no hub."""
+    assert call("--ref", slide_path)[0] == 0
+    directory = Path(region_encoder.removeprefix("local-dir:"))
+    shutil.copytree(directory, tmp_path / "e", ignore=shutil.ignore_patterns("*.safetensors"))
+    says(f"local-dir:{tmp_path / 'e'}")
+    weights = ["--region-encoder-weights", directory / "model.safetensors"]
+    code, error = call("--ref", slide_path, out="b.png")
+    assert code == 2 and "holds no model.safetensors" in error
+    assert call("--ref", slide_path, *weights, out="b.png")[0] == 0
+    own, given = (np.asarray(Image.open(tmp_path / f"{name}.png")) for name in "ab")
+    assert np.array_equal(own, given)
+
+
+def test_a_missing_region_encoder_is_told_before_the_long_work(call, says, slide_path, tmp_path):
+    says("ctranspath")
+    code, error = call("--ref", slide_path)
+    assert code == 2 and "download ctranspath.pth from" in error and "give --region-encoder-weights FILE" in error
+    assert not list(tmp_path.glob("*.h5"))
+    code, error = call("--ref", slide_path, "--region-encoder-weights", tmp_path / "absent.pth")
+    assert code == 2 and "absent.pth" in error
+
+
+def test_a_region_must_come_from_somewhere(call, model, says, slide_path, tmp_path):
+    weights = ["--region-encoder-weights", tmp_path / "w.pth"]
+    says(None)
+    for more in ([], weights):
+        code, error = call("--ref", slide_path, *more)
+        assert code == 2 and "give --region-embeddings FILE.h5" in error and "--no-region" in error
     options = ["--encoder", f"local-dir:{model / 'encoder'}", "--out", tmp_path, "--tile-px", 64, "--device", "cpu"]
     assert run(["embed", str(slide_path), *map(str, options)]) == 0
     tiles = tmp_path / f"{slide_path.stem}.h5"
     code, error = call("--ref", slide_path, "--region-embeddings", tiles)
     assert code == 2 and f"regions of width {REGION_WIDTH}" in error
-    code, error = call("--ref", slide_path, "--region-embeddings", tiles, "--no-region")
-    assert code == 2 and "give only one" in error
-    code, error = call("--ref", slide_path, "--no-region", "--model", model.parent / "one")
-    assert code == 2 and "model tiny takes none" in error
+    for more in (["--region-embeddings", tiles, "--no-region"], [*weights, "--no-region"]):
+        code, error = call("--ref", slide_path, *more)
+        assert code == 2 and f"{more[0]}, --no-region: give only one of them" in error
+    for more in (["--no-region"], weights):
+        code, error = call("--ref", slide_path, *more, "--model", model.parent / "one")
+        assert code == 2 and f"{more[0]}: model tiny takes no embeddings of regions" in error
+    code, error = call("--embeddings", tiles, *weights)
+    assert code == 2 and "options of --ref only" in error

@@ -20,6 +20,7 @@ from safetensors.torch import load_file
 from small_disk import small_disk
 
 from largegen.cli import run
+from largegen.embedding_file import EmbeddingFile
 from largegen.encoders import load_encoder
 from largegen.model import load_model
 from largegen.networks import WEIGHTS
@@ -425,6 +426,19 @@ def test_embedding_files_that_cannot_be_trained_on(train, embeddings, tmp_path, 
     command = train("--out", tmp_path / "run")
     fails(capsys, [command[0], str(folder), *command[2:]], 2, text)
     assert not (tmp_path / "run").exists()
+
+
+def test_embedding_files_of_unknown_weights_go_with_known_ones(train, embeddings, tmp_path, capsys):
+    """Imported files do not say which weights their encoder had; the model says what the others do."""
+    folder = changed(embeddings, tmp_path / "embeddings", lambda file: file.attrs.update(encoder_fingerprint=""))
+    (folder / "b.h5").rename(folder / "0.h5")  # comes first
+    command = train("--out", tmp_path / "run", "--steps", 1, "--checkpoint-every", 1)
+    capsys.readouterr()
+    assert run([command[0], str(folder), *command[2:]]) == 0
+    known = EmbeddingFile(embeddings / "a.h5").settings.encoder_fingerprint
+    assert load_model(tmp_path / "run" / "model").info["encoder_fingerprint"] == known
+    (warning,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning: ")]
+    assert "0.h5: not known which weights" in warning and warning.endswith(f"a.h5 ({known})")
 
 
 def test_no_embedding_files(train, tmp_path, capsys):

@@ -24,7 +24,8 @@ def embed(
     slides: Annotated[
         list[Path],
         typer.Argument(
-            help="Slides, scenes, pictures, or directories of them; with --import, embedding files.", metavar="SLIDE..."
+            help="Slides, scenes, pictures, or directories of them; with --import, embedding files or directories.",
+            metavar="SLIDE...",
         ),
     ],
     out: Annotated[Path, typer.Option(help="Directory for the embedding files, <slide>.h5.")],
@@ -58,7 +59,8 @@ def embed(
         bool,
         typer.Option(
             "--import",
-            help="Take embedding files of other projects (.npy, .h5, .pkl) in place of slides: ZoomLDM, TRIDENT, CLAM.",
+            help="Take embedding files of other projects in place of slides (.npy, .npz, .h5, .pkl): ZoomLDM, TRIDENT,"
+            " CLAM.",
         ),
     ] = False,
     slide: Annotated[

@@ -24,8 +24,10 @@ def import_files(
     json: bool,
 ) -> int:
     """Import the files and report; gives the exit code. `settings` are import_embeddings' options."""
+    from largegen.arrays import find_files
     from largegen.slide import open_slide
 
+    paths = find_files(paths)
     if slide is not None and len(paths) > 1:
         raise InputError("--slide: with one file to import; the others are of other slides")
     refuse_same_names(paths)

@@ -29,8 +29,9 @@ class Choice:
     tissue_filter: bool
     encoder_weights: Path | None
     cache: Path | None
-    region_embeddings: Path | None = None
-    no_region: bool = False
+    region_encoder_weights: Path | None
+    region_embeddings: Path | None
+    no_region: bool
 
     @property
     def name(self) -> str:
@@ -42,14 +43,16 @@ class Choice:
         from largegen.reference import file_reference, slide_reference
         from largegen.slide import open_slide
         from largegen.surroundings import (
+            WEIGHTS_OPTION,
             check_region_choice,
             surroundings_of_file,
             surroundings_of_slide,
             with_surroundings,
         )
 
-        given = self.region_embeddings
-        check_region_choice(model, given is not None, self.no_region, self.ref is not None)
+        given, weights = self.region_embeddings, self.region_encoder_weights
+        chosen = {"--region-embeddings": given, WEIGHTS_OPTION: weights, "--no-region": self.no_region}
+        check_region_choice(model, [option for option, value in chosen.items() if value], self.ref is not None)
         found = surroundings_of_file(model, given) if given else None
         if self.ref is None:
             reference = file_reference(model, self.embeddings)
@@ -68,7 +71,7 @@ class Choice:
         mag = target.magnification(slide)
         reference = slide_reference(model, slide, mag=mag, encoder_weights=self.encoder_weights, **how)
         if model.region_dim and not self.no_region:
-            found = found or surroundings_of_slide(model, slide, **how)
+            found = found or surroundings_of_slide(model, slide, encoder_weights=weights, **how)
         return with_surroundings(reference, found) if found else reference
 
 
@@ -84,6 +87,10 @@ def _options(
     tissue_threshold: shared.TissueThreshold = None,
     no_tissue_filter: shared.NoTissueFilter = False,
     encoder_weights: shared.EncoderWeights = None,
+    region_encoder_weights: Annotated[
+        Path | None,
+        typer.Option(help="The same of the region encoder, for a model that takes the regions around the tiles."),
+    ] = None,
     cache: Annotated[
         Path | None, typer.Option(help="Directory of embedded regions.", show_default="~/.cache/largegen")
     ] = None,
@@ -116,6 +123,7 @@ def _choice(
         tissue_threshold=options["tissue_threshold"],
         tissue_filter=not options["no_tissue_filter"],
         encoder_weights=options["encoder_weights"],
+        region_encoder_weights=options["region_encoder_weights"],
         cache=options["cache"],
         region_embeddings=region_embeddings,
         no_region=no_region,

@@ -39,7 +39,6 @@ CLIP = EncoderSpec(
     source=f"hf-hub:{CLIP_REPO}",
     architecture="vit_base_patch32_clip_quickgelu_224",
     timm_kwargs={"num_classes": 512},  # the projection into the space that pictures and texts share
-    weights_option="--clip-weights",
 )
 
 
@@ -129,7 +128,7 @@ def _inception(weights: Path | None, device: "torch.device", dtype: "torch.dtype
 
 def _clip(weights: Path | None, device: "torch.device", dtype: "torch.dtype | None") -> FeatureNetwork:
     """CLIP's ViT-B/32 image tower: features are image embeddings as its `encode_image` gives them, of any length."""
-    encoder = load_encoder(CLIP, weights, device, dtype)
+    encoder = load_encoder(CLIP, weights, device, dtype, "--clip-weights")
     return FeatureNetwork(
         name="clip",
         title="CLIP ViT-B/32",

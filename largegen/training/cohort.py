@@ -65,7 +65,7 @@ def denoiser_task(config: CohortConfig, loop: LoopConfig, encode: bool = True) -
         find_slide(file, config.slides).close()  # all are there before the long work begins
     autoencoder = load_autoencoder(BUNDLED.get(config.vae, Path(config.vae)))
     form, conditioner = PRESETS[config.preset], CONDITIONER_CLASSES[config.conditioner]
-    info = _info(config, files)
+    info = _info(config, files, settings)
     model = build_model(form, conditioner, autoencoder, settings.width, settings.tile_px, info, config.levels)
     if config.init_from:
         start_from(model, find_model(config.init_from))
@@ -100,9 +100,8 @@ def _judge(config: CohortConfig, own: str, dataset: LatentRegions, device: torch
     return Judge(encoder, config.eval_every, config.eval_samples)
 
 
-def _info(config: CohortConfig, files: Sequence[EmbeddingFile]) -> dict[str, Any]:
+def _info(config: CohortConfig, files: Sequence[EmbeddingFile], settings: Settings) -> dict[str, Any]:
     """What travels with the weights: where they come from, and the licences of all that they come from."""
-    settings = files[0].settings
     ancestor = read_index(find_model(config.init_from))["info"] if config.init_from else {}
     licences = dict.fromkeys(filter(None, (settings.encoder_licence, ancestor.get("licence"))))
     info = {
@@ -131,15 +130,25 @@ def find_embeddings(paths: Sequence[Path]) -> list[Path]:
 
 
 def check_together(files: Sequence[EmbeddingFile]) -> Settings:
-    """The settings that all files share. Raises EmbeddingFileError where encoder, width or tile size differ."""
-    first = files[0]
+    """The settings that all files share. Raises EmbeddingFileError where encoder, width or tile size differ.
+
+    Files that do not say which weights their encoder had, as imported ones, go with those that do, with a warning.
+    """
+    unknown = [file for file in files if not file.settings.encoder_fingerprint]
+    first = next((file for file in files if file not in unknown), files[0])
     for file in files:
-        for key in ("encoder", "encoder_fingerprint", "width", "tile_px"):
+        for key in ("encoder", "width", "tile_px", *(["encoder_fingerprint"] if file not in unknown else [])):
             mine, theirs = getattr(file.settings, key), getattr(first.settings, key)
             if mine != theirs:
                 raise EmbeddingFileError(f"{file.path}: {key} {mine}, but {first.path} has {theirs}")
         if not file.count:
             raise EmbeddingFileError(f"{file.path}: holds no tile")
+    if unknown and first not in unknown:
+        log.warning(
+            "%s%s: not known which weights of %s its embeddings are of; taken for those of %s (%s)",
+            *(unknown[0].path, f" and {len(unknown) - 1} more" if len(unknown) > 1 else "", first.settings.encoder),
+            *(first.path, first.settings.encoder_fingerprint),
+        )
     return first.settings
 
 
