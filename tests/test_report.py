@@ -13,7 +13,9 @@ from conftest import tissue_like
 from PIL import Image
 
 from largegen.errors import OutputError
-from largegen.metrics.report import Chart, Sheet, SheetRow, flat, thumbnails, write_report
+from largegen.metrics.glossary import METRICS
+from largegen.metrics.plan import KINDS
+from largegen.metrics.report import Chart, Sheet, SheetRow, flat, overview, thumbnails, write_report
 from largegen.metrics.results import Evaluation, Figure, LeftOut, LevelFigures
 
 VOID = {"br", "hr", "img", "input", "link", "meta"}
@@ -21,7 +23,7 @@ HOSTILE = "/data/<script>alert(1)&quot;"
 
 CROP_FID = Figure("crop-fid", "Crop FID", 15.51, "lower", 10000, 9000, (14.9, 16.1), None, 12.83, 3.2)
 KID = Figure("kid", "KID", 0.00432, "lower", 10000, 10000, standard_error=0.00031, floor=-0.00002)
-SIMILARITY = Figure("similarity", "Embedding similarity", 0.924, "higher", 64, 64, note="<b>few</b> pictures")
+SIMILARITY = Figure("embedding-similarity", "Embedding similarity", 0.924, "higher", 64, 64, note="<b>few</b> pictures")
 SEAM = Figure("seam", "Seam score", 1.043, "one", 48, 48)
 
 
@@ -156,7 +158,7 @@ def test_the_same_input_gives_the_same_page_but_for_its_date(tmp_path, evaluatio
 
 
 def test_the_least_evaluation_makes_a_page(tmp_path):
-    figure = Figure("new-metric", "New", float("nan"), "lower", 1, 1)
+    figure = Figure("seam", "New", float("nan"), "lower", 1, 1)
     write_report(tmp_path / "report.html", Evaluation({}, {}, (LevelFigures("pixels", (figure,)),)), [])
     page = Page(tmp_path / "report.html")
     assert "unnamed set against unnamed set" in page.text
@@ -201,8 +203,8 @@ def test_settings_are_flattened():
         (KID, ("0", "0.005")),  # a floor just under 0 does not move the axis
         (Figure("kid", "KID", 0.0001, "lower", 9, 9, (-0.0007, 0.001)), ("-0.0008", "0.001")),
         (SIMILARITY, ("0", "1")),
-        (Figure("psnr", "PSNR", 28.4, "higher", 9, 9), ("0", "30")),
-        (Figure("psnr", "PSNR", float("inf"), "higher", 9, 9), ("0", "1")),
+        (Figure("guide-psnr", "PSNR", 28.4, "higher", 9, 9), ("0", "30")),
+        (Figure("guide-psnr", "PSNR", float("inf"), "higher", 9, 9), ("0", "1")),
         (SEAM, ("0.95", "1.05")),
         (Figure("seam", "Seam score", 3.4, "one", 9, 9), ("0", "4")),
         (Figure("crop-fid", "Crop FID", 0.0, "lower", 9, 9), ("0", "1")),
@@ -217,3 +219,13 @@ def test_a_chart_places_its_numbers_in_proportion():
     assert [chart.x(value) for value in (0, 5, 20, 99)] == ["8.0", "58.0", "208.0", "208.0"]
     assert chart.bar(5) == ("8.0", "50.0")
     assert Chart(SEAM).bar(0.975) == ("58.0", "50.0")  # from 1 to the left
+
+
+def test_every_metric_is_explained():
+    assert {kind.partition(":")[0] for kind in KINDS} == set(METRICS)
+
+
+def test_precision_and_recall_are_two_rows_of_the_overview():
+    pair = tuple(Figure("precision-recall", name, 0.5, "higher", 9, 9) for name in ("Precision", "Recall"))
+    rows = overview(Evaluation(real={}, fake={}, levels=(LevelFigures("20x", pair), LevelFigures("10x", pair[:1]))))
+    assert rows == [("Precision", [pair[0], pair[0]]), ("Recall", [pair[1], None])]

@@ -11,8 +11,8 @@ GRAIKOS = "Graikos et al. 2024, arXiv:2312.07330"
 
 # By the metric's name up to its colon (`fd:starter` is an `fd`): term, meaning, source.
 METRICS: dict[str, tuple[str, str, str]] = {
-    "fid": (
-        "FID",
+    "patch-fid": (
+        "Patch FID",
         "Fréchet distance between the Gaussians fitted to the Inception-v3 features of real and of generated patches; "
         "0 would be two equal distributions.",
         f"{HEUSEL}; {PARMAR}",
@@ -36,21 +36,17 @@ METRICS: dict[str, tuple[str, str, str]] = {
     ),
     "kid": (
         "KID",
-        "Squared maximum mean discrepancy of Inception-v3 features under a cubic kernel: unbiased by the number of "
-        "samples, so it may fall slightly below 0.",
+        "Squared maximum mean discrepancy of features (Inception-v3's, or the encoder's that it names) under a cubic "
+        "kernel: unbiased by the number of samples, so it may fall slightly below 0.",
         BINKOWSKI,
     ),
-    "precision": (
-        "Precision",
-        "Share of generated samples that fall among the real ones in feature space: fidelity.",
+    "precision-recall": (
+        "Precision and recall",
+        "Share of generated samples that fall among the real ones in feature space (fidelity), and of real ones among "
+        "the generated (variety).",
         KYNKAANNIEMI,
     ),
-    "recall": (
-        "Recall",
-        "Share of real samples that fall among the generated ones in feature space: variety.",
-        KYNKAANNIEMI,
-    ),
-    "similarity": (
+    "embedding-similarity": (
         "Embedding similarity",
         "Mean cosine between the embedding that a patch was generated from and the embedding of what was generated.",
         GRAIKOS,
@@ -59,17 +55,6 @@ METRICS: dict[str, tuple[str, str, str]] = {
         "Seam score",
         "How much the picture steps across the lines where patches met, relative to everywhere else; 1 is no seam.",
         "largegen",
-    ),
-    "psnr": ("PSNR", "Peak signal to mean squared error between paired pixels, in dB; blind to structure.", ""),
-    "ssim": (
-        "SSIM",
-        "Agreement of paired pictures in local brightness, contrast and structure; 1 is equal.",
-        "Wang et al. 2004, doi:10.1109/TIP.2003.819861",
-    ),
-    "lpips": (
-        "LPIPS",
-        "Distance of paired pictures in the layers of a network, weighted to agree with human judgement.",
-        "Zhang et al. 2018, arXiv:1801.03924",
     ),
     "guide-psnr": ("Guide PSNR", "PSNR between a zoomed picture, shrunk to its guide's size, and that guide.", ""),
 }
@@ -98,7 +83,7 @@ def explanations(evaluation: Evaluation) -> list[tuple[str, str, str]]:
     """Term, meaning and source (may be empty) of every metric and qualifier that the evaluation shows."""
     figures = [figure for level in evaluation.levels for figure in level.figures]
     kinds = dict.fromkeys(figure.metric.partition(":")[0] for figure in figures)
-    found = [METRICS[kind] for kind in kinds if kind in METRICS]
+    found = [METRICS[kind] for kind in kinds]
     for entry, values in (
         (INTERVAL, (figure.interval for figure in figures)),
         (ERROR, (figure.standard_error for figure in figures)),

@@ -117,9 +117,9 @@ def short_name(side: dict[str, Any]) -> str:
 
 def overview(evaluation: Evaluation) -> list[tuple[str, list[Figure | None]]]:
     """Each metric's name and its figure at every level, None where it has none."""
-    names = {figure.metric: figure.name for level in evaluation.levels for figure in level.figures}
-    by_level = [{figure.metric: figure for figure in level.figures} for level in evaluation.levels]
-    return [(name, [figures.get(metric) for figures in by_level]) for metric, name in names.items()]
+    by_level = [{figure.name: figure for figure in level.figures} for level in evaluation.levels]
+    names = dict.fromkeys(name for figures in by_level for name in figures)
+    return [(name, [figures.get(name) for figures in by_level]) for name in names]
 
 
 def side_by_side(real: dict[str, Any], fake: dict[str, Any]) -> list[tuple[str, str, str]]:
