@@ -18,11 +18,12 @@ from largegen import generate, load_model
 from largegen.autoencoder import load_autoencoder
 from largegen.cli import run
 from largegen.conditioning import PatchConditioner
+from largegen.conversion import convert
 from largegen.encoders import encoder_spec
 from largegen.errors import InputError, ModelError
 from largegen.foreign import read_checkpoint, weights_of
 from largegen.model import Model
-from largegen.published import convert, read_published
+from largegen.published import read_published
 from largegen.training.forms import start_from
 
 FOLDERS = ("zoomldm", "large-image-patch", "large-image-region")
@@ -312,7 +313,7 @@ def test_only_a_model_directory_is_replaced(reference_weights, encoders, tmp_pat
 def test_an_encoder_is_known_by_its_registered_name(reference_weights, encoders, tmp_path, monkeypatch):
     """Embedding files say `uni_v1`, whatever a model's encoder was called on the command line."""
     source, spec = save_checkpoint(tmp_path / "run", *reference_weights), encoder_spec(encoders[0])
-    monkeypatch.setattr("largegen.published.encoder_spec", lambda name: replace(spec, name="registered"))
+    monkeypatch.setattr("largegen.conversion.encoder_spec", lambda name: replace(spec, name="registered"))
     convert(source, tmp_path / "out", encoder="hf-hub:ORG/NAME")
     assert load_model(tmp_path / "out").info["encoder"] == "registered"
 

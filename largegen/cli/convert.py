@@ -54,7 +54,7 @@ def convert(
 
     Nothing in the checkpoint is run. Every one of its tensors is used, or reported as left out and why.
     """
-    from largegen.published import convert
+    from largegen.conversion import convert
 
     dtype = loop.export_dtype(export_precision)
     report = convert(
