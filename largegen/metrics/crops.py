@@ -16,6 +16,7 @@ import numpy as np
 from largegen.errors import InputError, SlideError
 from largegen.metrics.pictures import Failed, Picture
 from largegen.metrics.places import Region, region_of
+from largegen.metrics.results import NotApplicable
 from largegen.slide import Slide
 
 MASKERS = 2  # threads that read thumbnails
@@ -176,7 +177,7 @@ class Crops(Samples):
         regions = self._regions()
         totals = np.array([region.total if region else 0 for region in regions], np.int64)
         if not totals.any():
-            raise InputError(
+            raise NotApplicable(
                 f"no crop of {size} px in {len(regions)} picture(s), the first of which is {self.pictures[0].path}: "
                 "they hold too little tissue or data"
             )

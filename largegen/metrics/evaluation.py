@@ -32,21 +32,32 @@ def evaluate(
 ) -> tuple[Evaluation, Comparison]:
     """All figures of two sets, and the features behind them. Several processes share the crops; all get the figures.
 
-    Raises InputError where a metric that was asked for cannot be had, and SlideError for a damaged picture, unless such
+    Raises InputError where a metric that was asked for, or any at all, cannot be had, and SlideError for a damaged picture, unless such
     are left out.
     """
     comparison = Comparison(sets, config, processes, progress)
-    levels, left_out = [], {}  # reasons and the metrics that they hold for, each once, in order
+    levels, measured = [], set()
+    left_out: dict[str, dict[str, None]] = {}  # reasons, and the metrics that they hold for, each once and in order
     for level in sets.levels:
         figures = []
         for metric in metrics_of(level, config):
             try:
                 figures += _measure(metric, level, comparison)
-            except (NotApplicable, HubError, ModelError) as error:
+                measured.add(metric)
+            except (HubError, ModelError) as error:
                 if config.metrics:
                     raise InputError(f"--metrics {metric.name}: {error}") from error
                 left_out.setdefault(str(error), {})[metric.name] = None
-        levels.append(LevelFigures(level.name, tuple(figures)))
+            except NotApplicable as error:
+                elsewhere = level != sets.levels[-1] or metric in measured
+                if config.metrics and not elsewhere:
+                    raise InputError(f"--metrics {metric.name}: {error}") from error
+                where = f"{level.name}: " if len(sets.levels) > 1 else ""
+                left_out.setdefault(f"{where}{error}", {})[metric.name] = None
+        if figures:
+            levels.append(LevelFigures(level.name, tuple(figures)))
+    if not levels:
+        raise InputError(f"nothing can be measured: {next(iter(left_out))}")
     evaluation = Evaluation(
         real=_described(sets, "real", comparison),
         fake=_described(sets, "fake", comparison),

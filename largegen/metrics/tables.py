@@ -67,8 +67,12 @@ def _line(row: list[str], names: int, widths: list[int]) -> str:
 
 
 def _remarks(evaluation: Evaluation) -> Iterator[str]:
+    several = len(evaluation.levels) > 1
     notes = dict.fromkeys(
-        f"{figure.name}: {figure.note}" for level in evaluation.levels for figure in level.figures if figure.note
+        f"{level.level + ', ' if several else ''}{figure.name}: {figure.note}"
+        for level in evaluation.levels
+        for figure in level.figures
+        if figure.note
     )
     remarks = [f"note: {note}" for note in notes]
     remarks += [f"left out: {left.metric}: {left.why}" for left in evaluation.left_out]
