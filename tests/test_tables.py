@@ -52,7 +52,7 @@ def test_the_table_is_aligned_and_says_all():
         "5x                    value  95 % interval  floor  N=inf  real/generated  better",
         "Embedding similarity  0.924                                   10000/9000  higher",
         "",
-        "note: Crop FID: of few",
+        "note: 20x, Crop FID: of few",
         "left out: clip-fid: no weights at hand",
         "warning: JPEG",
     ]

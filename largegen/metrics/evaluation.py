@@ -32,8 +32,8 @@ def evaluate(
 ) -> tuple[Evaluation, Comparison]:
     """All figures of two sets, and the features behind them. Several processes share the crops; all get the figures.
 
-    Raises InputError where a metric that was asked for, or any at all, cannot be had, and SlideError for a damaged picture, unless such
-    are left out.
+    Raises InputError where a metric that was asked for cannot be had, or none at all, and SlideError for a damaged
+    picture, unless such are left out.
     """
     comparison = Comparison(sets, config, processes, progress)
     levels, measured = [], set()
