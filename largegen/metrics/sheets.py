@@ -14,8 +14,8 @@ from largegen.metrics.report import Sheet, SheetRow, Thumbnail, thumbnails
 from largegen.metrics.sets import Sets
 from largegen.slide import open_slide
 
-SHOWN = 32  # crops of each set
-LOOKED_UP = 8  # generated crops whose nearest real ones are shown
+SHOWN = 32  # crops of each set, over all levels
+LOOKED_UP = 8  # generated crops whose nearest real ones are shown, likewise
 NEIGHBOURS = 4
 WHOLE = 4  # pictures
 THUMBNAIL_PX = 768
@@ -28,27 +28,27 @@ def sheets_of(sets: Sets, comparison: Comparison) -> list[Sheet]:
         spaces = [c for (name, _), c in comparison.done.items() if name == level.name]
         of_crops = [c for c in spaces if isinstance(c.fake_samples, Crops)]
         if of_crops:
-            sheets.append(_contact_sheet(level, of_crops[0]))
+            sheets.append(_contact_sheet(level, of_crops[0], -(-SHOWN // len(sets.levels))))
         if of_crops and of_crops[-1].real_kept is not None:
-            sheets.append(_nearest_sheet(level, of_crops[-1]))
+            sheets.append(_nearest_sheet(level, of_crops[-1], -(-LOOKED_UP // len(sets.levels))))
         sheets += _whole_sheet(level)
     return sheets
 
 
-def _contact_sheet(level: Level, compared: Compared) -> Sheet:
+def _contact_sheet(level: Level, compared: Compared, shown: int) -> Sheet:
     rows = []
     for title, samples, kept in (
         ("Real", compared.real_samples, compared.real_kept),
         ("Generated", compared.fake_samples, compared.fake_kept),
     ):
         if samples is not None:
-            rows.append(SheetRow(title, thumbnails(samples.read(_evenly(kept, SHOWN)))))
+            rows.append(SheetRow(title, thumbnails(samples.read(_evenly(kept, shown)))))
     return Sheet("Crops", "Taken evenly from both sets.", level.name, tuple(rows), beside=True)
 
 
-def _nearest_sheet(level: Level, compared: Compared) -> Sheet:
+def _nearest_sheet(level: Level, compared: Compared, looked_up: int) -> Sheet:
     """Generated crops, each followed by the real ones that are nearest to it among those whose features were kept."""
-    chosen = _evenly(np.arange(len(compared.fake.features)), LOOKED_UP)
+    chosen = _evenly(np.arange(len(compared.fake.features)), looked_up)
     count = min(NEIGHBOURS, len(compared.real.features))
     found, distances = nearest(compared.fake.features[chosen], compared.real.features, count)
     rows = []
