@@ -1,5 +1,6 @@
 """What an evaluation finds: figures with all that says how far to trust them."""
 
+import math
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -55,5 +56,14 @@ class Evaluation:
     settings: dict[str, Any] = field(default_factory=dict)  # everything that the figures depend on
 
     def as_dict(self) -> dict[str, Any]:
-        """The JSON object."""
-        return asdict(self)
+        """The JSON object: strict, so null stands for what is infinite."""
+        return _finite(asdict(self))
+
+
+def _finite(content: Any) -> Any:
+    """Nested content with None for the numbers that JSON has not."""
+    if isinstance(content, dict):
+        return {key: _finite(value) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [_finite(value) for value in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content

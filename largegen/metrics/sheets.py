@@ -31,7 +31,7 @@ def sheets_of(sets: Sets, comparison: Comparison) -> list[Sheet]:
             sheets.append(_contact_sheet(level, of_crops[0]))
         if of_crops and of_crops[-1].real_kept is not None:
             sheets.append(_nearest_sheet(level, of_crops[-1]))
-        sheets += _whole_sheet(level)
+        sheets += _whole_sheet(level, sets)
     return sheets
 
 
@@ -63,9 +63,10 @@ def _nearest_sheet(level: Level, compared: Compared) -> Sheet:
     return Sheet("Nearest real crops", caption, level.name, tuple(rows))
 
 
-def _whole_sheet(level: Level) -> Iterator[Sheet]:
+def _whole_sheet(level: Level, sets: Sets) -> Iterator[Sheet]:
     rows = []
-    for picture in level.fake[:WHOLE]:
+    pictures = [picture for picture in level.fake if picture.path not in sets.left_out]
+    for picture in pictures[:WHOLE]:
         guide = guide_of(picture.path, read_provenance(picture.path) or {})
         if max(picture.width, picture.height) < THUMBNAIL_PX:
             continue
@@ -75,7 +76,7 @@ def _whole_sheet(level: Level) -> Iterator[Sheet]:
                 shown.insert(0, Thumbnail(slide.thumbnail(THUMBNAIL_PX), "its guide"))
         rows.append(SheetRow("", tuple(shown)))
     if rows:
-        caption = f"The first {len(rows)} of {len(level.fake)}." if len(rows) < len(level.fake) else ""
+        caption = f"The first {len(rows)} of {len(pictures)}." if len(rows) < len(pictures) else ""
         yield Sheet("Whole pictures", caption, level.name, tuple(rows), shown_px=320)
 
 
