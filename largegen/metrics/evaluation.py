@@ -11,13 +11,13 @@ from largegen import __version__
 from largegen.distributed import from_main
 from largegen.encoders import Encoder, load_encoder
 from largegen.errors import HubError, InputError, ModelError
+from largegen.metrics import single
 from largegen.metrics.comparison import Compared, Comparison
 from largegen.metrics.crops import Crops
 from largegen.metrics.pictures import Level, Picture
 from largegen.metrics.plan import STARTER, Config, Metric, are_patches, metrics_of
 from largegen.metrics.results import Evaluation, Figure, LeftOut, LevelFigures, NotApplicable
 from largegen.metrics.sets import Sets
-from largegen.metrics.single import guide_figure, seam_figure, similarity_figure
 from largegen.metrics.spaces import frechet_figure, kernel_figure, neighbour_figures, sample_warnings
 
 if TYPE_CHECKING:
@@ -111,6 +111,8 @@ def _check(metric: Metric, level: Level, comparison: Comparison) -> None:
         raise NotApplicable("the generated pictures are larger than a crop; use crop-fid")
     if metric.network:
         comparison.check(level, metric.network)
+    else:
+        single.check(metric.kind, level, comparison.sets)
 
 
 def _measure(metric: Metric, level: Level, comparison: Comparison) -> list[Figure]:
@@ -125,10 +127,10 @@ def _single(metric: Metric, level: Level, comparison: Comparison) -> Figure:
     """A figure of generated pictures one by one."""
     sets, config = comparison.sets, comparison.config
     if metric.kind == "seam":
-        return seam_figure(level, sets)
+        return single.seam_figure(level, sets)
     if metric.kind == "guide-psnr":
-        return guide_figure(level, sets)
-    return similarity_figure(level, sets, partial(_encoder, config), config.batch_size, config.workers)
+        return single.guide_figure(level, sets)
+    return single.similarity_figure(level, sets, partial(_encoder, config), config.batch_size, config.workers)
 
 
 def _encoder(config: Config, made_with: str | None) -> Encoder:

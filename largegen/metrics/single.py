@@ -23,7 +23,39 @@ if TYPE_CHECKING:
 
 TILE_PX = 256  # of the pictures of others
 SHRUNK = "the generated pictures are compared at a coarser resolution than their own"
+NO_PAIR = "none of the pairs has a picture of this resolution"
 NONE_LEFT = "no generated picture can be read"
+
+
+def check(kind: str, level: Level, sets: Sets) -> None:
+    """Raise NotApplicable where a metric has no pictures to look at."""
+    if kind == "seam" and not any(picture.downsample == 1 for picture in level.fake):
+        raise NotApplicable(SHRUNK)
+    if kind == "guide-psnr":
+        guided(level)
+    if kind == "embedding-similarity":
+        paired(level, sets)
+
+
+def guided(level: Level) -> list[tuple[Path, Path]]:
+    """The generated pictures that have a guide, and it."""
+    found = [
+        (picture.path, guide)
+        for picture in level.fake
+        if (record := read_provenance(picture.path)) and (guide := guide_of(picture.path, record))
+    ]
+    if not found:
+        raise NotApplicable("no generated picture has a guide, as zoom leaves beside its own")
+    return found
+
+
+def paired(level: Level, sets: Sets) -> list[Pair]:
+    """The pairs of the generated pictures that are compared in their own pixels."""
+    own = {picture.path for picture in level.fake if picture.downsample == 1}
+    pairs = [pair for pair in sets.pairs if pair.fake in own]
+    if not pairs:
+        raise NotApplicable(sets.unpaired[0] if sets.unpaired else SHRUNK if not own else NO_PAIR)
+    return pairs
 
 
 def seam_figure(level: Level, sets: Sets) -> Figure:
@@ -78,22 +110,21 @@ def _floor_of(pair: Pair, borders: Borders) -> float:
 
 
 def guide_figure(level: Level, sets: Sets) -> Figure:
-    """The mean PSNR between the pictures of `zoom`, shrunk, and their guides; infinite where one is its guide exactly."""
+    """The mean PSNR between the pictures of `zoom`, shrunk, and their guides: infinite if one is its guide exactly."""
     values, reasons = [], []
-    for picture in level.fake:
-        record = read_provenance(picture.path)
-        guide = guide_of(picture.path, record) if record else None
-        if guide is None or picture.path in sets.left_out:
+    for path, guide in guided(level):
+        if path in sets.left_out:
             continue
         try:
-            values.append(guide_psnr_of_file(picture.path, guide))
+            values.append(guide_psnr_of_file(path, guide))
         except SlideError as error:
-            sets.leave_out(picture.path, error)
+            sets.leave_out(path, error)
         except InputError as error:
             reasons.append(str(error))
     if not values:
-        raise NotApplicable([*reasons, "no generated picture has a guide, as zoom leaves beside its own"][0])
+        raise NotApplicable(reasons[0] if reasons else NONE_LEFT)
     exact = sum(map(math.isinf, values))
+    notes = [f"{exact} of {len(values)} show their guide exactly, which is infinite"] if exact else []
     return Figure(
         metric="guide-psnr",
         name="PSNR with the guide, dB",
@@ -102,9 +133,7 @@ def guide_figure(level: Level, sets: Sets) -> Figure:
         real_count=len(values),
         fake_count=len(values),
         standard_error=None if exact else _standard_error(values),
-        note="; ".join(
-            [*([f"{exact} of {len(values)} show their guide exactly: infinite"] if exact else []), *reasons]
-        ),
+        note="; ".join(notes + reasons),
     )
 
 
@@ -119,10 +148,7 @@ def similarity_figure(
 
     load: gives the encoder that compares them, from the name of that which they were made with, if they say it.
     """
-    own = {picture.path for picture in level.fake if picture.downsample == 1}
-    pairs = [pair for pair in sets.pairs if pair.fake in own]
-    if not pairs:
-        raise NotApplicable(sets.unpaired[0] if sets.unpaired else SHRUNK)
+    pairs = paired(level, sets)
     record: dict[str, Any] = read_provenance(Path(pairs[0].fake)) or {}
     encoder = load(record.get("encoder"))
     found = None
