@@ -207,7 +207,7 @@ def test_saved_statistics_stand_for_the_real_set(figures, fails, fd, root, tmp_p
     assert 'level is "20x" in one and "10x" in the other' in fails("--metrics", fd, "--mag", 10, **sets)
     assert "saved statistics stand for the real set alone" in fails("--metrics", fd, fake=saved)
     assert "a whole real set" in fails("--metrics", fd, "--real", "real", **sets)
-    assert "needs a metric that has statistics" in fails("--metrics", "seam", "--save-stats", "b.npz", **sets)
+    assert "needs a metric that has statistics" in fails("--metrics", "seam", "--save-stats", "b.npz")
     _, rest = figures(**sets)  # what the file does not hold is left out
     assert {name for _, name in rest} > {"Seam score"} and ("20x", "Fréchet distance, starter") not in rest
 

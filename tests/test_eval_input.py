@@ -111,7 +111,8 @@ def test_sets_that_are_not_there_are_named(fails, patches, tmp_path):
     assert f"{tmp_path}: no pictures in this directory" in fails(patches, tmp_path)
     assert "gone: no such file or directory" in fails(tmp_path / "gone", patches)
     assert "there is one generated crop" in fails(patches, patches / "00.png")
-    assert "smaller than a crop of 65 px" in fails(patches, patches, "--crop-px", 65)
+    for more in ((), ("--keep-going",)):
+        assert "smaller than a crop of 65 px" in fails(patches, patches, "--crop-px", 65, *more)
 
 
 def test_too_few_samples_cost_the_figures_that_they_do_not_allow(evaluate, fails, patches, tmp_path):
@@ -184,6 +185,26 @@ def test_a_table_of_pairs_with_errors_names_the_line(fails, copy, text, words):
         table.write_text(text)
     error = fails(copy, copy, "--pairs", table, metrics="embedding-similarity")
     assert re.search(words, error), error
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "words"),
+    [
+        ("mean", lambda mean: mean * np.nan, "NaN or infinite"),
+        ("covariance", lambda covariance: covariance + np.inf, "NaN or infinite"),
+        ("features", lambda features: features[:, 1:], "different widths"),
+        ("key", lambda _: "{", "no JSON"),
+        ("key", lambda _: "{}", "does not say of what network"),
+    ],
+)
+def test_damaged_statistics_are_never_a_figure(evaluate, fails, patches, tmp_path, name, change, words):
+    saved = tmp_path / "saved.npz"
+    assert evaluate(patches, patches, "--save-stats", saved)[0] == 0
+    assert "is saved statistics already" in fails(saved, patches, "--save-stats", saved, "--overwrite")
+    content = dict(np.load(saved))
+    content[f"0/{name}"] = change(content[f"0/{name}"])
+    np.savez(saved, **content)
+    assert words in fails(saved, patches)
 
 
 def test_features_that_are_not_numbers_are_an_error(fails, patches, monkeypatch):

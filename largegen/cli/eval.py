@@ -158,6 +158,8 @@ def eval(
         device=resolve_device(device),
     )
     config.check()
+    if save_stats and any(path.suffix.lower() == ".npz" for path in real):
+        raise InputError("--save-stats: the real set is saved statistics already")
     nothing = "--save-stats: needs a metric that has statistics, such as crop-fid or fd:starter"
     if save_stats and wanted and not any(metric.network for metric in wanted):
         raise InputError(nothing)

@@ -178,7 +178,10 @@ def similarity_figure(
 
 def _damaged(pairs: Sequence[Pair], error: SlideError) -> Path:
     """The picture that an error is about: each begins with its path."""
-    return next(path for pair in pairs for path in (pair.fake, pair.real) if str(error).startswith(f"{path}: "))
+    for path in (path for pair in pairs for path in (pair.fake, pair.real)):
+        if str(error).startswith(f"{path}: "):
+            return path
+    raise error
 
 
 def _standard_error(values: Sequence[float]) -> float | None:
