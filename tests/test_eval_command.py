@@ -204,10 +204,14 @@ def test_saved_statistics_stand_for_the_real_set(figures, fails, fd, root, tmp_p
     sets = {"real": saved, "fake": "a.png"}
     assert "stats.npz holds no statistics of encoder:resnet10t" in fails("--metrics", "fd:starter", **sets)
     assert "side_px is 64 in one and 32 in the other" in fails("--metrics", fd, "--crop-px", 32, **sets)
-    assert 'level is "20x" in one and "10x" in the other' in fails("--metrics", fd, "--mag", 10, **sets)
+    named = "--encoder", fd.removeprefix("fd:")
+    for options in (("--metrics", fd), named):
+        assert 'level is "20x" in one and "10x" in the other' in fails(*options, "--mag", 10, **sets)
     assert "saved statistics stand for the real set alone" in fails("--metrics", fd, fake=saved)
     assert "a whole real set" in fails("--metrics", fd, "--real", "real", **sets)
     assert "needs a metric that has statistics" in fails("--metrics", "seam", "--save-stats", "b.npz")
+    _, both = figures(*named, "--fake", "zoomed_10x.png", **sets)  # of one level they hold statistics
+    assert {level for level, name in both if name.startswith("Fr")} == {"20x"}
     _, rest = figures(**sets)  # what the file does not hold is left out
     assert {name for _, name in rest} > {"Seam score"} and ("20x", "Fréchet distance, starter") not in rest
 
@@ -239,7 +243,7 @@ def test_what_spoils_a_distance_is_said(figures, fd, root, tmp_path):
     assert any("have room for 16 crops side by side, so 80 of them overlap" in line for line in content["warnings"])
 
 
-def test_zoomed_levels_are_compared_each_at_its_own(figures, fails):
+def test_zoomed_levels_are_compared_each_at_its_own(figures, fails, monkeypatch):
     zoomed = "--fake", "zoomed_10x.png"
     content, found = figures("--metrics", "fd:starter,guide-psnr,seam", *zoomed, real="slide.tif", fake="zoomed.png")
     by_level = {level: {name for at, name in found if at == level} for level, _ in found}
@@ -250,6 +254,10 @@ def test_zoomed_levels_are_compared_each_at_its_own(figures, fails):
     assert {left["metric"] for left in content["left_out"]} == {"guide-psnr", "seam"}
     assert found["20x", "PSNR with the guide, dB"]["value"] > 5
     fails("--metrics", "guide-psnr", real="slide.tif", fake="zoomed_10x.png")
+    monkeypatch.setattr("largegen.metrics.single.guide_psnr_of_file", lambda *_: math.inf)
+    _, found = figures("--metrics", "guide-psnr", real="slide.tif", fake="zoomed.png")
+    figure = found["20x", "PSNR with the guide, dB"]
+    assert figure["value"] is None and "1 of 1 show their guide exactly" in figure["note"]
 
 
 def test_the_page_has_every_figure_and_nothing_is_done_where_it_cannot_be_written(

@@ -186,6 +186,8 @@ def eval(
             save_statistics(save_stats, [compared.real for compared in comparison.done.values()])
         if report:
             write_report(report, evaluation, sheets_of(sets, comparison))
+            if not json:
+                typer.echo(f"{report}: the same with pictures")
     return 3 if sets.failed else 0
 
 

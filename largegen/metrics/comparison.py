@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from largegen.errors import HubError, ModelError
+from largegen.errors import HubError, InputError, ModelError
 from largegen.metrics.crops import WHOLE_PX, Crops, Samples, whole_pictures
 from largegen.metrics.features import extract
 from largegen.metrics.networks import FeatureNetwork, load_network
 from largegen.metrics.pictures import Level, Picture
 from largegen.metrics.plan import Config, are_patches
-from largegen.metrics.results import NotApplicable
+from largegen.metrics.results import NotApplicable, Unlike
 from largegen.metrics.sets import Sets
 from largegen.metrics.statistics_file import Statistics, check_same_key
 
@@ -50,8 +50,8 @@ class Comparison:
     def at(self, level: Level, network: str) -> Compared:
         """Both sets at a level in the space of `inception`, `clip` (whole pictures) or `encoder:NAME` (crops).
 
-        Raises NotApplicable where the sets do not allow it, HubError and ModelError where there is no such network, and
-        InputError where statistics of another kind were given.
+        Raises NotApplicable where the sets do not allow it, Unlike where statistics of another kind were given,
+        HubError and ModelError where there is no such network.
         """
         place = (level.name, network)
         if place not in self.done:
@@ -113,7 +113,10 @@ class Comparison:
         if not found:
             raise NotApplicable(f"{self.sets.real_paths[0]} holds no statistics of {key['network']}")
         likest = max(found, key=lambda saved: sum(saved.key.get(name) == value for name, value in key.items()))
-        check_same_key(likest.key, key)
+        try:
+            check_same_key(likest.key, key)
+        except InputError as error:
+            raise Unlike(f"{self.sets.real_paths[0]}: {error}") from error
         return likest
 
     def _crops_of(self, level: Level) -> BothSamples:

@@ -16,7 +16,7 @@ from largegen.metrics.comparison import Compared, Comparison
 from largegen.metrics.crops import Crops
 from largegen.metrics.pictures import Level, Picture
 from largegen.metrics.plan import STARTER, Config, Metric, are_patches, metrics_of
-from largegen.metrics.results import Evaluation, Figure, LeftOut, LevelFigures, NotApplicable
+from largegen.metrics.results import Evaluation, Figure, LeftOut, LevelFigures, NotApplicable, Unlike
 from largegen.metrics.sets import Sets
 from largegen.metrics.spaces import frechet_figure, kernel_figure, neighbour_figures, sample_warnings
 
@@ -38,13 +38,15 @@ def evaluate(
     comparison = Comparison(sets, config, processes, progress)
     for metric in config.metrics:
         _require(metric, comparison)
-    levels, left_out = [], {}  # reasons and the metrics that they hold for, each once, in order
+    levels, unlike = [], None
+    left_out: dict[str, dict[str, None]] = {}  # reasons and the metrics that they hold for, each once, in order
     for level in sets.levels:
         figures = []
         for metric in metrics_of(level, config):
             try:
                 figures += _measure(metric, level, comparison)
             except NotApplicable as error:
+                unlike = unlike or (error if isinstance(error, Unlike) else None)
                 left_out.setdefault(str(error), {})[metric.name] = None
             except (HubError, ModelError) as error:
                 if config.names(metric):
@@ -55,6 +57,8 @@ def evaluate(
     for why, names in left_out.items():
         if config.metrics and (missing := [name for name in names if name not in found]):
             raise InputError(f"--metrics {missing[0]}: {why}")
+    if unlike and not comparison.done:  # nothing of the saved statistics can be used: not what was meant
+        raise unlike
     if not found:
         raise InputError(f"no metric can be had: {'; '.join(left_out)}")
     evaluation = Evaluation(

@@ -11,6 +11,10 @@ class NotApplicable(InputError):
     """A metric that the inputs do not allow: left out unless it was asked for."""
 
 
+class Unlike(NotApplicable):
+    """Saved statistics that were made another way than those they would be compared with."""
+
+
 @dataclass(frozen=True)
 class Figure:
     """One metric's value for one magnification."""
