@@ -56,7 +56,7 @@ def measure(folder, capsys):
         if pixels is not None:
             save(folder, name, pixels)
         (folder / "pairs.csv").write_text(f"generated,real\n{name}.png,real.png\n")
-        options = ["--pairs", folder / "pairs.csv", "--crops", 200, "--crop-px", crop_px, "--replicates", 0]
+        options = ["--pairs", folder / "pairs.csv", "--crops", 120, "--crop-px", crop_px, "--replicates", 0]
         sets = ["--real", folder / "real.png", "--fake", folder / f"{name}.png"]
         arguments = ["eval", "-q", "--json", "--device", "cpu", "--metrics", metric, *sets, *options]
         assert run([str(argument) for argument in arguments]) == 0
