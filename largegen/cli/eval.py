@@ -1,5 +1,6 @@
 """`largegen eval`."""
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -124,7 +125,7 @@ def eval(
     wanted = tuple(dict.fromkeys(map(parse_metric, names)))
     for path, suffix, option in ((report, ".html", "--report"), (save_stats, ".npz", "--save-stats")):
         _check_output(path, suffix, option, overwrite)
-    from largegen.distributed import join
+    from largegen.distributed import from_main, join
     from largegen.metrics.crops import CropSettings
     from largegen.metrics.evaluation import evaluate, plan
     from largegen.metrics.pictures import Resolution
@@ -144,7 +145,9 @@ def eval(
         workers=workers,
         device=resolve_device(device),
     )
-    sets = open_sets(
+    processes = join(config.device)
+    look = partial(
+        open_sets,
         real,
         fake,
         target=Resolution(mpp, mag, gsd),
@@ -153,18 +156,20 @@ def eval(
         pairs=pairs,
         keep_going=keep_going,
     )
-    processes = join(config.device)
+    sets = from_main(processes, look)
     if dry_run:
-        if processes.is_main_process:
-            shared.print_json(plan(sets, config))
+        from_main(processes, lambda: shared.print_json(plan(sets, config)))
         return 0
     evaluation, comparison = evaluate(sets, config, processes, progress=shared.show_progress())
-    if processes.is_main_process:
+
+    def tell() -> None:
         if save_stats:
             save_statistics(save_stats, [compared.real for compared in comparison.done.values()])
         if report:
             write_report(report, evaluation, sheets_of(sets, comparison))
         _say(evaluation, json, report)
+
+    from_main(processes, tell)
     return 3 if sets.failed else 0
 
 

@@ -47,6 +47,8 @@ def evaluate(
                     raise InputError(f"--metrics {metric.name}: {error}") from error
                 left_out.setdefault(str(error), {})[metric.name] = None
         levels.append(LevelFigures(level.name, tuple(figures)))
+    if sets.failed is not None:  # what the main process alone came upon, among pictures one by one
+        sets.failed[:] = from_main(processes, lambda: sets.failed)
     evaluation = Evaluation(
         real=_described(sets, "real", comparison),
         fake=_described(sets, "fake", comparison),
