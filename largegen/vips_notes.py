@@ -5,10 +5,12 @@ import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 
 _import_lock = threading.Lock()
 
 
+@cache  # once: setting a level makes all loggers forget what they have worked out
 def import_pyvips():
     """Import pyvips with its chatter about odd TIFF tags off: what matters comes as an exception."""
     with _import_lock:
