@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -17,8 +18,12 @@ PROGRAM = """
 import contextlib, io, json, sys
 from largegen.cli import run
 
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
 for arguments in json.load(sys.stdin):
-    out, err = io.StringIO(), io.StringIO()
+    out, err = io.StringIO(), Terminal()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         code = run(arguments)
     print(json.dumps([code, out.getvalue(), err.getvalue()]))
@@ -163,3 +168,10 @@ def test_files_are_those_of_one_process(two, one, commands):
         for name, value in before.items():
             if value.dtype.kind == "f":
                 np.testing.assert_allclose(value, file[name], rtol=1e-6, atol=1e-9)
+
+
+def test_the_main_process_counts_every_crop_and_replicate_once(two):
+    (_, _, main), (_, _, other) = two["all metrics"]
+    counts = [tuple(map(int, found)) for found in re.findall(r" (\d+)/(\d+) ", main)]
+    assert counts.count((150, 150)) >= 2 and (4, 4) in counts and all(done <= total for done, total in counts)
+    assert other == ""

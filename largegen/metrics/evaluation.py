@@ -92,7 +92,7 @@ def _measure(metric: Metric, level: Level, comparison: Comparison) -> list[Figur
     if metric.kind == "patch-fid" and not patches:
         raise NotApplicable("the generated pictures are larger than a crop; use crop-fid")
     compared = comparison.at(level, metric.network)
-    return from_main(comparison.processes, lambda: _in_space(metric, compared, comparison.config))
+    return from_main(comparison.processes, lambda: _in_space(metric, compared, comparison))
 
 
 def _single(metric: Metric, level: Level, comparison: Comparison) -> Figure:
@@ -111,7 +111,7 @@ def _encoder(config: Config, made_with: str | None) -> Encoder:
     return load_encoder(name, config.weights.get("encoder"), config.device)
 
 
-def _in_space(metric: Metric, compared: Compared, config: Config) -> list[Figure]:
+def _in_space(metric: Metric, compared: Compared, comparison: Comparison) -> list[Figure]:
     """Figures of both sets in a network's space; only in Inception's and CLIP's is a distance called FID."""
     network, real, fake = compared.network, compared.real, compared.fake
     of_papers = network.name in ("inception", "clip") and network.standard
@@ -121,7 +121,8 @@ def _in_space(metric: Metric, compared: Compared, config: Config) -> list[Figure
     if metric.kind == "precision-recall":
         return neighbour_figures(metric.name, space, real, fake)
     name = TITLES[metric.kind] if of_papers else f"Fréchet distance{space}"
-    return [frechet_figure(metric.name, name, real, fake, config.replicates, config.crops.seed)]
+    config, progress = comparison.config, comparison.progress
+    return [frechet_figure(metric.name, name, real, fake, config.replicates, config.crops.seed, progress)]
 
 
 def _warnings(sets: Sets, config: Config, comparison: Comparison) -> list[str]:
