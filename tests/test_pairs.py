@@ -85,7 +85,7 @@ def test_what_goes_on_past_the_real_picture_is_left_out(fake, slide_path):
         ({"reference_xy": None}, "a sheet of patches"),
         ({"reference_xy": [1300, 0]}, "begins at 1300,0, outside"),
         ({"reference_downsample": None, "mpp": None}, "does not say at what resolution"),
-        ({"reference_downsample": 4.0}, "another file, or one that needs --source-mpp"),
+        ({"reference_downsample": 4.0}, "another file, or one that needs --real-mpp"),
     ],
 )
 def test_pictures_without_a_pair_are_left_out_with_a_reason(fake, slide_path, record, why):

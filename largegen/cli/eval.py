@@ -1,5 +1,6 @@
 """`largegen eval`."""
 
+import os
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -7,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from largegen.cli import options as shared
-from largegen.errors import InputError, OutputError
+from largegen.errors import InputError, LargegenError, OutputError
 
 if TYPE_CHECKING:
     from largegen.metrics.results import Evaluation
@@ -15,11 +16,23 @@ if TYPE_CHECKING:
 SETS = ("--real", "--fake")
 
 
+class Interrupted(LargegenError):
+    """Ctrl-C, of which other commands say that they go on where they stopped."""
+
+    exit_code = 130
+
+
 class Command(typer.core.TyperCommand):
     """A command whose --real and --fake take several paths each, as a shell's wildcard gives them."""
 
     def parse_args(self, ctx, args: list[str]) -> list[str]:
         return super().parse_args(ctx, repeated(args))
+
+    def invoke(self, ctx) -> int:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as error:
+            raise Interrupted("interrupted; nothing is kept, and the same command begins anew") from error
 
 
 def repeated(args: list[str]) -> list[str]:
@@ -145,6 +158,12 @@ def eval(
         workers=workers,
         device=resolve_device(device),
     )
+    config.check()
+    if save_stats and any(path.suffix.lower() == ".npz" for path in real):
+        raise InputError("--save-stats: the real set is saved statistics already")
+    nothing = "--save-stats: needs a metric that has statistics, such as crop-fid or fd:starter"
+    if save_stats and wanted and not any(metric.network for metric in wanted):
+        raise InputError(nothing)
     processes = join(config.device)
     look = partial(
         open_sets,
@@ -163,11 +182,15 @@ def eval(
     evaluation, comparison = evaluate(sets, config, processes, progress=shared.show_progress())
 
     def tell() -> None:
+        _say(evaluation, json)  # first: a full disk must not cost the figures
+        if save_stats and not comparison.done:
+            raise InputError(nothing)
         if save_stats:
             save_statistics(save_stats, [compared.real for compared in comparison.done.values()])
         if report:
             write_report(report, evaluation, sheets_of(sets, comparison))
-        _say(evaluation, json, report)
+            if not json:
+                typer.echo(f"{report}: the same with pictures")
 
     from_main(processes, tell)
     return 3 if sets.failed else 0
@@ -178,19 +201,22 @@ def _check_output(path: Path | None, suffix: str, option: str, overwrite: bool) 
         return
     if path.suffix.lower() != suffix:
         raise InputError(f"{option} {path}: the name must end in {suffix}")
+    if path.is_dir():
+        raise OutputError(f"{path}: is a directory; give a file name with {option}")
     if path.exists() and not overwrite:
         raise OutputError(f"{path}: exists already; use --overwrite or choose another {option}")
+    folder = next(parent for parent in path.absolute().parents if parent.exists())
+    if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
+        raise OutputError(f"{path}: cannot be written in {folder}; choose another {option}")
 
 
-def _say(evaluation: "Evaluation", json: bool, report: Path | None) -> None:
+def _say(evaluation: "Evaluation", json: bool) -> None:
     if json:
         shared.print_json(evaluation.as_dict())
         return
     from largegen.metrics.tables import table_text
 
     typer.echo(table_text(evaluation))
-    if report:
-        typer.echo(f"{report}: the same with pictures")
 
 
 eval.command_class = Command

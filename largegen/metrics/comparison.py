@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from largegen.distributed import from_main, main_first
-from largegen.errors import HubError, ModelError
+from largegen.errors import HubError, InputError, ModelError
 from largegen.metrics.crops import WHOLE_PX, Crops, CropSettings, Samples, whole_pictures
 from largegen.metrics.features import extract
 from largegen.metrics.networks import FeatureNetwork, load_network
 from largegen.metrics.pictures import Level, Picture
 from largegen.metrics.plan import Config, are_patches
-from largegen.metrics.results import NotApplicable
+from largegen.metrics.results import NotApplicable, Unlike
 from largegen.metrics.sets import Sets
 from largegen.metrics.statistics_file import Statistics, check_same_key
 
@@ -47,18 +47,23 @@ class Comparison:
         self.sets, self.config, self.processes, self.progress = sets, config, processes, progress
         self.done: dict[tuple[str, str], Compared] = {}  # by level and network
         self._networks: dict[str, FeatureNetwork | HubError | ModelError] = {}
-        self._crops: dict[str, BothSamples] = {}  # by level
+        self._samples: dict[tuple[str, bool], BothSamples] = {}  # by level, and whether they are whole pictures
 
     def at(self, level: Level, network: str) -> Compared:
         """Both sets at a level in the space of `inception`, `clip` (whole pictures) or `encoder:NAME` (crops).
 
-        Raises NotApplicable where the sets do not allow it, HubError and ModelError where there is no such network, and
-        InputError where statistics of another kind were given.
+        Raises NotApplicable where the sets do not allow it, Unlike where statistics of another kind were given,
+        HubError and ModelError where there is no such network.
         """
         place = (level.name, network)
         if place not in self.done:
-            self.done[place] = self._extract(level, self._network(network))
+            self.done[place] = self._extract(level, network)
         return self.done[place]
+
+    def check(self, level: Level, network: str) -> None:
+        """Raise what `at` would, before any picture goes through a network."""
+        if (level.name, network) not in self.done:
+            self._prepared(level, network)
 
     def _network(self, name: str) -> FeatureNetwork:
         """A network; its error again where it could not be loaded."""
@@ -74,40 +79,53 @@ class Comparison:
             raise network
         return network
 
-    def _extract(self, level: Level, network: FeatureNetwork) -> Compared:
-        side, real_samples, fake_samples = self._whole(level) if network.name == "clip" else self._crops_of(level)
+    def _prepared(self, level: Level, name: str) -> tuple[FeatureNetwork, BothSamples, Statistics | None]:
+        """A network, what is compared in its space, and the real set's statistics where they are from a file."""
+        whole = name == "clip"
+        if (level.name, whole) not in self._samples:  # before the network, which may have to be downloaded
+            self._samples[level.name, whole] = self._whole(level) if whole else self._crops_of(level)
+        samples = side, real, fake = self._samples[level.name, whole]
+        for what, of_it in (("real", real), ("generated", fake)):
+            if of_it is not None and len(of_it) < 2:
+                raise NotApplicable(f"there is one {what} crop, and a distribution takes two or more")
+        network = self._network(name)
+        return network, samples, self._saved(_key(network, side, level)) if real is None else None
+
+    def _extract(self, level: Level, name: str) -> Compared:
+        network, (side, real_samples, fake_samples), saved = self._prepared(level, name)
         config, sets = self.config, self.sets
         take = partial(
             extract,
             network,
-            key={"side_px": side, "level": level.name},
+            key=_key(network, side, level),
             processes=self.processes,
             batch_size=config.batch_size,
             workers=config.workers,
-            seed=config.crops.seed,
+            seed=config.crops.seed % 2**64,
             progress=self.progress,
         )
         fake, fake_kept = take(fake_samples, source={"paths": sets.fake_paths, **asdict(config.crops)})
-        if real_samples is None:
-            real, real_kept = self._saved(fake.key), None
-        else:
-            real, real_kept = take(real_samples, source={"paths": sets.real_paths, **asdict(config.crops)})
-        check_same_key(real.key, fake.key)
+        if saved:
+            return Compared(network, saved, fake, None, fake_samples, None, fake_kept)
+        real, real_kept = take(real_samples, source={"paths": sets.real_paths, **asdict(config.crops)})
         return Compared(network, real, fake, real_samples, fake_samples, real_kept, fake_kept)
 
     def _saved(self, key: dict[str, Any]) -> Statistics:
-        """Those of the saved statistics that are of the same network, and of the same level if there are any."""
+        """Those of the saved statistics that are of the same network and, if there are any, the same level and side."""
         found = [saved for saved in self.sets.statistics if saved.key["network"] == key["network"]]
         if not found:
             raise NotApplicable(f"{self.sets.real_paths[0]} holds no statistics of {key['network']}")
-        return next((saved for saved in found if saved.key["level"] == key["level"]), found[0])
+        likest = max(found, key=lambda saved: sum(saved.key.get(name) == value for name, value in key.items()))
+        try:
+            check_same_key(likest.key, key)
+        except InputError as error:
+            raise Unlike(f"{self.sets.real_paths[0]}: {error}") from error
+        return likest
 
     def _crops_of(self, level: Level) -> BothSamples:
-        if level.name not in self._crops:
-            settings = self.config.crops
-            real = self._crops_in(level.real, settings) if level.real else None
-            self._crops[level.name] = settings.size_px, real, self._crops_in(level.fake, settings)
-        return self._crops[level.name]
+        settings = self.config.crops
+        real = self._crops_in(level.real, settings) if level.real else None
+        return settings.size_px, real, self._crops_in(level.fake, settings)
 
     def _crops_in(self, pictures: Sequence[Picture], settings: CropSettings) -> Crops:
         """Crops in places that the main process finds for all, so that thumbnails are read once."""
@@ -139,6 +157,11 @@ class Comparison:
         if len(squares) < 2:
             raise NotApplicable(f"the real pictures hold {len(squares)} square of {side} px with tissue; give more")
         return side, squares, fake
+
+
+def _key(network: FeatureNetwork, side_px: int, level: Level) -> dict[str, Any]:
+    """What two sets must have in common to be compared."""
+    return {**network.key, "side_px": side_px, "level": level.name}
 
 
 def _side(picture: Picture) -> int:

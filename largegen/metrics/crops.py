@@ -181,10 +181,10 @@ class Crops(Samples):
         regions = self._regions()
         totals = np.array([region.total if region else 0 for region in regions], np.int64)
         if not totals.any():
-            raise InputError(
-                f"no crop of {size} px in {len(regions)} picture(s), the first of which is {self.pictures[0].path}: "
-                "they hold too little tissue or data"
-            )
+            why = "they hold too little tissue or data"
+            if self.failed:
+                why = f"{len(self.failed)} were left out, the last: {self.failed[-1][1]}"
+            raise InputError(f"no crop of {size} px in {len(regions)} picture(s), first {self.pictures[0].path}: {why}")
         if settings.placement == "grid":
             counts = rng.multivariate_hypergeometric(totals, min(settings.count, int(totals.sum())), method="marginals")
         else:

@@ -11,13 +11,13 @@ from largegen import __version__
 from largegen.distributed import from_main
 from largegen.encoders import Encoder, load_encoder
 from largegen.errors import HubError, InputError, ModelError
+from largegen.metrics import single
 from largegen.metrics.comparison import Compared, Comparison
 from largegen.metrics.crops import Crops
 from largegen.metrics.pictures import Level, Picture
 from largegen.metrics.plan import STARTER, Config, Metric, are_patches, metrics_of
-from largegen.metrics.results import Evaluation, Figure, LeftOut, LevelFigures, NotApplicable
+from largegen.metrics.results import Evaluation, Figure, LeftOut, LevelFigures, NotApplicable, Unlike
 from largegen.metrics.sets import Sets
-from largegen.metrics.single import guide_figure, seam_figure, similarity_figure
 from largegen.metrics.spaces import frechet_figure, kernel_figure, neighbour_figures, sample_warnings
 
 if TYPE_CHECKING:
@@ -36,19 +36,33 @@ def evaluate(
     are left out.
     """
     comparison = Comparison(sets, config, processes, progress)
-    levels, left_out = [], {}  # reasons and the metrics that they hold for, each once, in order
+    for metric in config.metrics:
+        _require(metric, comparison)
+    levels, unlike = [], None
+    left_out: dict[str, dict[str, None]] = {}  # reasons and the metrics that they hold for, each once, in order
     for level in sets.levels:
         figures = []
         for metric in metrics_of(level, config):
             try:
                 figures += _measure(metric, level, comparison)
-            except (NotApplicable, HubError, ModelError) as error:
-                if config.metrics:
-                    raise InputError(f"--metrics {metric.name}: {error}") from error
+            except NotApplicable as error:
+                unlike = unlike or (error if isinstance(error, Unlike) else None)
+                left_out.setdefault(str(error), {})[metric.name] = None
+            except (HubError, ModelError) as error:
+                if config.names(metric):
+                    raise
                 left_out.setdefault(str(error), {})[metric.name] = None
         levels.append(LevelFigures(level.name, tuple(figures)))
     if sets.failed is not None:  # what the main process alone came upon, among pictures one by one
         sets.failed[:] = from_main(processes, lambda: sets.failed)
+    found = {figure.metric for level in levels for figure in level.figures}
+    for why, names in left_out.items():
+        if config.metrics and (missing := [name for name in names if name not in found]):
+            raise InputError(f"--metrics {missing[0]}: {why}")
+    if unlike and not comparison.done:  # nothing of the saved statistics can be used: not what was meant
+        raise unlike
+    if not found:
+        raise InputError(f"no metric can be had: {'; '.join(left_out)}")
     evaluation = Evaluation(
         real=_described(sets, "real", comparison),
         fake=_described(sets, "fake", comparison),
@@ -83,14 +97,34 @@ def _settings(config: Config) -> dict[str, Any]:
     return {**settings, "device": str(config.device), "largegen": __version__}
 
 
-def _measure(metric: Metric, level: Level, comparison: Comparison) -> list[Figure]:
+def _require(metric: Metric, comparison: Comparison) -> None:
+    """Raise InputError, before the work, for a metric that can be had at no level."""
+    reasons = []
+    for level in comparison.sets.levels:
+        try:
+            return _check(metric, level, comparison)
+        except (NotApplicable, HubError, ModelError) as error:
+            reasons.append(error)
+    raise InputError(f"--metrics {metric.name}: {reasons[0]}") from reasons[0]
+
+
+def _check(metric: Metric, level: Level, comparison: Comparison) -> None:
+    """Raise NotApplicable, HubError or ModelError where the metric is known beforehand not to be had."""
     patches = are_patches(level.fake, comparison.config.crops.size_px)
-    if metric.network is None:
-        if patches:
-            raise NotApplicable("the generated pictures are no larger than a crop")
-        return from_main(comparison.processes, lambda: [_single(metric, level, comparison)])
+    if metric.network is None and patches:
+        raise NotApplicable("the generated pictures are no larger than a crop")
     if metric.kind == "patch-fid" and not patches:
         raise NotApplicable("the generated pictures are larger than a crop; use crop-fid")
+    if metric.network:
+        comparison.check(level, metric.network)
+    else:
+        single.check(metric.kind, level, comparison.sets)
+
+
+def _measure(metric: Metric, level: Level, comparison: Comparison) -> list[Figure]:
+    _check(metric, level, comparison)
+    if metric.network is None:
+        return from_main(comparison.processes, lambda: [_single(metric, level, comparison)])
     compared = comparison.at(level, metric.network)
     return from_main(comparison.processes, lambda: _in_space(metric, compared, comparison))
 
@@ -99,10 +133,10 @@ def _single(metric: Metric, level: Level, comparison: Comparison) -> Figure:
     """A figure of generated pictures one by one."""
     sets, config = comparison.sets, comparison.config
     if metric.kind == "seam":
-        return seam_figure(level, sets)
+        return single.seam_figure(level, sets)
     if metric.kind == "guide-psnr":
-        return guide_figure(level)
-    return similarity_figure(level, sets, partial(_encoder, config), config.batch_size, config.workers)
+        return single.guide_figure(level, sets)
+    return single.similarity_figure(level, sets, partial(_encoder, config), config.batch_size, config.workers)
 
 
 def _encoder(config: Config, made_with: str | None) -> Encoder:
@@ -122,12 +156,12 @@ def _in_space(metric: Metric, compared: Compared, comparison: Comparison) -> lis
         return neighbour_figures(metric.name, space, real, fake)
     name = TITLES[metric.kind] if of_papers else f"Fréchet distance{space}"
     config, progress = comparison.config, comparison.progress
-    return [frechet_figure(metric.name, name, real, fake, config.replicates, config.crops.seed, progress)]
+    return [frechet_figure(metric.name, name, real, fake, config.replicates, config.crops.seed % 2**64, progress)]
 
 
 def _warnings(sets: Sets, config: Config, comparison: Comparison) -> list[str]:
     """What to know before trusting the figures, each line once."""
-    found = [f"{path} was left out: {why}" for path, why in sets.failed or ()]
+    found = [f"left out: {why}" for _, why in sets.failed or ()]
     found += _of_compression(sets)
     for (level, _), compared in comparison.done.items():
         counts = compared.real.gaussian.count, compared.fake.gaussian.count

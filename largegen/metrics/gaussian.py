@@ -115,7 +115,10 @@ def _distance(mean_a: np.ndarray, a: np.ndarray, mean_b: np.ndarray, b: np.ndarr
     The eigenvalues of S1 S2 are the squared singular values of aᵀ b, which need no symmetric root.
     """
     spread = np.square(a).sum() + np.square(b).sum()
-    distance = np.square(mean_a - mean_b).sum() + spread - 2 * _sum_of_singular_values(a.T @ b, 1e-9 * spread)
+    distance = np.square(mean_a - mean_b).sum() + spread
+    if not np.isfinite(distance):
+        raise InputError("the distance is not finite: features overflow, or statistics are damaged; make them anew")
+    distance -= 2 * _sum_of_singular_values(a.T @ b, 1e-9 * spread)
     return max(0.0, float(distance))  # rounding alone takes it below
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from largegen.errors import InputError, first_line
+from largegen.errors import InputError, SlideError, first_line
 from largegen.headers import read_provenance
 from largegen.slide import Slide, open_slide
 
@@ -75,19 +75,22 @@ def _recorded_scale(record: Mapping[str, Any], real: Slide) -> float:
     if measured and abs(measured / scale - 1) > TOLERANCE:
         raise InputError(
             f"made with {scale:g} px of its reference per px; by its resolution {real.path} has {measured:g}:"
-            " another file, or one that needs --source-mpp"
+            " another file, or one that needs --real-mpp"
         )
     return scale
 
 
 def given_pairs(
-    path: Path, fake_source: Source = (None, None, None), real_source: Source = (None, None, None)
+    path: Path,
+    fake_source: Source = (None, None, None),
+    real_source: Source = (None, None, None),
+    failed: list[tuple[Path, str]] | None = None,
 ) -> list[Pair]:
     """The pairs of a CSV file with the columns generated, real and perhaps x, y, scale (see Pair).
 
     Files are named relative to the CSV file. Without x and y the two must show the same, and begin at 0,0; without
-    scale it follows from their resolutions, and is 1 if neither has one. Raises InputError, with the line, for what
-    cannot be.
+    scale it follows from their resolutions, and is 1 if neither has one. failed: takes the file and the reason where a
+    picture cannot be opened, whose pair is then left out. Raises InputError, with the line, for what cannot be.
     """
     path, pairs = Path(path), []
     try:
@@ -100,7 +103,10 @@ def given_pairs(
                 try:
                     pairs.append(_given_pair(path.parent, row, fake_source, real_source))
                 except InputError as error:
-                    raise InputError(f"{path}: line {rows.line_num}: {error}") from error
+                    why = f"{path}: line {rows.line_num}: {error}"
+                    if failed is None or not isinstance(error, SlideError):
+                        raise InputError(why) from error
+                    failed.append((path, why))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{path}: cannot be read: {first_line(error)}") from error
     if not pairs:

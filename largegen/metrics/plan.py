@@ -58,6 +58,20 @@ class Config:
     batch_size: int = 32
     workers: int = 2  # threads that read crops
 
+    def check(self) -> None:
+        """Raise InputError for settings that do not go together."""
+        if self.replicates == 1:
+            raise InputError("--replicates 1: an interval takes two or more; 0 is for none")
+        encoders = {metric.network for metric in self.metrics if (metric.network or "").startswith("encoder:")}
+        encoders |= {f"encoder:{self.encoder}"} if self.encoder else set()
+        if self.weights.get("encoder") and (len(encoders) > 1 or not (encoders or self.metrics)):
+            raise InputError("--encoder-weights: are of one encoder; name it with --encoder, and no other in --metrics")
+
+    def names(self, metric: Metric) -> bool:
+        """Whether the metric was asked for, or its network, or the file of its weights."""
+        kind = (metric.network or "").partition(":")[0]
+        return bool(self.metrics or self.weights.get(kind) or (kind == "encoder" and self.encoder))
+
 
 def metrics_of(level: Level, config: Config) -> list[Metric]:
     """The metrics asked for, or all that there are for patches or for large pictures."""

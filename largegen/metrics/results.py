@@ -1,5 +1,6 @@
 """What an evaluation finds: figures with all that says how far to trust them."""
 
+import math
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -8,6 +9,10 @@ from largegen.errors import InputError
 
 class NotApplicable(InputError):
     """A metric that the inputs do not allow: left out unless it was asked for."""
+
+
+class Unlike(NotApplicable):
+    """Saved statistics that were made another way than those they would be compared with."""
 
 
 @dataclass(frozen=True)
@@ -55,5 +60,14 @@ class Evaluation:
     settings: dict[str, Any] = field(default_factory=dict)  # everything that the figures depend on
 
     def as_dict(self) -> dict[str, Any]:
-        """The JSON object."""
-        return asdict(self)
+        """The JSON object: strict, so null stands for what is infinite."""
+        return _finite(asdict(self))
+
+
+def _finite(content: Any) -> Any:
+    """Nested content with None for the numbers that JSON has not."""
+    if isinstance(content, dict):
+        return {key: _finite(value) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [_finite(value) for value in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content

@@ -38,14 +38,17 @@ UNKNOWN = Resolution()
 PIXELS = Scale("px", 1.0)
 
 
-def wanted_scale(resolution: Resolution) -> Scale | None:
-    """What a resolution means, None for none. Raises InputError for one that is not positive, and for two."""
+def wanted_scale(resolution: Resolution, prefix: str = "") -> Scale | None:
+    """What a resolution means, None for none. Raises InputError for one that is not positive, and for two.
+
+    prefix: of the options' names: real- for --real-mag.
+    """
     given = {name: value for name, value in resolution._asdict().items() if value is not None}
     if len(given) > 1:
-        raise InputError(f"{' and '.join(f'--{name}' for name in given)}: give one of them")
+        raise InputError(f"{' and '.join(f'--{prefix}{name}' for name in given)}: give one of them")
     for name, value in given.items():
         if not 0 < value < float("inf"):
-            raise InputError(f"--{name} {value}: must be a positive number")
+            raise InputError(f"--{prefix}{name} {value}: must be a positive number")
         return Scale("m", value) if name == "gsd" else Scale("um", value if name == "mpp" else 10 / value)
     return None
 

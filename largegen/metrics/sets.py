@@ -4,9 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from largegen.errors import InputError
+from largegen.errors import InputError, SlideError
 from largegen.metrics.pairs import Pair, find_pairs, given_pairs
 from largegen.metrics.pictures import Failed, Level, Resolution, find_pictures, matched_levels
+from largegen.metrics.scales import wanted_scale
 from largegen.metrics.statistics_file import Statistics, load_statistics
 
 
@@ -21,6 +22,17 @@ class Sets:
     pairs: tuple[Pair, ...] = ()
     unpaired: tuple[str, ...] = ()  # generated pictures without one, and why
     failed: Failed | None = None  # pictures that were left out, and why; None where a damaged one is an error
+
+    def leave_out(self, path: Path, error: SlideError) -> None:
+        """Note a picture that cannot be read; raises the error where a damaged one is an error."""
+        if self.failed is None:
+            raise error
+        if path not in self.left_out:
+            self.failed.append((path, str(error)))
+
+    @property
+    def left_out(self) -> set[Path]:
+        return {path for path, _ in self.failed or ()}
 
 
 def open_sets(
@@ -41,6 +53,10 @@ def open_sets(
     cannot be found, read or compared.
     """
     failed: Failed | None = [] if keep_going else None
+    wanted_scale(real_source, "real-"), wanted_scale(fake_source, "fake-")  # which complain in their options' names
+    for path in fake:
+        if path.suffix.lower() == ".npz":
+            raise InputError(f"--fake {path}: saved statistics stand for the real set alone; give pictures")
     saved = [path for path in real if path.suffix.lower() == ".npz"]
     if saved and len(real) > 1:
         raise InputError(f"--real {saved[0]}: saved statistics are a whole real set; give nothing beside them")
@@ -49,7 +65,7 @@ def open_sets(
     levels = matched_levels(reals, fakes, target, (real_source, fake_source), failed)
     left_out: list[str] = []
     if pairs:
-        found = given_pairs(pairs, fake_source, real_source)
+        found = given_pairs(pairs, fake_source, real_source, failed)
     elif saved:
         found, left_out = [], ["saved statistics hold no real pictures to pair with"]
     else:

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from largegen.errors import SlideError
 from largegen.headers import read_provenance
 from largegen.metrics.comparison import Compared, Comparison
 from largegen.metrics.crops import Crops
@@ -31,7 +32,7 @@ def sheets_of(sets: Sets, comparison: Comparison) -> list[Sheet]:
             sheets.append(_contact_sheet(level, of_crops[0]))
         if of_crops and of_crops[-1].real_kept is not None:
             sheets.append(_nearest_sheet(level, of_crops[-1]))
-        sheets += _whole_sheet(level)
+        sheets += _whole_sheet(level, sets)
     return sheets
 
 
@@ -63,20 +64,28 @@ def _nearest_sheet(level: Level, compared: Compared) -> Sheet:
     return Sheet("Nearest real crops", caption, level.name, tuple(rows))
 
 
-def _whole_sheet(level: Level) -> Iterator[Sheet]:
+def _whole_sheet(level: Level, sets: Sets) -> Iterator[Sheet]:
     rows = []
-    for picture in level.fake[:WHOLE]:
-        guide = guide_of(picture.path, read_provenance(picture.path) or {})
+    pictures = [picture for picture in level.fake if picture.path not in sets.left_out]
+    for picture in pictures[:WHOLE]:
         if max(picture.width, picture.height) < THUMBNAIL_PX:
             continue
-        shown = [Thumbnail(_thumbnail(picture), picture.path.name)]
-        if guide:
-            with open_slide(guide) as slide:
-                shown.insert(0, Thumbnail(slide.thumbnail(THUMBNAIL_PX), "its guide"))
-        rows.append(SheetRow("", tuple(shown)))
+        try:
+            rows.append(_whole_row(picture))
+        except SlideError as error:
+            sets.leave_out(picture.path, error)
     if rows:
-        caption = f"The first {len(rows)} of {len(level.fake)}." if len(rows) < len(level.fake) else ""
+        caption = f"The first {len(rows)} of {len(pictures)}." if len(rows) < len(pictures) else ""
         yield Sheet("Whole pictures", caption, level.name, tuple(rows), shown_px=320)
+
+
+def _whole_row(picture: Picture) -> SheetRow:
+    shown = [Thumbnail(_thumbnail(picture), picture.path.name)]
+    guide = guide_of(picture.path, read_provenance(picture.path) or {})
+    if guide:
+        with open_slide(guide) as slide:
+            shown.insert(0, Thumbnail(slide.thumbnail(THUMBNAIL_PX), "its guide"))
+    return SheetRow("", tuple(shown))
 
 
 def _thumbnail(picture: Picture) -> np.ndarray:

@@ -56,7 +56,7 @@ class PairTiles:
     def _of_a_pair(self, batches: Sequence[np.ndarray], workers: int) -> Iterator[Batch]:
         pair, side = self.pairs[self.places[batches[0][0], 0]], self.size_px
         (left, top), scale = pair.real_xy, pair.scale
-        with open_slide(pair.real) as real, open_slide(pair.fake) as fake, ThreadPoolExecutor(workers) as pool:
+        with open_slide(pair.real) as real, open_slide(pair.fake) as fake, ThreadPoolExecutor(max(1, workers)) as pool:
 
             def read(tile: int) -> tuple[np.ndarray, np.ndarray]:
                 _, x, y = self.places[tile].tolist()

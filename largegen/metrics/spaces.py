@@ -6,11 +6,12 @@ from tqdm import tqdm
 from largegen.metrics.gaussian import frechet_distance, frechet_distance_of_features
 from largegen.metrics.kernel import kernel_distance
 from largegen.metrics.neighbours import precision_recall
-from largegen.metrics.results import Figure
+from largegen.metrics.results import Figure, NotApplicable
 from largegen.metrics.statistics_file import Statistics
-from largegen.metrics.uncertainty import bootstrap_interval, distance_at_infinity, real_floor
+from largegen.metrics.uncertainty import Distance, bootstrap_interval, distance_at_infinity, real_floor
 
 ENOUGH = 10_000  # samples under which a Fréchet distance is mostly bias [clean-fid and both papers use 10,000 and more]
+LEAST = 4  # samples of a side that kernel distance, and precision and recall by three neighbours, take
 
 
 def frechet_figure(
@@ -49,13 +50,14 @@ def frechet_figure(
         fake_count=fake.gaussian.count,
         interval=interval,
         infinity=distance_at_infinity(real.features, fake.features, seed=seed),
-        floor=real_floor(frechet_distance_of_features, real.features, seed=seed),
+        floor=_floor(frechet_distance_of_features, real.features, 2, seed),
         note=f"{few} samples in {len(real.gaussian.mean)} dimensions" if few < ENOUGH else "",
     )
 
 
 def kernel_figure(metric: str, name: str, real: Statistics, fake: Statistics, seed: int = 0) -> Figure:
     """The kernel distance (KID) of the kept features."""
+    _check_count(real, fake)
     value, error = kernel_distance(real.features, fake.features, seed=seed)
 
     def distance(a: np.ndarray, b: np.ndarray) -> float:
@@ -69,18 +71,30 @@ def kernel_figure(metric: str, name: str, real: Statistics, fake: Statistics, se
         real_count=len(real.features),
         fake_count=len(fake.features),
         standard_error=error,
-        floor=real_floor(distance, real.features, seed=seed),
+        floor=_floor(distance, real.features, LEAST, seed),
     )
 
 
 def neighbour_figures(metric: str, name: str, real: Statistics, fake: Statistics) -> list[Figure]:
     """Precision and recall of the kept features."""
+    _check_count(real, fake)
     counts = {"real_count": len(real.features), "fake_count": len(fake.features)}
     values = precision_recall(real.features, fake.features)
     return [
         Figure(metric, f"{what}{name}", value, "higher", **counts)
         for what, value in zip(("Precision", "Recall"), values, strict=True)
     ]
+
+
+def _check_count(real: Statistics, fake: Statistics) -> None:
+    few = min(len(real.features), len(fake.features))
+    if few < LEAST:
+        raise NotApplicable(f"there are {few} samples on one side, and this metric takes {LEAST} or more")
+
+
+def _floor(distance: Distance, real: np.ndarray, least: int, seed: int) -> float | None:
+    """The distance of two halves of the real features (N, D); None where a half has under `least` samples."""
+    return real_floor(distance, real, seed) if len(real) >= 2 * least else None
 
 
 def sample_warnings(level: str, space: str, width: int, real_count: int, fake_count: int) -> list[str]:

@@ -63,7 +63,14 @@ def _statistics(path: Path, arrays: Sequence[np.ndarray]) -> Statistics:
     width = (mean.size,)
     if (mean.shape, covariance.shape, features.shape[1:]) != (width, width * 2, width):
         raise InputError(f"{path}: damaged, its arrays are of different widths; make it anew")
-    key, source = (json.loads(str(text)) for text in (key, source))
+    try:
+        key, source = (json.loads(str(text)) for text in (key, source))
+    except json.JSONDecodeError as error:
+        raise InputError(f"{path}: damaged, its key is no JSON: {error}; make it anew") from error
+    if not isinstance(key, dict) or "network" not in key:
+        raise InputError(f"{path}: damaged, it does not say of what network it is; make it anew")
+    if not all(np.isfinite(array).all() for array in (mean, covariance, features)):
+        raise InputError(f"{path}: damaged, its arrays hold NaN or infinite values; make it anew")
     return Statistics(Gaussian(int(count), mean, covariance), features, key, source)
 
 
