@@ -3,13 +3,13 @@
 import atexit
 from collections.abc import Callable
 from datetime import timedelta
-from typing import TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list, gather_object
 
-from largegen.errors import InputError, LargegenError
+from largegen.errors import InputError, LargegenError, first_line
 
 # The others wait while the first one embeds a reference or writes a picture.
 PATIENCE = timedelta(days=7)
@@ -39,36 +39,63 @@ def alone(device: torch.device) -> None:
 
 
 def from_main(processes: PartialState, compute: Callable[[], Result]) -> Result:
-    """What `compute` gives in the main process, in all of them; its LargegenError is raised in all."""
-    result, failure = None, None
-    if processes.is_main_process:
-        try:
-            result = compute()
-        except LargegenError as error:
-            if processes.num_processes == 1:
-                raise
-            failure = error
-    if processes.num_processes > 1:
-        result, failure = broadcast_object_list([result, failure])
-    if failure is not None:
-        raise failure
+    """What `compute` gives in the main process, in all of them; its LargegenError is raised in all.
+
+    Any other exception of it ends the others with a LargegenError, so that none waits for what does not come.
+    """
+    if processes.num_processes == 1:
+        return compute()
+    own = _tried(compute) if processes.is_main_process else _Tried()
+    result, failure = broadcast_object_list([own.result, own.told])
+    _raise(own, failure)
     return result
 
 
 def gathered(processes: PartialState, compute: Callable[[], Result]) -> list[Result]:
-    """What `compute` gives in each process, in all of them; a LargegenError of any is raised in all."""
+    """What `compute` gives in each process, in all of them; a LargegenError of any is raised in all.
+
+    Any other exception of one ends the others with a LargegenError.
+    """
     if processes.num_processes == 1:
         return [compute()]
-    result, failure = None, None
-    try:
-        result = compute()
-    except LargegenError as error:
-        failure = error
-    found = gather_object([(result, failure)])
-    for _, failure in found:
-        if failure is not None:
-            raise failure
+    own = _tried(compute)
+    found = gather_object([(own.result, own.told)])
+    _raise(own, next((failure for _, failure in found if failure), None))
     return [result for result, _ in found]
+
+
+def main_first(processes: PartialState, compute: Callable[[], Result]) -> Result:
+    """What `compute` gives in each process, the main one's turn first, so that the others find what it downloads.
+
+    A LargegenError of any is raised in all.
+    """
+    found: list[Result] = []  # stays in its process: what is computed need not be fit for sending
+    from_main(processes, lambda: found.append(compute()))
+    gathered(processes, lambda: None if found else found.append(compute()))
+    return found[0]
+
+
+class _Tried(NamedTuple):
+    """What became of a computation."""
+
+    result: Any = None
+    error: Exception | None = None  # what it raised
+    told: LargegenError | None = None  # what the other processes raise
+
+
+def _tried(compute: Callable[[], Any]) -> _Tried:
+    try:
+        return _Tried(compute())
+    except LargegenError as error:
+        return _Tried(error=error, told=error)
+    except Exception as error:
+        return _Tried(error=error, told=LargegenError(f"another process failed: {first_line(error)}"))
+
+
+def _raise(own: _Tried, failure: LargegenError | None) -> None:
+    """Raise what this process failed with, or else what another did."""
+    if own.error or failure:
+        raise own.error or failure
 
 
 def least(processes: PartialState, number: int) -> int:

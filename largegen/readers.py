@@ -6,11 +6,9 @@ things: `levels`, `properties` (OpenSlide's names), `provenance` (of pictures of
 JPEG or the like stored the pixels), and `read`.
 """
 
-import logging
 import math
 import os
 import re
-import threading
 from pathlib import Path
 from typing import ClassVar
 
@@ -20,6 +18,7 @@ from largegen.deepzoom import DeepZoomReader
 from largegen.errors import SlideError, UnreadablePixels
 from largegen.geotiff import first_directory
 from largegen.headers import read_provenance
+from largegen.vips_notes import import_pyvips, notes
 
 VIPS_VENDORS = (
     None,
@@ -78,7 +77,7 @@ class VipsReader:
             self._fetch(level, width - 1, height - 1, 1, 1)
 
     def _open(self, **page):
-        pyvips = _pyvips()
+        pyvips = import_pyvips()
         try:
             # revalidate: libvips would otherwise give a cached image, which is stale if the file was
             # rewritten, and whose file descriptor (and position) a forked worker shares with its parent.
@@ -86,11 +85,11 @@ class VipsReader:
                 str(self.path), access="random", fail_on="truncated", revalidate=True, **page
             )
         except pyvips.Error as error:
+            notes.erased += 1
             with self.path.open("rb") as file:
                 is_tiff = file.read(2) in (b"II", b"MM")
             reason = "a truncated or damaged TIFF" if is_tiff else "not an image in a known format"
             raise SlideError(f"{self.path}: {reason} ({_reason(error)})") from error
-        pyvips.vips_lib.vips_error_clear()
         return image.colourspace("srgb") if image.interpretation in ("cmyk", "lab") else image
 
     def _find_levels(self, first) -> list[dict]:
@@ -130,24 +129,37 @@ class VipsReader:
         return self._fetch(level, x, y, width, height), float(x), float(y)
 
     def _fetch(self, level: int, x: int, y: int, width: int, height: int) -> np.ndarray:
-        pyvips = _pyvips()
-        try:
-            for _ in range(2):
-                image = self._images[level]
-                # A region computes in the calling thread: no thread pool, which a forked worker has lost.
-                data = pyvips.Region.new(image).fetch(x, y, width, height)
-                if not _error_pending():
-                    dtype = np.uint16 if image.format == "ushort" else np.uint8
-                    return np.frombuffer(data, dtype).reshape(height, width, image.bands)
-                # libvips paints a damaged tile black, notes the error, and returns as if all were well. The
-                # note may be another thread's, so ask again, past the cache.
-                damage = pyvips.Error("")
+        # libvips paints a damaged tile black, keeps it so, notes the error for all threads to see, and returns as if
+        # all were well. So what may be anyone's trouble is read again, past the cache, while no other thread reads.
+        pyvips = import_pyvips()
+        with notes.shared():
+            erased = notes.erased
+            try:
+                pixels = self._pixels(level, x, y, width, height)
+                if not notes.pending() and notes.erased == erased:
+                    return pixels
+            except pyvips.Error:  # erases the note
+                notes.erased += 1
+            self._images[level] = self._open(**self._pages[level])
+        with notes.alone():
+            notes.erase()
+            try:
+                pixels = self._pixels(level, x, y, width, height)
+                if not notes.pending():
+                    return pixels
+                raise pyvips.Error("")
+            except pyvips.Error as error:
                 self._images[level] = self._open(**self._pages[level])
-            raise damage
-        except pyvips.Error as error:
-            raise UnreadablePixels(
-                f"{self.path}: pixels cannot be read, the file is truncated or damaged: {_reason(error)}"
-            ) from error
+                raise UnreadablePixels(
+                    f"{self.path}: pixels cannot be read, the file is truncated or damaged: {_reason(error)}"
+                ) from error
+
+    def _pixels(self, level: int, x: int, y: int, width: int, height: int) -> np.ndarray:
+        image = self._images[level]
+        # A region computes in the calling thread: no thread pool, which a forked worker has lost.
+        data = import_pyvips().Region.new(image).fetch(x, y, width, height)
+        dtype = np.uint16 if image.format == "ushort" else np.uint8
+        return np.frombuffer(data, dtype).reshape(height, width, image.bands)
 
     def close(self) -> None:
         self._images = []
@@ -166,6 +178,7 @@ class OpenSlideReader:
         self._pid = os.getpid()
         self._slide = self._open()
         self.levels = list(self._slide.level_dimensions)
+        self._downsamples = self._slide.level_downsamples
         self.properties = dict(self._slide.properties)
         for level, (width, height) in enumerate(self.levels if check else ()):
             self.read(level, 0, 0, 1, 1)
@@ -181,7 +194,7 @@ class OpenSlideReader:
 
     def starts_exactly(self, level: int) -> bool:
         """Whether `read` starts at the pixel asked for: not where levels are no whole fraction of level 0."""
-        return float(self._slide.level_downsamples[level]).is_integer()
+        return float(self._downsamples[level]).is_integer()
 
     def read(self, level: int, x: int, y: int, width: int, height: int) -> tuple[np.ndarray, float, float]:
         """Read (height, width, 3) uint8 inside `level`.
@@ -194,38 +207,34 @@ class OpenSlideReader:
 
         if self._pid != os.getpid():
             self._slide, self._pid = self._open(), os.getpid()
-        downsample = self._slide.level_downsamples[level]
+        downsample = self._downsamples[level]
         level0_x, level0_y = round(x * downsample), round(y * downsample)
+        place = ((level0_x, level0_y), level, (width, height))
         try:
-            region = self._slide.read_region((level0_x, level0_y), level, (width, height))
-        except openslide.OpenSlideError as error:
-            raise UnreadablePixels(
-                f"{self.path}: pixels cannot be read, the file is truncated or damaged: {_reason(error)}"
-            ) from error
+            region = self._slide.read_region(*place)
+        except openslide.OpenSlideError:
+            # The first error, which may be another thread's, spoils a handle for good: ask one that nobody else has.
+            self._slide = self._open()
+            region = self._alone(place)
         background = "#" + self.properties.get("openslide.background-color", "ffffff")
         opaque = Image.new("RGB", region.size, background)
         opaque.paste(region, mask=region.getchannel("A"))
         return np.asarray(opaque), level0_x / downsample, level0_y / downsample
 
+    def _alone(self, place: tuple):
+        """A region, as read_region gives it, through a handle of its own."""
+        import openslide
+
+        try:
+            with self._open() as slide:
+                return slide.read_region(*place)
+        except openslide.OpenSlideError as error:
+            raise UnreadablePixels(
+                f"{self.path}: pixels cannot be read, the file is truncated or damaged: {_reason(error)}"
+            ) from error
+
     def close(self) -> None:
         self._slide.close()
-
-
-_import_lock = threading.Lock()
-
-
-def _pyvips():
-    """Import pyvips with its chatter about odd TIFF tags off: what matters comes as an exception."""
-    with _import_lock:
-        os.environ.setdefault("VIPS_WARNING", "0")
-        logging.getLogger("pyvips").setLevel(logging.ERROR)
-        import pyvips
-    return pyvips
-
-
-def _error_pending() -> bool:
-    pyvips = _pyvips()
-    return pyvips.ffi.string(pyvips.vips_lib.vips_error_buffer()) != b""
 
 
 def _reason(error: Exception) -> str:

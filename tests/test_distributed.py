@@ -13,8 +13,8 @@ from largegen.errors import InputError
 
 PROGRAM = """
 import torch
-from largegen.distributed import from_main, join, least
-from largegen.errors import InputError
+from largegen.distributed import from_main, gathered, join, least, main_first
+from largegen.errors import InputError, LargegenError
 
 processes = join(torch.device("cpu"))
 rank = processes.process_index
@@ -32,6 +32,22 @@ try:
     from_main(processes, fails)
 except InputError as error:
     failure = str(error)
+
+def no_memory():
+    if rank == 1:
+        raise MemoryError("no memory")
+
+for together in (gathered, main_first):
+    try:
+        together(processes, no_memory)
+    except (MemoryError, LargegenError) as error:
+        assert type(error) is (MemoryError if rank else LargegenError) and "no memory" in str(error)
+    else:
+        raise AssertionError
+
+turns = iter([lambda: rank])  # not fit for sending
+assert main_first(processes, lambda: next(turns))() == rank
+assert gathered(processes, lambda: rank) == [0, 1]
 print(f"{found}, {failure}, {least(processes, 5 + rank)}")
 """
 

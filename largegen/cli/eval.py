@@ -1,6 +1,7 @@
 """`largegen eval`."""
 
 import os
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -137,7 +138,7 @@ def eval(
     wanted = tuple(dict.fromkeys(map(parse_metric, names)))
     for path, suffix, option in ((report, ".html", "--report"), (save_stats, ".npz", "--save-stats")):
         _check_output(path, suffix, option, overwrite)
-    from largegen.distributed import join
+    from largegen.distributed import from_main, join
     from largegen.metrics.crops import CropSettings
     from largegen.metrics.evaluation import evaluate, plan
     from largegen.metrics.pictures import Resolution
@@ -163,7 +164,9 @@ def eval(
     nothing = "--save-stats: needs a metric that has statistics, such as crop-fid or fd:starter"
     if save_stats and wanted and not any(metric.network for metric in wanted):
         raise InputError(nothing)
-    sets = open_sets(
+    processes = join(config.device)
+    look = partial(
+        open_sets,
         real,
         fake,
         target=Resolution(mpp, mag, gsd),
@@ -172,13 +175,13 @@ def eval(
         pairs=pairs,
         keep_going=keep_going,
     )
-    processes = join(config.device)
+    sets = from_main(processes, look)
     if dry_run:
-        if processes.is_main_process:
-            shared.print_json(plan(sets, config))
+        from_main(processes, lambda: shared.print_json(plan(sets, config)))
         return 0
     evaluation, comparison = evaluate(sets, config, processes, progress=shared.show_progress())
-    if processes.is_main_process:
+
+    def tell() -> None:
         _say(evaluation, json)  # first: a full disk must not cost the figures
         if save_stats and not comparison.done:
             raise InputError(nothing)
@@ -188,6 +191,8 @@ def eval(
             write_report(report, evaluation, sheets_of(sets, comparison))
             if not json:
                 typer.echo(f"{report}: the same with pictures")
+
+    from_main(processes, tell)
     return 3 if sets.failed else 0
 
 

@@ -1,13 +1,15 @@
 """Both sets of an evaluation in the space of a network, computed once for all metrics that look at it."""
 
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from largegen.distributed import from_main, main_first
 from largegen.errors import HubError, InputError, ModelError
-from largegen.metrics.crops import WHOLE_PX, Crops, Samples, whole_pictures
+from largegen.metrics.crops import WHOLE_PX, Crops, CropSettings, Samples, whole_pictures
 from largegen.metrics.features import extract
 from largegen.metrics.networks import FeatureNetwork, load_network
 from largegen.metrics.pictures import Level, Picture
@@ -68,7 +70,8 @@ class Comparison:
         if name not in self._networks:
             try:
                 weights = self.config.weights.get(name.partition(":")[0])
-                self._networks[name] = load_network(name, weights, self.config.device)
+                load = partial(load_network, name, weights, self.config.device)
+                self._networks[name] = main_first(self.processes, load)
             except (HubError, ModelError) as error:
                 self._networks[name] = error
         network = self._networks[name]
@@ -120,9 +123,14 @@ class Comparison:
         return likest
 
     def _crops_of(self, level: Level) -> BothSamples:
-        settings, failed = self.config.crops, self.sets.failed
-        real = Crops(level.real, settings, failed) if level.real else None
-        return settings.size_px, real, Crops(level.fake, settings, failed)
+        settings = self.config.crops
+        real = self._crops_in(level.real, settings) if level.real else None
+        return settings.size_px, real, self._crops_in(level.fake, settings)
+
+    def _crops_in(self, pictures: Sequence[Picture], settings: CropSettings) -> Crops:
+        """Crops in places that the main process finds for all, so that thumbnails are read once."""
+        draw = partial(Crops, pictures, settings, self.sets.failed)
+        return draw(from_main(self.processes, lambda: draw().places))
 
     def _whole(self, level: Level) -> BothSamples:
         """Whole generated pictures, and whole real ones of their size or, of larger ones, squares side by side."""
@@ -145,7 +153,7 @@ class Comparison:
             for p in level.real
         ]
         settings = replace(self.config.crops, size_px=int(side / shrink), placement="grid")
-        squares = Crops(shrunk, settings, self.sets.failed)
+        squares = self._crops_in(shrunk, settings)
         if len(squares) < 2:
             raise NotApplicable(f"the real pictures hold {len(squares)} square of {side} px with tissue; give more")
         return side, squares, fake

@@ -45,13 +45,12 @@ class CropSettings:
 class Samples:
     """Numbered pictures that are read one by one; `batches` reads them ahead. Base of Crops and of whole_pictures.
 
-    pictures: see pictures.py; failed: takes the pictures whose pixels cannot be read, which are then left out, where
-    they raise SlideError without it.
+    pictures: see pictures.py; failed: takes the pictures that have samples which cannot be read. Exactly these samples
+    are then left out, whoever comes upon them first; without it they raise SlideError.
     """
 
     def __init__(self, pictures: Sequence[Picture], failed: Failed | None = None):
         self.pictures, self.failed = tuple(pictures), failed
-        self._bad: set[int] = set()  # pictures in `failed`
         self._open: OrderedDict[int, Slide] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -72,7 +71,8 @@ class Samples:
         """Yield (indices (n,) int64, samples (n, ...)), in order, while `workers` threads read the next ones.
 
         prepare: applied to each sample (h, w, 3) uint8 by the threads; what it returns is stacked. share: (i, n)
-        yields the i-th of every n batches. What cannot be read is left out of its batch where `failed` takes it.
+        yields the i-th of every n batches. What cannot be read is left out of its batch where `failed` takes it, and a
+        batch of which nothing is left does not come.
         """
         index, of = share
         starts = range(index * batch_size, len(self), of * batch_size)
@@ -90,18 +90,15 @@ class Samples:
                 pool.shutdown(cancel_futures=True)
 
     def _batch(self, indices: range, prepare: Prepare | None) -> tuple[list[int], list[np.ndarray], dict[int, str]]:
-        """Which of the samples could be read, these, and the pictures that could not, with the reason."""
+        """Which of the samples could be read, these, and the pictures of the others, with the reason."""
         done, samples, failed = [], [], {}
         for index in indices:
-            picture = self.picture_of(index)
-            if picture in self._bad or picture in failed:
-                continue
             try:
                 sample = self.one(index)
             except SlideError as error:
                 if self.failed is None:
                     raise
-                failed[picture] = str(error)
+                failed.setdefault(self.picture_of(index), str(error))
                 continue
             done.append(index)
             samples.append(prepare(sample) if prepare else sample)
@@ -118,9 +115,9 @@ class Samples:
         """Note a picture that cannot be used, once; raises SlideError where nobody takes note."""
         if self.failed is None:
             raise SlideError(reason)
-        if picture not in self._bad:
-            self._bad.add(picture)
-            self.failed.append((self.pictures[picture].path, reason))
+        path = self.pictures[picture].path
+        if path not in {noted for noted, _ in self.failed}:
+            self.failed.append((path, reason))
 
     def _slide(self, picture: int) -> Slide:
         """The open picture; the last few stay open, for all threads."""
@@ -145,11 +142,19 @@ class Crops(Samples):
     `failed`, damaged.
     """
 
-    def __init__(self, pictures: Sequence[Picture], settings: CropSettings, failed: Failed | None = None):
+    def __init__(
+        self,
+        pictures: Sequence[Picture],
+        settings: CropSettings,
+        failed: Failed | None = None,
+        places: np.ndarray | None = None,
+    ):
+        """places: those that the same pictures and settings gave another one."""
         super().__init__(pictures, failed)
         settings.check()
         self.settings = settings
-        self.places = self._draw()  # (N, 3) int64: picture, x, y (level-0 px), by picture and from top to bottom
+        # (N, 3) int64: picture, x, y (level-0 px), by picture and from top to bottom
+        self.places = self._draw() if places is None else places
 
     def __len__(self) -> int:
         return len(self.places)

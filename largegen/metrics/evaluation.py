@@ -55,6 +55,8 @@ def evaluate(
                 left_out.setdefault(str(error), {})[metric.name] = None
         if figures:
             levels.append(LevelFigures(level.name, tuple(figures)))
+    if sets.failed is not None:  # what the main process alone came upon, among pictures one by one
+        sets.failed[:] = from_main(processes, lambda: sets.failed)
     found = {figure.metric for level in levels for figure in level.figures}
     for why, names in left_out.items():
         if config.metrics and (missing := [name for name in names if name not in found]):
@@ -126,7 +128,7 @@ def _measure(metric: Metric, level: Level, comparison: Comparison) -> list[Figur
     if metric.network is None:
         return from_main(comparison.processes, lambda: [_single(metric, level, comparison)])
     compared = comparison.at(level, metric.network)
-    return from_main(comparison.processes, lambda: _in_space(metric, compared, comparison.config))
+    return from_main(comparison.processes, lambda: _in_space(metric, compared, comparison))
 
 
 def _single(metric: Metric, level: Level, comparison: Comparison) -> Figure:
@@ -145,7 +147,7 @@ def _encoder(config: Config, made_with: str | None) -> Encoder:
     return load_encoder(name, config.weights.get("encoder"), config.device)
 
 
-def _in_space(metric: Metric, compared: Compared, config: Config) -> list[Figure]:
+def _in_space(metric: Metric, compared: Compared, comparison: Comparison) -> list[Figure]:
     """Figures of both sets in a network's space; only in Inception's and CLIP's is a distance called FID."""
     network, real, fake = compared.network, compared.real, compared.fake
     of_papers = network.name in ("inception", "clip") and network.standard
@@ -155,7 +157,8 @@ def _in_space(metric: Metric, compared: Compared, config: Config) -> list[Figure
     if metric.kind == "precision-recall":
         return neighbour_figures(metric.name, space, real, fake)
     name = TITLES[metric.kind] if of_papers else f"Fréchet distance{space}"
-    return [frechet_figure(metric.name, name, real, fake, config.replicates, config.crops.seed % 2**64)]
+    config, progress = comparison.config, comparison.progress
+    return [frechet_figure(metric.name, name, real, fake, config.replicates, config.crops.seed % 2**64, progress)]
 
 
 def _warnings(sets: Sets, config: Config, comparison: Comparison) -> list[str]:

@@ -1,6 +1,8 @@
 """Crops through a network: the statistics of a set, in memory that does not grow with it."""
 
-from typing import TYPE_CHECKING, Any
+from contextlib import closing
+from itertools import islice
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from tqdm import tqdm
@@ -10,12 +12,23 @@ from largegen.errors import InputError
 from largegen.metrics.crops import Samples
 from largegen.metrics.gaussian import Moments
 from largegen.metrics.networks import FeatureNetwork
+from largegen.metrics.pictures import Failed
 from largegen.metrics.statistics_file import Statistics
 
 if TYPE_CHECKING:
     from accelerate import PartialState
 
 KEPT = 10_000  # features kept one by one, for what mean and covariance cannot tell; at 2048 numbers 82 MB
+ROUND = 16  # batches that a process takes before it asks the others whether one has failed
+
+
+class _Share(NamedTuple):
+    """What one process found."""
+
+    moments: Moments
+    numbers: list[np.ndarray]  # of the samples whose features are kept, batch by batch
+    features: list[np.ndarray]  # and these, (n, D) float32
+    failed: Failed | None  # its notes of pictures that cannot be read
 
 
 def extract(
@@ -32,36 +45,40 @@ def extract(
 ) -> tuple[Statistics, np.ndarray]:
     """The statistics of a set in a network's space, and the numbers (M,) of the samples whose features were kept.
 
-    Several processes share the samples, and all get the same result. key: what two sets must have in common, beside the
-    network; source: where the samples are from. Up to KEPT features are kept, of samples drawn by `seed`. Raises
-    InputError for fewer than two samples and for features that are not finite.
+    Several processes share the samples; all get the same result, and the same notes in `samples.failed`. key: what two
+    sets must have in common, beside the network; source: where the samples are from. Up to KEPT features are kept, of
+    samples drawn by `seed`. Raises InputError for fewer than two samples and for features that are not finite.
     """
-    chosen = np.random.default_rng(seed).permutation(len(samples))[:KEPT]
+    of = processes.num_processes
     mask = np.zeros(len(samples), bool)
-    mask[chosen] = True
+    mask[np.random.default_rng(seed).permutation(len(samples))[:KEPT]] = True
+    own = _Share(Moments(network.width), [], [], samples.failed)
+    batches = samples.batches(batch_size, workers, (processes.process_index, of), network.prepare)
+    shown = progress and processes.is_main_process
+    bar = tqdm(total=len(samples), desc=network.title, unit="crop", disable=None if shown else True)
 
-    def own_share() -> tuple[Moments, list[np.ndarray], list[np.ndarray]]:
-        moments, numbers, features = Moments(network.width), [], []
-        bar = tqdm(total=len(samples), desc=network.title, unit="crop", disable=None if progress else True)
-        share = (processes.process_index, processes.num_processes)
-        with bar:
-            for indices, batch in samples.batches(batch_size, workers=workers, share=share, prepare=network.prepare):
-                found = network.features(batch)
-                moments.add(found)
-                keep = mask[indices]
-                numbers.append(np.asarray(indices)[keep])
-                features.append(found[keep].astype(np.float32))
-                bar.update(len(indices) * processes.num_processes)
-        return moments, numbers, features
+    def advance() -> None:
+        for indices, batch in islice(batches, ROUND):
+            found = network.features(batch)
+            own.moments.add(found)
+            keep = mask[indices]
+            own.numbers.append(indices[keep])
+            own.features.append(found[keep].astype(np.float32))
+            bar.update(min(of * len(indices), len(samples) - bar.n))
 
-    shares = gathered(processes, own_share)
-    moments = shares[0][0]
-    for other, _, _ in shares[1:]:
-        moments.merge(other)
+    with bar, closing(batches):
+        for _ in range(0, len(samples), ROUND * of * batch_size):
+            gathered(processes, advance)
+    shares = gathered(processes, lambda: own)
+    if samples.failed is not None:  # in an order that does not tell who came upon them
+        samples.failed[:] = sorted(dict(note for share in shares for note in share.failed).items())
+    moments = shares[0].moments
+    for share in shares[1:]:
+        moments.merge(share.moments)
     if moments.count < 2:
         raise InputError(f"{', '.join(source['paths'])}: {moments.count} crop; statistics need at least two")
-    numbers = np.concatenate([n for _, found, _ in shares for n in found])
-    features = np.concatenate([f for _, _, found in shares for f in found])
+    numbers = np.concatenate([part for share in shares for part in share.numbers])
+    features = np.concatenate([part for share in shares for part in share.features])
     order = numbers.argsort()
     source = {**source, "count": moments.count}
     return Statistics(moments.gaussian(), features[order], {**network.key, **key}, source), numbers[order]
