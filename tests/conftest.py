@@ -16,13 +16,11 @@ GLASS = 243
 
 
 @pytest.fixture(autouse=True)
-def _logging_is_restored():
-    """The command line sets up the package's logging; the next test finds it as it was."""
+def _logging_is_not_set_up():
+    """The command line sets up the package's logging, also in fixtures of a module; each test begins without."""
     log = logging.getLogger("largegen")
-    before = (log.level, log.handlers[:])
-    yield
-    log.setLevel(before[0])
-    log.handlers[:] = before[1]
+    log.setLevel(logging.NOTSET)
+    log.handlers.clear()
 
 
 def tissue_like(width: int, height: int, seed: int = 0) -> np.ndarray:

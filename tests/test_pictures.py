@@ -172,10 +172,20 @@ def test_what_was_stored_as_jpeg_is_lossy(tmp_path):
     assert all(picture.lossy for picture in level.fake)
 
 
-def test_crops_come_from_tissue_in_slides_but_not_in_what_was_generated(tmp_path):
+def test_crops_come_from_tissue_on_both_sides_or_on_neither(tmp_path):
     slide = save_slide(tmp_path / "a.tif", tissue_like(600, 500), mpp=0.5)
-    (level,) = matched_levels([slide], [ours(tmp_path / "b.tif", mpp=0.5), ours(tmp_path / "c.dzi", mpp=0.5)])
-    assert level.real[0].tissue and not any(picture.tissue for picture in level.fake)
+    cut_out = plain(tmp_path / "d.png")
+    fakes = [ours(tmp_path / "b.tif", mpp=0.5), ours(tmp_path / "c.dzi", mpp=0.5)]
+
+    def tissue(reals, **options):
+        (level,) = matched_levels(reals, fakes, sources=(AT_20X, UNKNOWN), **options)
+        return {picture.tissue for picture in level.real}, {picture.tissue for picture in level.fake}
+
+    assert tissue([slide]) == ({True}, {True})
+    assert tissue([cut_out]) == ({False}, {False})
+    assert tissue([slide, cut_out]) == ({True, False}, {True})
+    assert tissue([slide], tissue=False) == ({False}, {False})
+    assert tissue([], tissue=True) == (set(), {True})  # as saved statistics say
 
 
 def test_a_damaged_picture_is_named_or_left_out(tmp_path):

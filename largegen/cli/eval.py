@@ -71,6 +71,13 @@ def eval(
     crops: Annotated[int, typer.Option(min=2, help="Crops of each set and magnification.")] = 10_000,
     crop_px: Annotated[int, typer.Option(min=16, help="Side of a crop in pixels.")] = 256,
     grid: Annotated[bool, typer.Option("--grid", help="Crops side by side; otherwise at random places.")] = False,
+    no_tissue_filter: Annotated[
+        bool,
+        typer.Option(
+            "--no-tissue-filter",
+            help="Take crops of empty glass too, where by default those of slides, and so of pictures, are of tissue.",
+        ),
+    ] = False,
     mag: Annotated[
         float | None, typer.Option(help="Compare at this magnification.", show_default="the generated pictures' own")
     ] = None,
@@ -173,6 +180,7 @@ def eval(
         real_source=Resolution(real_mpp, real_mag, real_gsd),
         fake_source=Resolution(fake_mpp, fake_mag, fake_gsd),
         pairs=pairs,
+        tissue_filter=not no_tissue_filter,
         keep_going=keep_going,
     )
     sets = from_main(processes, look)

@@ -161,7 +161,8 @@ class Comparison:
 
 def _key(network: FeatureNetwork, side_px: int, level: Level) -> dict[str, Any]:
     """What two sets must have in common to be compared."""
-    return {**network.key, "side_px": side_px, "level": level.name}
+    tissue = any(picture.tissue for picture in level.fake)
+    return {**network.key, "side_px": side_px, "level": level.name, "tissue": tissue}
 
 
 def _side(picture: Picture) -> int:

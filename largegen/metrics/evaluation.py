@@ -175,7 +175,7 @@ def _warnings(sets: Sets, config: Config, comparison: Comparison) -> list[str]:
                 if pictures and room * CROWDED < config.crops.count and not are_patches(pictures, config.crops.size_px):
                     found.append(
                         f"{level.name}: the {name} pictures have room for {room:.0f} crops side by side, so"
-                        f" {config.crops.count} of them overlap and the intervals are too narrow"
+                        f" {config.crops.count} of them overlap: intervals are too narrow, precision and recall too low"
                     )
     return list(dict.fromkeys(found))
 

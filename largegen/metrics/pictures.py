@@ -144,6 +144,7 @@ def matched_levels(
     target: Resolution = UNKNOWN,
     sources: tuple[Resolution, Resolution] = (UNKNOWN, UNKNOWN),
     failed: Failed | None = None,
+    tissue: bool | None = None,
 ) -> tuple[Level, ...]:
     """Pair the sets at each resolution to compare them at, the finest first.
 
@@ -152,8 +153,9 @@ def matched_levels(
     nowhere known are compared pixel by pixel, if none on the other side has one.
 
     real: none, where saved statistics stand for them. sources: resolutions that the metadata of (real, fake) lack.
-    failed: takes what cannot be opened, which is then left out. Raises InputError for what cannot be compared: another
-    kind of resolution, or pixels to be enlarged.
+    failed: takes what cannot be opened, which is then left out. tissue: whether crops are of tissue only; by default
+    those of slides are, and those of the pictures that they are compared with. Raises InputError for what cannot be
+    compared: another kind of resolution, or pixels to be enlarged.
     """
     real_set, fake_set = (
         _Set(name, _scan(name, paths, source, failed) if paths or name == "fake" else (), source)
@@ -166,7 +168,7 @@ def matched_levels(
     if wanted is not None:
         for one in sets:
             _check_unit(one, wanted)
-        return (Level(wanted.level_name, real_set.at(wanted), fake_set.at(wanted)),)
+        return (_level(wanted, real_set, fake_set, tissue),)
     for one, other in (sets, sets[::-1]) if real_set.found else ():
         if one.unit == "px" != other.unit:
             known = other.found[0]
@@ -176,8 +178,18 @@ def matched_levels(
     levels = []
     for scale in _scales(fake_set.found):
         same = tuple(found for found in fake_set.found if scale.size <= found.scale.size <= scale.size * (1 + SAME))
-        levels.append(Level(scale.level_name, real_set.at(scale), replace(fake_set, found=same).at(scale)))
+        levels.append(_level(scale, real_set, replace(fake_set, found=same), tissue))
     return tuple(levels)
+
+
+def _level(scale: Scale, real_set: _Set, fake_set: _Set, tissue: bool | None) -> Level:
+    """Both sets at one resolution, by one rule: where real crops are of tissue, those of generated pictures are."""
+    real, fake = real_set.at(scale), fake_set.at(scale)
+    if tissue is False:
+        real = tuple(replace(picture, tissue=False) for picture in real)
+    if tissue is None:
+        tissue = scale.unit != "m" and any(picture.tissue for picture in real)  # generated scenes have data everywhere
+    return Level(scale.level_name, real, tuple(replace(picture, tissue=tissue) for picture in fake))
 
 
 def _check_unit(one: _Set, wanted: Scale) -> None:

@@ -43,14 +43,16 @@ def open_sets(
     real_source: Resolution = Resolution(),
     fake_source: Resolution = Resolution(),
     pairs: Path | None = None,
+    tissue_filter: bool = True,
     keep_going: bool = False,
 ) -> Sets:
     """Find the pictures of both sets and the resolutions to compare them at.
 
     real: pictures, slides, folders, embedding files, or one `.npz` of statistics. target: see pictures.matched_levels.
     real_source, fake_source: resolutions that the metadata lack. pairs: a CSV file, see pairs.given_pairs; without one,
-    what the generated pictures say of their making. keep_going: leave out damaged pictures. Raises InputError for what
-    cannot be found, read or compared.
+    what the generated pictures say of their making. tissue_filter: crops of slides, and of the pictures that are
+    compared with them, are of tissue only. keep_going: leave out damaged pictures. Raises InputError for what cannot be
+    found, read or compared.
     """
     failed: Failed | None = [] if keep_going else None
     wanted_scale(real_source, "real-"), wanted_scale(fake_source, "fake-")  # which complain in their options' names
@@ -62,7 +64,10 @@ def open_sets(
         raise InputError(f"--real {saved[0]}: saved statistics are a whole real set; give nothing beside them")
     statistics = tuple(load_statistics(saved[0])) if saved else ()
     reals, fakes = [] if saved else find_pictures(real), find_pictures(fake)
-    levels = matched_levels(reals, fakes, target, (real_source, fake_source), failed)
+    tissue = None if tissue_filter else False
+    if tissue_filter and saved:
+        tissue = any(one.key.get("tissue") for one in statistics)  # as their pictures were
+    levels = matched_levels(reals, fakes, target, (real_source, fake_source), failed, tissue)
     left_out: list[str] = []
     if pairs:
         found = given_pairs(pairs, fake_source, real_source, failed)
