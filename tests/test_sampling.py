@@ -293,10 +293,10 @@ TWO_PROCESSES = """
 import sys
 sys.path.insert(0, {folder!r})
 import torch
-from accelerate import PartialState
+from largegen.distributed import join
 from toys import Killed, mixing, run
 
-state = PartialState(cpu=True)
+state = join(torch.device("cpu"))
 assert state.num_processes == 2
 for windows in ("overlap", "shift"):
     canvas = run(windows=windows, eta=0.3, batch_size=3, processes=state)
