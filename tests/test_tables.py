@@ -46,11 +46,11 @@ def test_the_table_is_aligned_and_says_all():
     )
     evaluation = Evaluation({}, {}, levels, (LeftOut("clip-fid", "no weights at hand"),), ("JPEG",))
     assert table_text(evaluation).splitlines() == [
-        "20x                   value  95 % interval  floor  N=inf  real/generated  better",
-        "Crop FID              15.51  14.90 - 16.10   3.20  12.80      10000/9000   lower",
+        "20x                   value  95 % interval  floor  N=inf   real/fake  best",
+        "Crop FID              15.51  14.90 - 16.10   3.20  12.80  10000/9000   low",
         "",
-        "5x                    value  95 % interval  floor  N=inf  real/generated  better",
-        "Embedding similarity  0.924                                   10000/9000  higher",
+        "5x                    value  95 % interval  floor  N=inf   real/fake  best",
+        "Embedding similarity  0.924                               10000/9000  high",
         "",
         "note: 20x, Crop FID: of few",
         "left out: clip-fid: no weights at hand",
@@ -60,7 +60,7 @@ def test_the_table_is_aligned_and_says_all():
 
 def test_columns_that_no_figure_has_are_not_shown():
     text = table_text(Evaluation({}, {}, (LevelFigures("pixels", (figure(31.2),)),)))
-    assert text.splitlines()[0].split() == ["pixels", "value", "real/generated", "better"]
+    assert text.splitlines()[0].split() == ["pixels", "value", "real/fake", "best"]
 
 
 def test_the_table_fits_100_characters():

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 
 from largegen.metrics.results import Evaluation, Figure
 
-BETTER = {"lower": "lower", "higher": "higher", "one": "near 1"}
+BEST = {"lower": "low", "higher": "high", "one": "1"}
 WIDTH = 100  # characters
 SHORTEST_NAME = 20  # characters that a metric's name keeps where the table is wide
 
@@ -52,8 +52,8 @@ _COLUMNS: tuple[Column, ...] = (
     ("s.e.", lambda figure: number(figure, figure.standard_error)),
     ("floor", lambda figure: number(figure, figure.floor)),
     ("N=inf", lambda figure: number(figure, figure.infinity)),
-    ("real/generated", lambda figure: f"{figure.real_count}/{figure.fake_count}"),
-    ("better", lambda figure: BETTER[figure.better]),
+    ("real/fake", lambda figure: f"{figure.real_count}/{figure.fake_count}"),
+    ("best", lambda figure: BEST[figure.better]),
 )
 
 
