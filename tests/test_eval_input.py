@@ -212,13 +212,13 @@ def test_features_that_are_not_numbers_are_an_error(fails, patches, monkeypatch)
     assert "NaN or infinite features" in fails(patches, patches)
 
 
-def test_an_interrupt_says_that_nothing_is_kept(fails, patches, monkeypatch):
+def test_an_interrupt_says_that_nothing_is_kept(evaluate, patches, monkeypatch):
     def interrupt(*_):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(Encoder, "encode", interrupt)
-    error = fails(patches, patches, code=130)
-    assert "interrupted; nothing is kept" in error and "goes on" not in error
+    code, _, err = evaluate(patches, patches)
+    assert code == 130 and err == "interrupted; nothing is kept, and the same command begins anew\n"
 
 
 def test_any_seed_will_do_and_a_folder_that_cannot_be_written(evaluate, patches, tmp_path, monkeypatch):

@@ -23,6 +23,10 @@ COMMANDS = (
 )
 
 
+RESUMED = ("embed", "train", "train-vae", "train-encoder", "generate", "zoom")
+GOES_ON = "the same command again goes on where it stopped (training: with --resume latest)"
+BEGINS_ANEW = "nothing is kept, and the same command begins anew"
+
 # Typer carries its own copy of Click since 0.26, so the class is asked of Typer.
 UsageError = typer.BadParameter.__base__
 
@@ -107,8 +111,8 @@ def run(arguments: list[str] | None = None) -> int:
         text = f"unexpected {type(error).__name__}: {error}; LARGEGEN_DEBUG=1 shows where"
         return _fail(error, text, 1)
     if code == 130:
-        again = "the same command again goes on where it stopped (training: with --resume latest)"
-        print(f"interrupted; {again}", file=sys.stderr)
+        command, *_ = sys.argv[1:] if arguments is None else arguments
+        print(f"interrupted; {GOES_ON if command in RESUMED else BEGINS_ANEW}", file=sys.stderr)
     return code
 
 

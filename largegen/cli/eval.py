@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from largegen.cli import options as shared
-from largegen.errors import InputError, LargegenError, OutputError
+from largegen.errors import InputError, OutputError
 
 if TYPE_CHECKING:
     from largegen.metrics.results import Evaluation
@@ -16,23 +16,11 @@ if TYPE_CHECKING:
 SETS = ("--real", "--fake")
 
 
-class Interrupted(LargegenError):
-    """Ctrl-C, of which other commands say that they go on where they stopped."""
-
-    exit_code = 130
-
-
 class Command(typer.core.TyperCommand):
     """A command whose --real and --fake take several paths each, as a shell's wildcard gives them."""
 
     def parse_args(self, ctx, args: list[str]) -> list[str]:
         return super().parse_args(ctx, repeated(args))
-
-    def invoke(self, ctx) -> int:
-        try:
-            return super().invoke(ctx)
-        except KeyboardInterrupt as error:
-            raise Interrupted("interrupted; nothing is kept, and the same command begins anew") from error
 
 
 def repeated(args: list[str]) -> list[str]:
