@@ -10,13 +10,13 @@ import numpy as np
 
 from largegen.errors import InputError, SlideError, first_line
 from largegen.headers import read_provenance
+from largegen.metrics.scales import UNKNOWN, Resolution
 from largegen.slide import Slide, open_slide
 
 TOLERANCE = 0.02  # of scales, and of sizes, that are called the same
 COLUMNS = ("generated", "real", "x", "y", "scale")
 
-Resolution = tuple[float | None, float | None]  # um per px, metres per px
-Source = tuple[float | None, float | None, float | None]  # mpp, mag and gsd that the user gave, for open_slide
+PixelSize = tuple[float | None, float | None]  # um per px, metres per px
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Pair:
 
 
 def find_pairs(
-    fakes: Sequence[Path], reals: Sequence[Path], real_source: Source = (None, None, None)
+    fakes: Sequence[Path], reals: Sequence[Path], real_source: Resolution = UNKNOWN
 ) -> tuple[list[Pair], list[str]]:
     """The pairs that the provenance of generated pictures tells, and a line for each that has none: `<path>: why`.
 
@@ -50,7 +50,7 @@ def find_pairs(
     return pairs, left_out
 
 
-def _recorded_pair(fake: Path, named: Mapping[str, Sequence[Path]], real_source: Source) -> Pair:
+def _recorded_pair(fake: Path, named: Mapping[str, Sequence[Path]], real_source: Resolution) -> Pair:
     record = read_provenance(fake)
     if record is None:
         raise InputError("does not say what it was made after; name its real picture in a --pairs file")
@@ -82,8 +82,8 @@ def _recorded_scale(record: Mapping[str, Any], real: Slide) -> float:
 
 def given_pairs(
     path: Path,
-    fake_source: Source = (None, None, None),
-    real_source: Source = (None, None, None),
+    fake_source: Resolution = UNKNOWN,
+    real_source: Resolution = UNKNOWN,
     failed: list[tuple[Path, str]] | None = None,
 ) -> list[Pair]:
     """The pairs of a CSV file with the columns generated, real and perhaps x, y, scale (see Pair).
@@ -114,7 +114,7 @@ def given_pairs(
     return pairs
 
 
-def _given_pair(folder: Path, row: Mapping[str, str | None], fake_source: Source, real_source: Source) -> Pair:
+def _given_pair(folder: Path, row: Mapping[str, str | None], fake_source: Resolution, real_source: Resolution) -> Pair:
     if None in row or not row["generated"] or not row["real"]:
         raise InputError(f"must have {len(row) - (None in row)} values, a generated and a real picture among them")
     x, y, scale = (_number(row, name) for name in ("x", "y", "scale"))
@@ -153,11 +153,11 @@ def _given_scale(fake: Slide, real: Slide) -> float:
     return scale or 1.0
 
 
-def _resolution(slide: Slide) -> Resolution:
+def _resolution(slide: Slide) -> PixelSize:
     return slide.mpp or (slide.magnification and 10 / slide.magnification), slide.gsd_m
 
 
-def _ratio(fake: Resolution, real: Resolution) -> float | None:
+def _ratio(fake: PixelSize, real: PixelSize) -> float | None:
     """How many px of the real picture one of the other is long, if both resolutions are known."""
     return next((f / r for f, r in zip(fake, real, strict=True) if f and r), None)
 
