@@ -6,6 +6,7 @@ import numpy as np
 
 from largegen.encoders import Encoder
 from largegen.metrics.gaussian import frechet_distance_of_features
+from largegen.metrics.similarity import unit
 
 BATCH = 32  # pictures through the encoder at once
 
@@ -30,5 +31,4 @@ class Judge:
 
     def _embed(self, pictures: np.ndarray) -> np.ndarray:
         parts = [self.encoder.encode(pictures[i : i + BATCH]) for i in range(0, len(pictures), BATCH)]
-        embeddings = np.concatenate(parts)
-        return embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
+        return unit(np.concatenate(parts))
