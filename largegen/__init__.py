@@ -2,15 +2,20 @@
 
 from typing import TYPE_CHECKING, Any
 
+from largegen.version import __version__
+
 if TYPE_CHECKING:
-    from largegen.embedding_file import read_grid
-    from largegen.generation import generate
-    from largegen.model import load_model
+    from largegen.embeddings.file import read_grid
+    from largegen.models.model import load_model
+    from largegen.sampling.generate import generate
 
-__version__ = "0.1.0"
-__all__ = ["generate", "load_model", "read_grid"]
+__all__ = ["__version__", "generate", "load_model", "read_grid"]
 
-_HOMES = {"generate": "largegen.generation", "load_model": "largegen.model", "read_grid": "largegen.embedding_file"}
+_HOMES = {
+    "generate": "largegen.sampling.generate",
+    "load_model": "largegen.models.model",
+    "read_grid": "largegen.embeddings.file",
+}
 
 
 def __getattr__(name: str) -> Any:

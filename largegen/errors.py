@@ -48,3 +48,10 @@ class LockedError(OutputError):
 
 class TrainingError(LargegenError, ArithmeticError):
     """Training cannot go on: a NaN or infinite loss."""
+
+
+def telling_line(error: Exception) -> str:
+    """The first telling line of a C library's message."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    telling = [line for line in lines if not line.startswith("unable to ")]
+    return (telling or lines or [type(error).__name__])[0].removeprefix("VipsForeignLoad: ")

@@ -1,4 +1,4 @@
-"""Small slides and scenes that tests make for themselves; nothing here needs the network or `shared`."""
+"""Fixtures that many tests share: slides and scenes made on the spot; none but `shared` needs anything from outside."""
 
 import logging
 import os
@@ -15,8 +15,8 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 import numpy as np
 import pytest
-
-GLASS = 243
+from helpers import ROOT
+from helpers.slides import save_slide, tissue_like
 
 
 @pytest.fixture(autouse=True)
@@ -27,52 +27,10 @@ def _logging_is_not_set_up():
     log.handlers.clear()
 
 
-def tissue_like(width: int, height: int, seed: int = 0) -> np.ndarray:
-    """(height, width, 3) uint8 like H&E: a pink ellipse with purple nuclei in a margin of glass."""
-    rng = np.random.default_rng(seed)
-    y, x = np.mgrid[0:height, 0:width].astype(np.float32)
-    fibres = np.sin(x / 9 + 2 * np.sin(y / 37)) + np.sin((x + y) / 23)
-    stroma = np.stack([225 + 8 * fibres, 150 + 18 * fibres, 190 + 10 * fibres], axis=-1)
-    out = np.full((height, width, 3), GLASS, np.float32)
-    inside = ((x / width - 0.5) / 0.42) ** 2 + ((y / height - 0.5) / 0.40) ** 2 < 1
-    out[inside] = stroma[inside]
-    for _ in range(width * height // 900):
-        radius = rng.uniform(3, 7)
-        cx, cy = int(rng.integers(8, width - 8)), int(rng.integers(8, height - 8))
-        if inside[cy, cx]:
-            patch = np.s_[cy - 8 : cy + 9, cx - 8 : cx + 9]
-            nucleus = (x[patch] - cx) ** 2 + (y[patch] - cy) ** 2 < radius**2
-            out[patch][nucleus] = (95, 60, 140)
-    return (out + rng.normal(0, 1.5, (height, width, 1))).clip(0, 255).astype(np.uint8)
-
-
-def save_slide(path: Path, pixels: np.ndarray, mpp: float | None = None, **options) -> Path:
-    """Write (h, w, bands) pixels: .tif a tiled pyramid, .svs an Aperio-like one, else a plain image."""
-    import pyvips
-
-    image = pyvips.Image.new_from_array(pixels)
-    if path.suffix not in (".tif", ".svs"):
-        image.write_to_file(str(path), **options)
-        return path
-    if path.suffix == ".svs":
-        size, resolution = (
-            f"{image.width}x{image.height}",
-            f"|AppMag = {10 / mpp:g}|MPP = {mpp:.4f}" if mpp else "",
-        )
-        description = f"Aperio Image Library v11.2.1 \r\n{size} (256x256) JPEG/RGB Q=90{resolution}"
-        image = image.copy()
-        image.set_type(pyvips.GValue.gstr_type, "image-description", description)
-    elif mpp:
-        image = image.copy(xres=1000 / mpp, yres=1000 / mpp)
-    pyramid = {"tile": True, "pyramid": True, "tile_width": 256, "tile_height": 256}
-    image.tiffsave(str(path), **{"compression": "jpeg", "Q": 90, **pyramid, **options})
-    return path
-
-
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder of real slides and reference numbers that stays outside the repository."""
-    folder = Path(__file__).resolve().parents[2] / "shared"
+    folder = ROOT.parent / "shared"
     if not folder.is_dir():
         pytest.skip(f"{folder} is absent: real slides and reference numbers are not part of the repository")
     return folder

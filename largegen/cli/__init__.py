@@ -13,9 +13,9 @@ from typing import Annotated
 
 import typer
 
-from largegen import __version__
 from largegen.cli.options import Config, Quiet, Verbose, set_up_logging
 from largegen.errors import LargegenError
+from largegen.version import __version__
 
 COMMANDS = (
     *("embed", "train", "train-vae", "train-encoder", "generate", "zoom", "sample"),

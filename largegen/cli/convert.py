@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-from largegen.cli import loop_options as loop
 from largegen.cli import options as shared
+from largegen.cli import training_options as loop
 
 
 def convert(
@@ -54,7 +54,7 @@ def convert(
 
     Nothing in the checkpoint is run. Every one of its tensors is used, or reported as left out and why.
     """
-    from largegen.conversion import convert
+    from largegen.models.convert.convert import convert
 
     dtype = loop.export_dtype(export_precision)
     report = convert(

@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from largegen.cli import options as shared
-from largegen.cli.import_files import import_files, refuse_same_names
-from largegen.cli.options import Target
+from largegen.cli.import_embeddings import import_files, refuse_same_names
 from largegen.errors import InputError
+from largegen.slides.resolution import Target
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from largegen.encoders import Encoder
-    from largegen.slide import Slide
-    from largegen.tiles import TileGrid
+    from largegen.models.encoder import Encoder
+    from largegen.slides.slide import Slide
+    from largegen.slides.tiles import TileGrid
 
 
 def embed(
@@ -85,7 +85,7 @@ def embed(
     if import_:
         if preview or no_tissue_filter or tissue_threshold is not None:
             raise InputError("--import: --preview and the tissue filter are for slides only")
-        from largegen.imports import Given
+        from largegen.embeddings.convert.convert import Given
 
         given = Given(encoder, dataset, tile_px, overlap, mag, mpp, gsd, source_mag, source_mpp, source_gsd)
         settings = {"encoder_weights": encoder_weights, "device": device, "overwrite": overwrite}
@@ -93,7 +93,8 @@ def embed(
     if slide is not None or dataset is not None:
         raise InputError("--slide, --dataset: only with --import")
     encoder, tile_px, overlap = encoder or "starter", tile_px or 256, overlap or 0
-    from largegen.slide import find_slides, open_slide
+    from largegen.slides.find import find_slides
+    from largegen.slides.slide import open_slide
 
     paths = find_slides(slides)
     refuse_same_names(paths)
@@ -128,8 +129,8 @@ def embed(
 
 
 def _load(name: str, weights: Path | None, device: str, precision: str) -> "Encoder":
-    from largegen.encoders import load_encoder
-    from largegen.runtime import resolve_device, resolve_precision
+    from largegen.models.encoder import load_encoder
+    from largegen.runtime.device import resolve_device, resolve_precision
 
     found = resolve_device(device)
     dtype = None if precision == "auto" else resolve_precision(precision, found)
@@ -145,8 +146,9 @@ def _embed_one(
     preview: bool,
     overwrite: bool,
 ) -> dict[str, Any]:
-    from largegen.embeddings import EmbeddingFile, embed_slide
-    from largegen.tiles import draw_preview
+    from largegen.embeddings.embed import embed_slide
+    from largegen.embeddings.file import EmbeddingFile
+    from largegen.slides.tiles import draw_preview
 
     result: dict[str, Any] = {"slide": str(slide.path)}
     if preview:
@@ -169,8 +171,8 @@ def _embed_one(
 
 
 def _tiles(slide: "Slide", target: Target, settings: dict[str, Any]) -> "tuple[TileGrid, np.ndarray]":
-    from largegen.embeddings import kept_tiles
-    from largegen.tiles import tile_grid
+    from largegen.embeddings.embed import kept_tiles
+    from largegen.slides.tiles import tile_grid
 
     grid = tile_grid(slide, target.downsample(slide), settings["tile_px"], settings["overlap_px"])
     return grid, kept_tiles(slide, grid, settings["tissue_threshold"], settings["tissue_filter"])

@@ -12,7 +12,7 @@ def encoders(json: Json = False) -> None:
 
     Beside these, --encoder takes any timm model name, hf-hub:ORG/NAME and local-dir:DIR.
     """
-    from largegen.encoders import encoder_names, encoder_spec
+    from largegen.models.encoder import encoder_names, encoder_spec
 
     specs = [encoder_spec(name) for name in encoder_names()]
     if json:

@@ -13,6 +13,7 @@ from largegen.errors import InputError, OutputError
 if TYPE_CHECKING:
     from largegen.metrics.results import Evaluation
 
+
 SETS = ("--real", "--fake")
 
 
@@ -128,20 +129,20 @@ def eval(
     one device as it is; on several with: accelerate launch --num_processes 2 -m largegen eval ...
     """
     names = tuple(name for name in metrics.replace(" ", "").split(",") if name)
-    from largegen.metrics.plan import Config, parse_metric
+    from largegen.metrics.request import Config, parse_metric
 
     wanted = tuple(dict.fromkeys(map(parse_metric, names)))
     for path, suffix, option in ((report, ".html", "--report"), (save_stats, ".npz", "--save-stats")):
         _check_output(path, suffix, option, overwrite)
-    from largegen.distributed import from_main, join
-    from largegen.metrics.crops import CropSettings
     from largegen.metrics.evaluation import evaluate, plan
-    from largegen.metrics.pictures import Resolution
-    from largegen.metrics.report import write_report
-    from largegen.metrics.sets import open_sets
-    from largegen.metrics.sheets import sheets_of
-    from largegen.metrics.statistics_file import save_statistics
-    from largegen.runtime import resolve_device
+    from largegen.metrics.report.html import write_report
+    from largegen.metrics.report.sheets import sheets_of
+    from largegen.metrics.sets.crops import CropSettings
+    from largegen.metrics.sets.sets import open_sets
+    from largegen.metrics.sets.statistics import save_statistics
+    from largegen.runtime.device import resolve_device
+    from largegen.runtime.distributed import from_main, join
+    from largegen.slides.resolution import Resolution
 
     config = Config(
         metrics=wanted,
@@ -210,7 +211,7 @@ def _say(evaluation: "Evaluation", json: bool) -> None:
     if json:
         shared.print_json(evaluation.as_dict())
         return
-    from largegen.metrics.tables import table_text
+    from largegen.metrics.report.table import table_text
 
     typer.echo(table_text(evaluation))
 

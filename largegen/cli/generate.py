@@ -11,14 +11,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from largegen.cli import options as shared
-from largegen.cli.reference_options import Choice, with_reference_options
-from largegen.settings import Sampling
+from largegen.cli.reference_options import with_reference_options
+from largegen.conditioning.open_reference import Choice
+from largegen.sampling.settings import Sampling
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from largegen.model import Model
-    from largegen.reference import Region
+    from largegen.conditioning.area import Region
+    from largegen.models.model import Model
 
 
 @with_reference_options
@@ -69,16 +70,17 @@ def generate(
         seed=seed,
     )
     sampling.check()
-    from largegen.reference import parse_region, parse_size
+    from largegen.conditioning.area import parse_region, parse_size
 
     wanted, corner = parse_size(size), parse_region(region) if region else None
     out = out or Path(f"{reference.name}_synthetic_{size.lower()}.tif")
-    from largegen.writers import check_output
+    from largegen.images.write import check_output
 
     check_output(out, overwrite, wanted)
-    from largegen.distributed import join
-    from largegen.generation import effective, generate_file
-    from largegen.model import load_model
+    from largegen.images.generate_file import generate_file
+    from largegen.models.model import load_model
+    from largegen.runtime.distributed import join
+    from largegen.sampling.generate import effective
 
     network = load_model(model, device, precision)
     main = join(network.device).is_main_process
@@ -87,7 +89,7 @@ def generate(
     progress = shared.show_progress()
     settings = effective(sampling, network)
     with ExitStack() as stack:
-        source = reference.open(stack, network)
+        source = reference.open(stack, network, shared.show_progress())
         place = source.region(network, wanted, corner)
         if dry_run:
             if main:
@@ -113,9 +115,8 @@ def generate(
 
 def _estimate(model: "Model", region: "Region", tissue: "np.ndarray", sampling: Sampling, out: Path) -> dict[str, Any]:
     """What the run would take, but for embedding: time and memory from a batch of windows here, disk from the size."""
-    from largegen.cli.estimates import about, memory_mb, trial
-    from largegen.generation import count_calls, count_decoded
-    from largegen.reference import pure_background
+    from largegen.conditioning.area import pure_background
+    from largegen.sampling.cost import about, count_calls, count_decoded, memory_mb, trial
 
     cost = trial(model, 2 * sampling.batch_size)  # as under guidance
     height, width = region.height // model.factor, region.width // model.factor

@@ -7,7 +7,7 @@ import typer
 
 from largegen.cli.options import Json, SourceMag, SourceMpp, print_json
 from largegen.errors import InputError, ModelError
-from largegen.runtime import read_config
+from largegen.runtime.files import read_config
 
 MODEL_INDEX = "model_index.json"
 
@@ -54,7 +54,7 @@ def _directory(path: Path) -> dict[str, Any]:
 
 
 def _encoder(path: Path) -> dict[str, Any]:
-    from largegen.encoders import encoder_spec
+    from largegen.models.encoder import encoder_spec
 
     spec = encoder_spec(f"local-dir:{path}")
     return {
@@ -68,7 +68,7 @@ def _encoder(path: Path) -> dict[str, Any]:
 
 
 def _autoencoder(path: Path) -> dict[str, Any]:
-    from largegen.autoencoder import load_autoencoder
+    from largegen.models.autoencoder import load_autoencoder
 
     autoencoder = load_autoencoder(path)
     return {
@@ -105,7 +105,7 @@ def _is_embedding_file(path: Path) -> bool:
 
 
 def _embedding_file(path: Path) -> dict[str, Any]:
-    from largegen.embeddings import EmbeddingFile
+    from largegen.embeddings.file import EmbeddingFile
 
     file = EmbeddingFile(path)
     settings = file.settings.as_dict()
@@ -122,8 +122,8 @@ def _embedding_file(path: Path) -> dict[str, Any]:
 
 
 def _picture(path: Path, source_mpp: float | None, source_mag: float | None) -> dict[str, Any]:
-    from largegen.slide import open_slide
-    from largegen.writers import read_provenance
+    from largegen.slides.image_info import read_provenance
+    from largegen.slides.slide import open_slide
 
     made_by = read_provenance(path)
     with open_slide(path, source_mpp, source_mag) as slide:

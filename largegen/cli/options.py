@@ -8,18 +8,13 @@ import logging
 import sys
 import tomllib
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from largegen.errors import InputError, LargegenError
 
-if TYPE_CHECKING:
-    from largegen.slide import Slide
-
-DEFAULT_MAG = 20.0
 log = logging.getLogger("largegen")
 
 
@@ -231,20 +226,3 @@ def one_by_one(
             log.error("%s", error)
             results.append({what: str(path), "error": str(error)})
     return results
-
-
-@dataclass(frozen=True)
-class Target:
-    """The resolution to work at; none given means 20x for slides, a scene's own resolution."""
-
-    mag: float | None  # 20 is 0.5 um/px
-    mpp: float | None  # um/px
-    gsd: float | None  # m/px
-
-    def magnification(self, slide: "Slide") -> float | None:
-        none_given = self.mag is None and self.mpp is None and self.gsd is None
-        return DEFAULT_MAG if none_given and slide.kind != "scene" else self.mag
-
-    def downsample(self, slide: "Slide") -> float:
-        """Level-0 px per pixel of the target."""
-        return slide.downsample_for(mag=self.magnification(slide), mpp=self.mpp, gsd_m=self.gsd)

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from largegen.cli import options as shared
-from largegen.cli.reference_options import Choice, with_reference_options
+from largegen.cli.reference_options import with_reference_options
+from largegen.conditioning.open_reference import Choice
 from largegen.errors import InputError
-from largegen.settings import Sampling
+from largegen.sampling.settings import Sampling
 
 if TYPE_CHECKING:
-    from largegen.model import Model
+    from largegen.models.model import Model
 
 
 @with_reference_options
@@ -47,17 +48,17 @@ def sample(
 
     if mag is not None and level is not None:
         raise InputError("--mag, --level: give only one of them")
-    from largegen.dataset import to_pictures
-    from largegen.distributed import alone
-    from largegen.generation import effective
-    from largegen.model import load_model
-    from largegen.patches import choose_places, grids_at, sample_patches
-    from largegen.provenance import image_info
-    from largegen.reference import Region
-    from largegen.runtime import lock
-    from largegen.sheet import lay_out
-    from largegen.writers import check_output, write_image
-    from largegen.zoom import guide_picture
+    from largegen.conditioning.area import Region
+    from largegen.images.contact_sheet import lay_out
+    from largegen.images.provenance import image_info
+    from largegen.images.write import check_output, write_image
+    from largegen.models.model import load_model
+    from largegen.models.pixels import to_pictures
+    from largegen.runtime.distributed import alone
+    from largegen.runtime.lock import lock
+    from largegen.sampling.generate import effective
+    from largegen.sampling.patches import choose_places, grids_at, sample_patches
+    from largegen.sampling.zoom.zoom import guide_picture
 
     network = load_model(model, device, precision)
     alone(network.device)
@@ -67,7 +68,7 @@ def sample(
     out = out or Path(f"{reference.name}_samples_{name}.png")
     check_output(out, overwrite, (min(count, 8) * network.tile_px, -(-count // 8) * network.tile_px))
     with ExitStack() as stack:
-        source = reference.open(stack, network)
+        source = reference.open(stack, network, shared.show_progress())
         places = choose_places(source.tissue, level, count, seed)
         grids, grid = grids_at(source, places, level, network.tile_px)
     latents = sample_patches(network, grids, level, sampling, progress=shared.show_progress())

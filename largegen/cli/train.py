@@ -5,8 +5,8 @@ from typing import Annotated
 
 import typer
 
-from largegen.cli import loop_options as loop
 from largegen.cli import options as shared
+from largegen.cli import training_options as loop
 from largegen.errors import InputError
 
 
@@ -89,7 +89,7 @@ def train(
         raise InputError(f"--levels {levels}: the patch conditioner knows one; use --conditioner summarizer")
     loop.choose("--turns", turns, (1, 2, 4, 8))
     dtype = loop.export_dtype(export_precision)
-    from largegen.training.cohort import CohortConfig, denoiser_task
+    from largegen.training.prepare import CohortConfig, denoiser_task
 
     cohort = CohortConfig(
         embeddings=tuple(embeddings),

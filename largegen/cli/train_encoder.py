@@ -5,8 +5,8 @@ from typing import Annotated
 
 import typer
 
-from largegen.cli import loop_options as loop
 from largegen.cli import options as shared
+from largegen.cli import training_options as loop
 
 
 @loop.with_loop_options(
@@ -43,7 +43,7 @@ def train_encoder(
     Nearby crops attract, all others in the batch repel; colour and scale are left alone and stay in the embedding.
     """
     dtype = loop.export_dtype(export_precision)
-    from largegen.training.encoder import EncoderConfig, EncoderTask
+    from largegen.training.tasks.encoder import EncoderConfig, EncoderTask
 
     cohort = loop.open_cohort(slides, native, mag, mpp, gsd, source_mpp, source_mag, source_gsd)
     form = EncoderConfig(architecture, width, tile_px, input_px, tile_px // 2, held_out=validation, licence=licence)

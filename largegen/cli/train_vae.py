@@ -5,8 +5,8 @@ from typing import Annotated
 
 import typer
 
-from largegen.cli import loop_options as loop
 from largegen.cli import options as shared
+from largegen.cli import training_options as loop
 
 
 @loop.with_loop_options(
@@ -46,7 +46,7 @@ def train_vae(
     loop.choose("--preset", preset, ("starter", "tiny"))
     from dataclasses import replace
 
-    from largegen.training.autoencoder import PRESETS, AutoencoderTask
+    from largegen.training.tasks.autoencoder import PRESETS, AutoencoderTask
 
     cohort = loop.open_cohort(slides, native, mag, mpp, gsd, source_mpp, source_mag, source_gsd)
     form = replace(PRESETS[preset], perceptual_weight=perceptual_weight, levels=levels, held_out=validation)

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from largegen.cli import options as shared
-from largegen.cli.reference_options import Choice, with_reference_options
+from largegen.cli.reference_options import with_reference_options
+from largegen.conditioning.open_reference import Choice
 from largegen.errors import InputError
-from largegen.settings import ZOOM_STEPS, Sampling, Zooming
+from largegen.sampling.settings import ZOOM_STEPS, Sampling, Zooming
 
 if TYPE_CHECKING:
-    from largegen.model import Model
-    from largegen.reference import Region
+    from largegen.conditioning.area import Region
+    from largegen.models.model import Model
 
 
 @with_reference_options
@@ -72,19 +73,19 @@ def zoom(
     zooming.check()
     sampling = Sampling(steps=steps, guidance=guidance, batch_size=shared.window_batch(batch_size), seed=seed)
     sampling.check()
-    from largegen.reference import parse_region, parse_size
-    from largegen.writers import check_output
+    from largegen.conditioning.area import parse_region, parse_size
+    from largegen.images.write import check_output
 
     wanted, corner = parse_size(size), parse_region(region) if region else None
     if wanted is None:
         raise InputError(f"--size {size}: zoom makes squares of a given side")
     out = out or Path(f"{reference.name}_zoom_{size}.tif")
     check_output(out, overwrite, wanted)
-    from largegen.distributed import alone
-    from largegen.generation import effective
-    from largegen.model import load_model
-    from largegen.zoom import check_zooming, level_of
-    from largegen.zoom_file import zoom_file
+    from largegen.images.zoom_file import zoom_file
+    from largegen.models.model import load_model
+    from largegen.runtime.distributed import alone
+    from largegen.sampling.generate import effective
+    from largegen.sampling.zoom.zoom import check_zooming, level_of
 
     if method == "published" and precision == "auto":
         precision = "fp32"  # lower precisions drown its forward differences
@@ -94,7 +95,7 @@ def zoom(
     check_zooming(network, zooming)
     sampling = effective(sampling, network)
     with ExitStack() as stack:
-        source = reference.open(stack, network)
+        source = reference.open(stack, network, shared.show_progress())
         place = source.region(network, wanted, corner)
         if dry_run:
             shared.print_json(_estimate(network, place, sampling, zooming, out))
@@ -121,9 +122,8 @@ def zoom(
 
 def _estimate(model: "Model", region: "Region", sampling: Sampling, zooming: Zooming, out: Path) -> dict[str, Any]:
     """What the run would take, but for embedding."""
-    from largegen.cli.estimates import about, memory_mb, trial
-    from largegen.generation import count_decoded
-    from largegen.zoom import count_work
+    from largegen.sampling.cost import about, count_decoded, memory_mb, trial
+    from largegen.sampling.zoom.zoom import count_work
 
     work, side = count_work(model, region.rows, sampling, zooming), region.width // model.factor
     decoded = work["decodes"] + count_decoded(sampling, model.window, side, side)

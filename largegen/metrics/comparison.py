@@ -7,19 +7,20 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from largegen.distributed import from_main, main_first
 from largegen.errors import HubError, InputError, ModelError
-from largegen.metrics.crops import WHOLE_PX, Crops, CropSettings, Samples, whole_pictures
-from largegen.metrics.features import extract
-from largegen.metrics.networks import FeatureNetwork, load_network
-from largegen.metrics.pictures import Level, Picture
-from largegen.metrics.plan import Config, are_patches
+from largegen.metrics.features.extract import extract
+from largegen.metrics.features.networks import FeatureNetwork, load_network
+from largegen.metrics.request import Config, are_patches
 from largegen.metrics.results import NotApplicable, Unlike
-from largegen.metrics.sets import Sets
-from largegen.metrics.statistics_file import Statistics, check_same_key
+from largegen.metrics.sets.crops import WHOLE_PX, Crops, CropSettings, Samples, whole_pictures
+from largegen.metrics.sets.images import Level, Picture
+from largegen.metrics.sets.sets import Sets
+from largegen.metrics.sets.statistics import Statistics, check_same_key
+from largegen.runtime.distributed import from_main, main_first
 
 if TYPE_CHECKING:
     from accelerate import PartialState
+
 
 ALIKE = 1.1  # whole pictures whose shorter sides differ by no more than this factor are of one size
 

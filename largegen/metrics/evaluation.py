@@ -7,21 +7,22 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from largegen import __version__
-from largegen.distributed import from_main
-from largegen.encoders import Encoder, load_encoder
 from largegen.errors import HubError, InputError, ModelError
-from largegen.metrics import single
+from largegen.metrics import image_figures
 from largegen.metrics.comparison import Compared, Comparison
-from largegen.metrics.crops import Crops
-from largegen.metrics.pictures import Level, Picture
-from largegen.metrics.plan import STARTER, Config, Metric, are_patches, metrics_of
+from largegen.metrics.request import STARTER, Config, Metric, are_patches, metrics_of
 from largegen.metrics.results import Evaluation, Figure, LeftOut, LevelFigures, NotApplicable, Unlike
-from largegen.metrics.sets import Sets
-from largegen.metrics.spaces import frechet_figure, kernel_figure, neighbour_figures, sample_warnings
+from largegen.metrics.set_figures import frechet_figure, kernel_figure, neighbour_figures, sample_warnings
+from largegen.metrics.sets.crops import Crops
+from largegen.metrics.sets.images import Level, Picture
+from largegen.metrics.sets.sets import Sets
+from largegen.models.encoder import Encoder, load_encoder
+from largegen.runtime.distributed import from_main
+from largegen.version import __version__
 
 if TYPE_CHECKING:
     from accelerate import PartialState
+
 
 CROWDED = 4  # crops per room for one from which on they say little of what another draw would give
 TITLES = {"patch-fid": "Patch FID", "crop-fid": "Crop FID", "clip-fid": "CLIP FID"}
@@ -120,7 +121,7 @@ def _check(metric: Metric, level: Level, comparison: Comparison) -> None:
     if metric.network:
         comparison.check(level, metric.network)
     else:
-        single.check(metric.kind, level, comparison.sets)
+        image_figures.check(metric.kind, level, comparison.sets)
 
 
 def _measure(metric: Metric, level: Level, comparison: Comparison) -> list[Figure]:
@@ -135,10 +136,10 @@ def _single(metric: Metric, level: Level, comparison: Comparison) -> Figure:
     """A figure of generated pictures one by one."""
     sets, config = comparison.sets, comparison.config
     if metric.kind == "seam":
-        return single.seam_figure(level, sets)
+        return image_figures.seam_figure(level, sets)
     if metric.kind == "guide-psnr":
-        return single.guide_figure(level, sets)
-    return single.similarity_figure(level, sets, partial(_encoder, config), config.batch_size, config.workers)
+        return image_figures.guide_figure(level, sets)
+    return image_figures.similarity_figure(level, sets, partial(_encoder, config), config.batch_size, config.workers)
 
 
 def _encoder(config: Config, made_with: str | None) -> Encoder:

@@ -10,7 +10,7 @@ from accelerate import Accelerator
 from safetensors import SafetensorError
 
 from largegen.errors import InputError, OutputError, TrainingError
-from largegen.runtime import remove, replace, writing
+from largegen.runtime.files import remove, replace, writing
 
 # What a run must share with the one that it goes on: the rest of its settings may change on the way.
 OF_THE_RUN = ("seed", "batch_size")

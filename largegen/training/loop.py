@@ -16,10 +16,9 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from largegen import __version__
-from largegen.dataset import StepSampler
 from largegen.errors import TrainingError
-from largegen.runtime import atomic, lock, remove, write_json, writing
+from largegen.runtime.files import atomic, remove, write_json, writing
+from largegen.runtime.lock import lock
 from largegen.training.checkpoints import (
     check_same_run,
     find_checkpoint,
@@ -29,8 +28,10 @@ from largegen.training.checkpoints import (
     save_checkpoint,
     step_of,
 )
-from largegen.training.metrics import Metrics, plot_losses, read_metrics
-from largegen.training.setup import LoopConfig, make_accelerator, micro_batch
+from largegen.training.config import LoopConfig, make_accelerator, micro_batch
+from largegen.training.log import Metrics, plot_losses, read_metrics
+from largegen.training.sampler import StepSampler
+from largegen.version import __version__
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +39,7 @@ log = logging.getLogger(__name__)
 class Task(nn.Module):
     """What is fitted: a module whose forward is the loss, with its data and its ways to look at the result.
 
-    dataset: maps a sample number to a dict of tensors, purely (see dataset.py). `forward(batch)` returns the scalar
+    dataset: maps a sample number to a dict of tensors, purely (see crops.py). `forward(batch)` returns the scalar
     loss and a dict of scalar tensors to log.
     """
 

@@ -12,10 +12,10 @@ from measure import counted, machine, options, report, run, timed
 from torch.utils.flop_counter import FlopCounterMode
 
 from largegen import generate
-from largegen.autoencoder import Autoencoder
-from largegen.model import Model
-from largegen.runtime import resolve_device
-from largegen.training.forms import PRESETS, build_denoiser, build_model
+from largegen.models.autoencoder import Autoencoder
+from largegen.models.denoiser import PRESETS, build_denoiser
+from largegen.models.model import Model, build_model
+from largegen.runtime.device import resolve_device
 
 EMBEDDING_DIM = 1024
 WINDOW = {"published": 64, "starter": 32, "tiny": 16}  # latents

@@ -18,11 +18,11 @@ from measure import machine, report, run, run_measured, timed
 from PIL import Image
 from torch import nn
 
-from largegen.distributed import join
-from largegen.metrics.crops import Crops, CropSettings
-from largegen.metrics.features import extract
-from largegen.metrics.networks import load_network
-from largegen.metrics.pictures import find_pictures, matched_levels
+from largegen.metrics.features.extract import extract
+from largegen.metrics.features.networks import load_network
+from largegen.metrics.sets.crops import Crops, CropSettings
+from largegen.metrics.sets.images import find_pictures, matched_levels
+from largegen.runtime.distributed import join
 
 BATCH = 32
 WEIGHTS = "inception-2015-12-05.pt"  # the name that clean-fid opens

@@ -11,7 +11,7 @@ import numpy as np
 from cleanfid.fid import frechet_distance as frechet_distance_clean
 from measure import machine, report, run, timed
 
-from largegen.metrics.gaussian import Gaussian, frechet_distance, gaussian_of
+from largegen.metrics.distances.frechet import Gaussian, frechet_distance, gaussian_of
 
 
 def parse() -> argparse.Namespace:

@@ -15,16 +15,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from largegen import __version__
-from largegen.embedding_file import EmbeddingGrid
-from largegen.encoders import Encoder, load_encoder
+from largegen.conditioning.reference import encoder_of, slide_reference
+from largegen.embeddings.grid import EmbeddingGrid
 from largegen.errors import LargegenError
-from largegen.generation import decode_bands, effective
-from largegen.model import Model
-from largegen.reference import encoder_of, slide_reference
-from largegen.runtime import write_json
-from largegen.settings import Sampling
-from largegen.slide import open_slide
+from largegen.models.encoder import Encoder, load_encoder
+from largegen.models.model import Model
+from largegen.runtime.files import write_json
+from largegen.sampling.generate import decode_bands, effective
+from largegen.sampling.settings import Sampling
+from largegen.slides.slide import open_slide
+from largegen.version import __version__
 
 
 def options(description: str, size: int | None = None, needs_ref: bool = True) -> argparse.ArgumentParser:

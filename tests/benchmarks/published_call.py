@@ -16,10 +16,11 @@ import torch
 from accelerator import EMBEDDING_DIM, flop_per_call, matmul_rate, random_model
 from measure import machine, options, report, run, timed
 
-from largegen.generation import count_calls, count_decoded, effective
-from largegen.model import Model
-from largegen.runtime import resolve_device
-from largegen.settings import Sampling
+from largegen.models.model import Model
+from largegen.runtime.device import resolve_device
+from largegen.sampling.cost import count_calls, count_decoded
+from largegen.sampling.generate import effective
+from largegen.sampling.settings import Sampling
 
 WAYS = {  # precision, guided windows in a batch (0: one call for each condition), compiled
     "published way, fp32": (torch.float32, 0, False),

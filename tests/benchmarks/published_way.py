@@ -14,12 +14,12 @@ from diffusers import DDIMScheduler
 from measure import counted, decode, machine, options, read_reference, report, run, timed
 
 from largegen import generate
-from largegen.autoencoder import latent_statistics
-from largegen.conditioning import interpolate_grid
-from largegen.decode import to_uint8
-from largegen.model import Model, load_model
-from largegen.noise import INITIAL, noise
-from largegen.windows import overlap_windows
+from largegen.conditioning.interpolation import interpolate_grid
+from largegen.models.autoencoder import latent_statistics
+from largegen.models.model import Model, load_model
+from largegen.models.pixels import to_uint8
+from largegen.sampling.noise import INITIAL, noise
+from largegen.sampling.windows import overlap_windows
 
 
 class PublishedWay:

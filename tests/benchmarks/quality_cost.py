@@ -19,16 +19,16 @@ from metrics import (
 )
 
 from largegen import generate, load_model
-from largegen.dataset import to_network
-from largegen.embedding_file import EmbeddingGrid
+from largegen.embeddings.grid import EmbeddingGrid
 from largegen.errors import InputError
-from largegen.generation import effective
-from largegen.metrics.gaussian import Gaussian, frechet_distance, gaussian_of
-from largegen.metrics.seams import Borders, seam_score, window_borders
-from largegen.metrics.similarity import retrieval, unit
-from largegen.model import Model
-from largegen.runtime import write_json
-from largegen.settings import Sampling
+from largegen.metrics.distances.frechet import Gaussian, frechet_distance, gaussian_of
+from largegen.metrics.per_image.seams import Borders, seam_score, window_borders
+from largegen.metrics.per_image.similarity import retrieval, unit
+from largegen.models.model import Model
+from largegen.models.pixels import to_network
+from largegen.runtime.files import write_json
+from largegen.sampling.generate import effective
+from largegen.sampling.settings import Sampling
 
 
 def parse() -> argparse.Namespace:

@@ -11,14 +11,16 @@ from metrics import encode_all, psnr, r_squared, ridge, tiles_of
 from PIL import Image
 
 from largegen import generate, load_model
-from largegen.dataset import HeldOut, SlidePixels, tissue_places, to_network, to_pictures
-from largegen.encoders import Encoder
 from largegen.errors import InputError
-from largegen.metrics.similarity import retrieval
-from largegen.model import Model
-from largegen.runtime import atomic, write_json
-from largegen.settings import Sampling
-from largegen.slide import Slide, open_slide
+from largegen.metrics.per_image.similarity import retrieval
+from largegen.models.encoder import Encoder
+from largegen.models.model import Model
+from largegen.models.pixels import to_network, to_pictures
+from largegen.runtime.files import atomic, write_json
+from largegen.sampling.settings import Sampling
+from largegen.slides.slide import Slide, open_slide
+from largegen.training.crops import SlidePixels, tissue_places
+from largegen.training.held_out import HeldOut
 
 FITTED_PART = 0.6  # of a slide's height, from the top: where probes of the encoder are fitted; the rest tests them
 PROBE_CROPS = 400  # at most, of each kind and part

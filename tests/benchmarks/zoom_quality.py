@@ -18,14 +18,14 @@ from quality_cost import Judge
 from torch.utils.flop_counter import FlopCounterMode
 
 from largegen import load_model
-from largegen.dataset import to_pictures
-from largegen.embedding_file import EmbeddingGrid
-from largegen.generation import effective
-from largegen.metrics.seams import seam_score, tile_borders, window_borders
-from largegen.model import Model
-from largegen.runtime import write_json
-from largegen.settings import Sampling, Zooming
-from largegen.zoom import canvas_sampling, count_work, guide_picture, guide_psnr, zoom_latents
+from largegen.embeddings.grid import EmbeddingGrid
+from largegen.metrics.per_image.seams import seam_score, tile_borders, window_borders
+from largegen.models.model import Model
+from largegen.models.pixels import to_pictures
+from largegen.runtime.files import write_json
+from largegen.sampling.generate import effective
+from largegen.sampling.settings import Sampling, Zooming
+from largegen.sampling.zoom.zoom import canvas_sampling, count_work, guide_picture, guide_psnr, zoom_latents
 
 WAYS = {
     "tiles-alone": Zooming("published", inner_steps=0, seam_steps=0),

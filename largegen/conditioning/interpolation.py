@@ -1,0 +1,42 @@
+"""Embeddings between the tiles of a grid: spherical interpolation.
+
+[L] is "Learned representation-guided diffusion models for large-image generation", CVPR 2024.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+NEARLY_PARALLEL = 0.9995  # |cos| above which slerp divides by almost nothing, so lerp takes its place
+
+
+def slerp(a: Tensor, b: Tensor, t: Tensor) -> Tensor:
+    """Spherical interpolation from `a` at t = 0 to `b` at t = 1 [L, sec. 3]; linear where |cos| > 0.9995.
+
+    a, b: (N, D) float, of any length; t: (N,) in [0, 1]. Returns (N, D). The angle is that between the
+    directions; the lengths are carried along.
+    """
+    t = t[:, None]
+    cos = (F.normalize(a, dim=-1) * F.normalize(b, dim=-1)).sum(-1, keepdim=True)
+    linear = cos.abs() > NEARLY_PARALLEL
+    angle = torch.acos(torch.where(linear, 0, cos))  # any harmless angle where the result is not used
+    arc = (torch.sin((1 - t) * angle) * a + torch.sin(t * angle) * b) / torch.sin(angle)
+    return torch.where(linear, torch.lerp(a, b, t), arc)
+
+
+def interpolate_grid(features: Tensor, y: Tensor, x: Tensor) -> Tensor:
+    """Embeddings between the points of a grid: slerp along the row, then between the two rows [L, sec. 3].
+
+    features: (R, C, D) float, one embedding per tile, on any device; y, x: (N,) in tiles, on the CPU, with (0, 0)
+    at the first tile. Returns (N, D) float32. The grid goes on past its edges by repetition.
+    """
+    features = features.float()
+    rows, cols, _ = features.shape
+    y, x = y.double().clamp(0, rows - 1), x.double().clamp(0, cols - 1)  # on the CPU: not every device has float64
+    top, left = y.floor().long(), x.floor().long()
+    bottom, right = (top + 1).clamp(max=rows - 1), (left + 1).clamp(max=cols - 1)
+    places = (top, left, bottom, right, (y - top).float(), (x - left).float())
+    top, left, bottom, right, v, u = (place.to(features.device) for place in places)
+    upper = slerp(features[top, left], features[top, right], u)
+    lower = slerp(features[bottom, left], features[bottom, right], u)
+    return slerp(upper, lower, v)

@@ -1,0 +1,192 @@
+"""A slide or an embedding file as a reference: the embeddings under any place of it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache as cache_results
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from largegen.conditioning.area import Region, check_size, most_tissue
+from largegen.embeddings.embed import embed_slide, kept_tiles
+from largegen.embeddings.file import EmbeddingFile
+from largegen.embeddings.grid import EmbeddingGrid
+from largegen.errors import EmbeddingFileError, InputError
+from largegen.models.encoder import STARTER_DIR, Encoder, load_encoder
+from largegen.models.model import Model
+from largegen.runtime.distributed import from_main, join
+from largegen.runtime.files import cache_directory
+from largegen.slides.slide import Slide
+from largegen.slides.tiles import tile_grid
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A grid of tiles that pictures can be laid over, each tile as large as a model's window."""
+
+    width: int  # px of the whole at the working resolution, with what the grid's whole tiles leave right and below
+    height: int
+    tissue: np.ndarray  # (rows, cols) bool
+    origin_xy: tuple[int, int]  # level-0 top-left corner of the first tile
+    tile_level0_px: float  # side of a tile in level-0 px
+    grid: Callable[[Region], EmbeddingGrid]  # the embeddings under a region
+
+    def region(self, model: Model, size: tuple[int, int] | None, corner: tuple[int, int] | None = None) -> Region:
+        """Lay a picture over the grid. Raises InputError for a size that the grid or the model does not allow.
+
+        size: (width, height) in px, None for the whole. corner: the wanted top-left corner (x, y) in level-0 px,
+        moved up and left to a tile's; by default the place with most tissue.
+        """
+        grid_rows, grid_cols = self.tissue.shape
+        tile_px = model.tile_px
+        largest = self.width // model.factor * model.factor, self.height // model.factor * model.factor
+        if size is None:
+            if corner is not None:
+                raise InputError("--region: not with --size full, which is all of the reference")
+            return Region(*largest, 0, 0, grid_rows, grid_cols, full=True)
+        check_size(size, model)
+        width, height = size
+        if width > largest[0] or height > largest[1]:
+            raise InputError(
+                f"--size {width}x{height}: the reference is too small at this resolution;"
+                f" the largest size that fits is {largest[0]}x{largest[1]}"
+            )
+        rows, cols = min(-(-height // tile_px), grid_rows), min(-(-width // tile_px), grid_cols)
+        if corner is None:
+            row, col = most_tissue(self.tissue, rows, cols)
+        else:
+            # Half a pixel, because the corners that tiles are known by are rounded.
+            col, row = (
+                int((v - start + 0.5) // self.tile_level0_px) for v, start in zip(corner, self.origin_xy, strict=True)
+            )
+            if row + rows > grid_rows or col + cols > grid_cols or min(row, col) < 0:
+                raise InputError(
+                    f"--region {corner[0]},{corner[1]}: {width}x{height} px from there leave the reference;"
+                    f" corners from {self._corner(0, 0)} to {self._corner(grid_rows - rows, grid_cols - cols)} fit"
+                )
+        return Region(width, height, row, col, rows, cols, full=False)
+
+    def _corner(self, row: int, col: int) -> str:
+        x, y = self.origin_xy
+        return f"{x + round(col * self.tile_level0_px)},{y + round(row * self.tile_level0_px)}"
+
+
+def file_reference(model: Model, path: Path) -> Reference:
+    """An embedding file as a reference. Raises EmbeddingFileError where it is damaged or does not suit the model."""
+    file = EmbeddingFile(path)
+    check_embeddings(model, file)
+    grid = file.grid()
+    rows, cols = grid.tissue.shape
+    width, height = cols * grid.tile_px, rows * grid.tile_px
+    source = _size_at(file.settings.source_width, file.settings.source_height, grid.downsample)
+    whole = (0, 0, source[1] // grid.tile_px, source[0] // grid.tile_px)  # all of the slide
+    if file.settings.region == whole and not file.settings.grid_xy:
+        width, height = source
+    return Reference(
+        width=width,
+        height=height,
+        tissue=grid.tissue,
+        origin_xy=grid.origin_xy,
+        tile_level0_px=grid.tile_px * grid.downsample,
+        grid=lambda region: grid.crop(region.row, region.col, region.rows, region.cols),
+    )
+
+
+def slide_reference(
+    model: Model,
+    slide: Slide,
+    *,
+    downsample: float,
+    mag: float | None = None,
+    tissue_threshold: float | None = None,
+    tissue_filter: bool = True,
+    encoder_weights: Path | None = None,
+    cache: Path | None = None,
+    progress: bool = False,
+) -> Reference:
+    """A slide as a reference: its tiles are embedded when asked for, with the model's own encoder, or found in `cache`.
+
+    downsample: level-0 px per px of the picture; see embed.embed_slide for the rest.
+    """
+    tiles = tile_grid(slide, downsample, model.tile_px)
+    filter_ = {"tissue_threshold": tissue_threshold, "tissue_filter": tissue_filter}
+    settings = {"downsample": downsample, "mag": mag, "progress": progress, **filter_}
+    embed = rectangles(
+        model,
+        slide,
+        lambda: load_encoder(encoder_of(model), encoder_weights, model.device),
+        check_embeddings,
+        cache,
+        **settings,
+    )
+    width, height = _size_at(slide.width, slide.height, downsample)
+    return Reference(
+        width=width,
+        height=height,
+        tissue=kept_tiles(slide, tiles, **filter_),
+        origin_xy=(0, 0),
+        tile_level0_px=tiles.stride_level0_px,
+        grid=lambda region: embed((region.row, region.col, region.rows, region.cols)),
+    )
+
+
+def rectangles(
+    model: Model,
+    slide: Slide,
+    encoder: Callable[[], Encoder],
+    check: Callable[[Model, EmbeddingFile], None],
+    cache: Path | None,
+    **settings: Any,
+) -> Callable[[tuple[int, int, int, int]], EmbeddingGrid]:
+    """What gives the embeddings of a rectangle (row, column, rows, columns) of a slide's tiles, found in `cache` or put
+    there by one process for all.
+
+    encoder: loads it, once and when it is needed; check: raises where a file does not suit the model; settings: as
+    embed.embed_slide takes them.
+    """
+    loaded = cache_results(encoder)
+
+    def embed(place: tuple[int, int, int, int]) -> EmbeddingGrid:
+        directory = cache or cache_directory()
+        path = embed_slide(slide, loaded(), directory, tile_px=model.tile_px, region=place, **settings)
+        file = EmbeddingFile(path)
+        check(model, file)
+        return file.grid()
+
+    return lambda place: from_main(join(model.device), lambda: embed(place))
+
+
+def _size_at(width: int, height: int, downsample: float) -> tuple[int, int]:
+    """A slide's size in whole px at a resolution; as little short of one as in tiles.tile_grid counts for one."""
+    return int(width / downsample + 1e-6), int(height / downsample + 1e-6)
+
+
+def encoder_of(model: Model) -> str:
+    """The name by which a model's encoder is loaded: that of the copy inside its directory, if it has one."""
+    own = (model.directory or Path()) / "encoder"
+    inside = model.directory is not None and own.is_dir() and own != STARTER_DIR
+    return f"local-dir:{own}" if inside else model.info["encoder"]
+
+
+def check_embeddings(model: Model, file: EmbeddingFile) -> None:
+    """Raise an EmbeddingFileError where a model cannot be conditioned on an embedding file."""
+    info, settings = model.info, file.settings
+    name = info["name"]
+    if settings.width != info["embedding_dim"]:
+        raise EmbeddingFileError(
+            f"{file.path}: embeddings of width {settings.width}, of {settings.encoder}, but model {name} needs"
+            f" {info['embedding_dim']}, of {info['encoder']}"
+        )
+    if settings.tile_px != model.tile_px or settings.overlap_px:
+        raise EmbeddingFileError(
+            f"{file.path}: tiles of {settings.tile_px} px with an overlap of {settings.overlap_px} px, but model {name}"
+            f" needs {model.tile_px} px without overlap"
+        )
+    # Converted models and imported files know names only.
+    by = "encoder_fingerprint" if info["encoder_fingerprint"] and settings.encoder_fingerprint else "encoder"
+    if info[by] != getattr(settings, by):
+        raise EmbeddingFileError(
+            f"{file.path}: embeddings of {settings.encoder} ({settings.encoder_fingerprint or 'weights unknown'}), but"
+            f" model {name} was trained with {info['encoder']} ({info['encoder_fingerprint'] or 'weights unknown'})"
+        )

@@ -1,0 +1,51 @@
+"""Several embedding files that belong together."""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+from largegen.embeddings.file import EmbeddingFile, Settings
+from largegen.errors import EmbeddingFileError, InputError
+
+log = logging.getLogger(__name__)
+
+
+def find_embeddings(paths: Sequence[Path]) -> list[Path]:
+    """The embedding files among files and directories. Raises InputError where there is none."""
+    found = [file for path in paths for file in (sorted(path.glob("*.h5")) if path.is_dir() else [path])]
+    if not found:
+        raise InputError(f"{', '.join(map(str, paths))}: no embedding files (.h5); `largegen embed` makes them")
+    return found
+
+
+def check_together(files: Sequence[EmbeddingFile]) -> Settings:
+    """The settings that all files share. Raises EmbeddingFileError where encoder, width or tile size differ.
+
+    Files that do not say which weights their encoder had, as imported ones, go with those that do, with a warning.
+    """
+    unknown = [file for file in files if not file.settings.encoder_fingerprint]
+    first = next((file for file in files if file not in unknown), files[0])
+    for file in files:
+        for key in ("encoder", "width", "tile_px", *(["encoder_fingerprint"] if file not in unknown else [])):
+            mine, theirs = getattr(file.settings, key), getattr(first.settings, key)
+            if mine != theirs:
+                raise EmbeddingFileError(f"{file.path}: {key} {mine}, but {first.path} has {theirs}")
+        if not file.count:
+            raise EmbeddingFileError(f"{file.path}: holds no tile")
+    if unknown and first not in unknown:
+        log.warning(
+            "%s%s: not known which weights of %s its embeddings are of; taken for those of %s (%s)",
+            *(unknown[0].path, f" and {len(unknown) - 1} more" if len(unknown) > 1 else "", first.settings.encoder),
+            *(first.path, first.settings.encoder_fingerprint),
+        )
+    return first.settings
+
+
+def working_mpp(file: EmbeddingFile) -> float | None:
+    mpp = file.settings.mpp
+    return None if mpp is None else round(mpp * file.settings.downsample, 4)
+
+
+def working_gsd(file: EmbeddingFile) -> float | None:
+    gsd = file.settings.gsd_m
+    return None if gsd is None else round(gsd * file.settings.downsample, 4)

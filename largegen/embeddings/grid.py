@@ -1,0 +1,38 @@
+"""A grid of embeddings in memory."""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from largegen.errors import InputError
+
+
+@dataclass
+class EmbeddingGrid:
+    """Embeddings laid out as they lie on the slide."""
+
+    features: np.ndarray  # (rows, cols, D) float32; where `tissue` is False, the background embedding
+    tissue: np.ndarray  # (rows, cols) bool; False where the tissue filter left the tile out
+    background: np.ndarray  # (D,) float32: embedding of a tile of the background colour
+    tile_px: int  # side of a tile, in pixels at the grid's resolution
+    overlap_px: int  # shared by neighbouring tiles, in the same pixels
+    downsample: float  # level-0 px per tile px
+    origin_xy: tuple[int, int]  # level-0 top-left corner of features[0, 0]
+    encoder: str  # name of the encoder
+    licence: str  # of the encoder; it reaches whatever is made from the embeddings
+    source: dict[str, Any]  # name, path, kind, width, height, mpp, gsd_m, crs, transform, background (RGB)
+
+    def crop(self, row: int, col: int, rows: int, cols: int) -> "EmbeddingGrid":
+        """The grid of rows x cols tiles whose first is (row, col). Raises InputError outside this grid."""
+        height, width = self.tissue.shape
+        if row < 0 or col < 0 or rows < 1 or cols < 1 or row + rows > height or col + cols > width:
+            raise InputError(f"{rows}x{cols} tiles from ({row}, {col}) do not lie in a grid of {height}x{width}")
+        stride = (self.tile_px - self.overlap_px) * self.downsample
+        place = (slice(row, row + rows), slice(col, col + cols))
+        return replace(
+            self,
+            features=self.features[place],
+            tissue=self.tissue[place],
+            origin_xy=(self.origin_xy[0] + round(col * stride), self.origin_xy[1] + round(row * stride)),
+        )

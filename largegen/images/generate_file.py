@@ -1,0 +1,118 @@
+"""From a grid of embeddings to a picture's file: lock, sample, decode, write; a killed run goes on."""
+
+import hashlib
+import json
+import time
+from contextlib import ExitStack
+from dataclasses import asdict, replace
+from glob import escape
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from largegen.conditioning.area import Region, pure_background
+from largegen.embeddings.grid import EmbeddingGrid
+from largegen.images.provenance import image_info
+from largegen.images.write import check_output, write_image
+from largegen.models.model import Model
+from largegen.runtime.distributed import from_main, join, least
+from largegen.runtime.files import remove
+from largegen.runtime.lock import lock
+from largegen.sampling.cost import count_calls
+from largegen.sampling.generate import decode_bands, effective, sample_latents
+from largegen.sampling.settings import Sampling
+
+
+def generate_file(
+    model: Model,
+    grid: EmbeddingGrid,
+    region: Region,
+    out: Path,
+    sampling: Sampling,
+    *,
+    command: str = "",
+    overwrite: bool = False,
+    progress: bool = False,
+    save_every_s: float = 30.0,
+) -> dict[str, Any]:
+    """Make the picture of `region` (whose tiles `grid` holds) and write it to `out`; returns what was done.
+
+    The canvas is kept in `.<out>.partial` as it is sampled: the same call after a kill goes on from there, to the same
+    picture. Under several processes each samples its share of the windows, and the main one keeps and writes. Raises
+    InputError, LockedError while another process makes the same picture, and OutputError for a picture that exists
+    already (unless `overwrite`) or a disk that refuses it.
+    """
+    processes = join(model.device)
+    automatic = sampling.batch_size == 0
+    sampling = effective(sampling, model)
+    sampling = replace(sampling, batch_size=least(processes, sampling.batch_size))
+    height, width = region.height // model.factor, region.width // model.factor
+    colour = tuple(grid.source["background"])
+    skip = pure_background(grid.tissue, model.window, height, width) if region.full else None
+    partial = out.with_name(f".{out.name}.partial")
+    started = time.perf_counter()
+    with ExitStack() as stack:
+        from_main(processes, lambda: claim(stack, out, overwrite, (region.width, region.height), partial))
+        canvas = sample_latents(
+            model,
+            torch.from_numpy(grid.features),
+            region.height,
+            region.width,
+            sampling,
+            skip=None if skip is None else torch.from_numpy(skip),
+            skip_latent=None if skip is None else _flat_latent(model, colour),
+            processes=processes,
+            checkpoint=partial,
+            keep_batch_size=automatic,
+            fingerprint=fingerprint_of(model, grid, region),
+            save_every_s=save_every_s,
+            progress=progress,
+        )
+        sampled = time.perf_counter()
+
+        def write() -> None:
+            bands = decode_bands(model, canvas, sampling, skip, colour, progress)
+            write_image(out, bands, image_info(model, grid, region, sampling, command))
+            partial.unlink(missing_ok=True)
+
+        from_main(processes, write)
+    return {
+        "out": str(out),
+        "width": region.width,
+        "height": region.height,
+        "reference_xy": list(grid.origin_xy),
+        "denoiser_calls": count_calls(sampling, model.window, height, width, skip),
+        "sample_seconds": round(sampled - started, 2),
+        "decode_seconds": round(time.perf_counter() - sampled, 2),
+    }
+
+
+def claim(stack: ExitStack, out: Path, overwrite: bool, size: tuple[int, int], *partials: Path) -> None:
+    """Lock an output for as long as `stack` lives, see that it can be written, and clear up after killed runs."""
+    stack.enter_context(lock(out))
+    check_output(out, overwrite, size)
+    for name in (out.name, *(partial.name for partial in partials)):  # what a run left that was killed while it wrote
+        for leftover in out.parent.glob(f".{escape(name)}.*.tmp*"):
+            remove(leftover)
+
+
+def _flat_latent(model: Model, colour: tuple[int, int, int]) -> Tensor:
+    """The latent (C,) of a picture of one colour."""
+    flat = torch.tensor(colour).float()[None, :, None, None] / 127.5 - 1
+    return model.autoencoder.encode(flat.expand(1, 3, model.tile_px, model.tile_px)).mean((0, 2, 3))
+
+
+def fingerprint_of(model: Model, grid: EmbeddingGrid, region: Region) -> str:
+    """Stands for all that the latents depend on beside the sampling's settings."""
+    digest = hashlib.sha256(grid.features.tobytes() + grid.tissue.tobytes())
+    about = [asdict(region), grid.source["background"], dict(model.scheduler.config), str(model.dtype)]
+    digest.update(json.dumps([*about, model.device.type], default=str).encode())
+    linear = model.linear_decoder
+    weights_of = [network.parameters() for network in (model.unet, model.conditioner, model.autoencoder.vae)]
+    for parameters in [*weights_of, [linear.weight, linear.bias] if linear else []]:
+        for weights in parameters:
+            sample = weights.flatten()[:: max(1, weights.numel() // 1024)]
+            digest.update(sample.float().cpu().numpy().tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,85 @@
+"""Crops through a network: the statistics of a set, in memory that does not grow with it."""
+
+from contextlib import closing
+from itertools import islice
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from tqdm import tqdm
+
+from largegen.errors import InputError
+from largegen.metrics.distances.frechet import Moments
+from largegen.metrics.features.networks import FeatureNetwork
+from largegen.metrics.sets.crops import Samples
+from largegen.metrics.sets.images import Failed
+from largegen.metrics.sets.statistics import Statistics
+from largegen.runtime.distributed import gathered
+
+if TYPE_CHECKING:
+    from accelerate import PartialState
+
+
+KEPT = 10_000  # features kept one by one, for what mean and covariance cannot tell; at 2048 numbers 82 MB
+ROUND = 16  # batches that a process takes before it asks the others whether one has failed
+
+
+class _Share(NamedTuple):
+    """What one process found."""
+
+    moments: Moments
+    numbers: list[np.ndarray]  # of the samples whose features are kept, batch by batch
+    features: list[np.ndarray]  # and these, (n, D) float32
+    failed: Failed | None  # its notes of pictures that cannot be read
+
+
+def extract(
+    network: FeatureNetwork,
+    samples: Samples,
+    key: dict[str, Any],
+    source: dict[str, Any],
+    *,
+    processes: "PartialState",
+    batch_size: int,
+    workers: int,
+    seed: int = 0,
+    progress: bool = False,
+) -> tuple[Statistics, np.ndarray]:
+    """The statistics of a set in a network's space, and the numbers (M,) of the samples whose features were kept.
+
+    Several processes share the samples; all get the same result, and the same notes in `samples.failed`. key: what two
+    sets must have in common, beside the network; source: where the samples are from. Up to KEPT features are kept, of
+    samples drawn by `seed`. Raises InputError for fewer than two samples and for features that are not finite.
+    """
+    of = processes.num_processes
+    mask = np.zeros(len(samples), bool)
+    mask[np.random.default_rng(seed).permutation(len(samples))[:KEPT]] = True
+    own = _Share(Moments(network.width), [], [], samples.failed)
+    batches = samples.batches(batch_size, workers, (processes.process_index, of), network.prepare)
+    shown = progress and processes.is_main_process
+    bar = tqdm(total=len(samples), desc=network.title, unit="crop", disable=None if shown else True)
+
+    def advance() -> None:
+        for indices, batch in islice(batches, ROUND):
+            found = network.features(batch)
+            own.moments.add(found)
+            keep = mask[indices]
+            own.numbers.append(indices[keep])
+            own.features.append(found[keep].astype(np.float32))
+            bar.update(min(of * len(indices), len(samples) - bar.n))
+
+    with bar, closing(batches):
+        for _ in range(0, len(samples), ROUND * of * batch_size):
+            gathered(processes, advance)
+    shares = gathered(processes, lambda: own)
+    if samples.failed is not None:  # in an order that does not tell who came upon them
+        samples.failed[:] = sorted(dict(note for share in shares for note in share.failed).items())
+    moments = shares[0].moments
+    for share in shares[1:]:
+        moments.merge(share.moments)
+    if moments.count < 2:
+        raise InputError(f"{', '.join(source['paths'])}: {moments.count} crop; statistics need at least two")
+    numbers = np.concatenate([part for share in shares for part in share.numbers])
+    features = np.concatenate([part for share in shares for part in share.features])
+    order = numbers.argsort()
+    source = {**source, "count": moments.count}
+    return Statistics(moments.gaussian(), features[order], {**network.key, **key}, source), numbers[order]

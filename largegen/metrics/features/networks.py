@@ -1,0 +1,193 @@
+"""The networks in whose features pictures are compared: Inception for FID, CLIP for CLIP FID, and any encoder.
+
+FID and CLIP FID depend on how a picture is resized before the network sees it. Both follow clean-fid (Parmar et al.
+2022, "On Aliased Resizing and Surprising Subtleties in GAN Evaluation").
+"""
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from largegen.errors import InputError, ModelError, first_line
+from largegen.models.encoder import load_encoder
+from largegen.models.encoder_registry import EncoderSpec
+from largegen.runtime.device import keep_freed_memory, resolve_device
+from largegen.runtime.downloads import cached_file, file_sha256
+from largegen.runtime.hub import page_of
+
+if TYPE_CHECKING:
+    import torch
+
+
+INCEPTION_URL = "https://nvlabs-fi-cdn.nvidia.com/stylegan2-ada-pytorch/pretrained/metrics/inception-2015-12-05.pt"
+INCEPTION_SHA256 = "f58cb9b6ec323ed63459aa4fb441fe750cfe39fafad6da5cb504a16f19e958f4"
+INCEPTION_PX = 299
+CLIP_REPO = "timm/vit_base_patch32_clip_224.openai"
+CLIP_SHA256 = "40d365715913c9da98579312b702a82c18be219cc2a73407c4526f58eba950af"  # of OpenAI's ViT-B-32.pt
+CLIP = EncoderSpec(
+    name="clip",
+    width=512,
+    input_px=224,
+    mean=(0.48145466, 0.4578275, 0.40821073),
+    std=(0.26862954, 0.26130258, 0.27577711),
+    precision="fp32",
+    licence="MIT",
+    page=page_of(CLIP_REPO),
+    source=f"hf-hub:{CLIP_REPO}",
+    architecture="vit_base_patch32_clip_quickgelu_224",
+    timm_kwargs={"num_classes": 512},  # the projection into the space that pictures and texts share
+)
+
+
+@dataclass(frozen=True)
+class FeatureNetwork:
+    """A network that turns pictures into features, in two steps: one for worker threads, one for the device."""
+
+    name: str  # inception, clip or encoder:NAME
+    title: str  # for people
+    width: int  # length D of the features
+    key: dict[str, str]  # what features must share to be compared: JSON values
+    standard: bool  # Inception's and CLIP's weights and precision are known to be those that FID and CLIP FID mean
+    licence: str  # of the weights
+    device: "torch.device"
+    prepare: Callable[[np.ndarray], np.ndarray]  # (H, W, 3) uint8 => what `features` takes of it
+    features: Callable[[np.ndarray], np.ndarray]  # a batch of prepared pictures, stacked => (B, D) float32
+
+
+def load_network(
+    name: str,
+    weights: Path | None = None,
+    device: "str | torch.device" = "auto",
+    dtype: "torch.dtype | None" = None,
+) -> FeatureNetwork:
+    """Load `inception`, `clip` or `encoder:NAME` with its published weights, or those of the file `weights`.
+
+    device: as resolve_device takes it; dtype: instead of the network's own precision, which is fp32 for Inception and
+    CLIP on every device (clean-fid runs CLIP in fp16 on a GPU). Raises InputError for an unknown name, ModelError for
+    weights that do not fit, HubError where there are none to be had.
+    """
+    device = resolve_device(device) if isinstance(device, str) else device
+    if device.type == "cpu":
+        keep_freed_memory()
+    if name == "inception":
+        return _inception(weights, device, dtype)
+    if name == "clip":
+        return _clip(weights, device, dtype)
+    kind, _, encoder = name.partition(":")
+    if kind == "encoder" and encoder:
+        return _encoder(encoder, weights, device, dtype)
+    raise InputError(f"network {name!r}: unknown; use inception, clip or encoder:NAME")
+
+
+def _inception(weights: Path | None, device: "torch.device", dtype: "torch.dtype | None") -> FeatureNetwork:
+    import torch
+    from cleanfid.resize import build_resizer
+
+    path = Path(
+        weights or cached_file(INCEPTION_URL, INCEPTION_SHA256, Path(INCEPTION_URL).name, "--inception-weights")
+    )
+    sha256 = file_sha256(path)
+    dtype = dtype or torch.float32
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # torch would drop TorchScript, but the file is made of it
+            layers = torch.jit.load(path, map_location="cpu").eval().layers
+    except (RuntimeError, ValueError, AttributeError) as error:  # no TorchScript, or that of another network
+        raise ModelError(f"{path}: not Inception as a TorchScript file with `layers`: {first_line(error)}") from error
+    layers = layers.to(device, dtype, memory_format=torch.channels_last)
+
+    def features(batch: np.ndarray) -> np.ndarray:  # (B, 299, 299, 3) float32 in [0, 255]
+        with torch.inference_mode():
+            x = torch.from_numpy(batch).to(device).permute(0, 3, 1, 2)  # BHWC => BCHW, as it lies: channels last
+            return layers(((x - 128) / 128).to(dtype)).flatten(1).to(torch.float32).cpu().numpy()
+
+    try:
+        width = features(np.zeros((1, INCEPTION_PX, INCEPTION_PX, 3), np.float32)).shape[1]
+    except (RuntimeError, TypeError, AttributeError) as error:
+        raise ModelError(f"{path}: its `layers` take no pictures of {INCEPTION_PX} px") from error
+    return FeatureNetwork(
+        name="inception",
+        title="Inception-v3",
+        width=width,
+        key={
+            "network": "inception",
+            "sha256": sha256,
+            "preprocessing": "clean-fid clean: bicubic in float to 299x299, clipped to 0..255; (x - 128) / 128",
+            **_unusual(dtype),
+        },
+        standard=sha256 == INCEPTION_SHA256 and dtype == torch.float32,
+        licence="Apache-2.0",
+        device=device,
+        prepare=build_resizer("clean"),  # => (299, 299, 3) float32 in [0, 255]
+        features=features,
+    )
+
+
+def _clip(weights: Path | None, device: "torch.device", dtype: "torch.dtype | None") -> FeatureNetwork:
+    """CLIP's ViT-B/32 image tower: features are image embeddings as its `encode_image` gives them, of any length."""
+    encoder = load_encoder(CLIP, weights, device, dtype, "--clip-weights")
+    return FeatureNetwork(
+        name="clip",
+        title="CLIP ViT-B/32",
+        width=encoder.width,
+        key={
+            "network": "clip",
+            "fingerprint": encoder.fingerprint,
+            "preprocessing": "clean-fid clip: bicubic in uint8 to a shorter side of 224, the centre 224x224; mean, std",
+            **_unusual(dtype),
+        },
+        standard=(weights is None or file_sha256(weights) == CLIP_SHA256) and not _unusual(dtype),
+        licence=encoder.spec.licence,
+        device=device,
+        prepare=_clip_crop,
+        features=encoder.encode,
+    )
+
+
+def _clip_crop(picture: np.ndarray) -> np.ndarray:
+    """What CLIP sees of a picture: (H, W, 3) uint8 => (224, 224, 3) uint8."""
+    from PIL import Image
+    from torchvision.transforms import InterpolationMode
+    from torchvision.transforms.functional import center_crop, resize
+
+    shrunk = resize(Image.fromarray(picture), CLIP.input_px, InterpolationMode.BICUBIC)
+    return np.asarray(center_crop(shrunk, CLIP.input_px))
+
+
+def _encoder(name: str, weights: Path | None, device: "torch.device", dtype: "torch.dtype | None") -> FeatureNetwork:
+    """An encoder's embeddings at unit length, as conditioners see them: their length would outweigh their direction."""
+    encoder = load_encoder(name, weights, device, dtype)
+
+    def features(batch: np.ndarray) -> np.ndarray:  # (B, H, W, 3) uint8
+        embeddings = encoder.encode(batch)
+        return embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
+
+    spec = encoder.spec
+    own_directory = spec.source.startswith("local-dir:")  # whose path means nothing on another machine
+    return FeatureNetwork(
+        name=f"encoder:{name}",
+        title=name,
+        width=encoder.width,
+        key={
+            "network": f"encoder:{spec.architecture if own_directory else name}",
+            "fingerprint": encoder.fingerprint,
+            "preprocessing": f"bicubic with antialiasing to {spec.input_px}x{spec.input_px}; unit length",
+            **_unusual(dtype),
+        },
+        standard=True,
+        licence=spec.licence,
+        device=encoder.device,
+        prepare=lambda picture: picture,  # the device resizes
+        features=features,
+    )
+
+
+def _unusual(dtype: "torch.dtype | None") -> dict[str, str]:
+    """A precision other than fp32 that was asked for, as a part of the key."""
+    import torch
+
+    return {} if dtype in (None, torch.float32) else {"precision": str(dtype).removeprefix("torch.")}

@@ -1,0 +1,189 @@
+"""Figures of generated pictures one by one: seams, agreement with their guides, similarity to their references."""
+
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from largegen.errors import InputError, SlideError
+from largegen.metrics.per_image.guide import guide_of, guide_psnr_of_file
+from largegen.metrics.per_image.seams import Borders, borders_of, seam_of_file, tile_borders
+from largegen.metrics.per_image.similarity import PairTiles, embed_pairs, similarity
+from largegen.metrics.results import Figure, NotApplicable
+from largegen.metrics.sets.images import Level
+from largegen.metrics.sets.pairs import Pair
+from largegen.metrics.sets.sets import Sets
+from largegen.slides.image_info import read_provenance
+from largegen.slides.slide import open_slide
+
+if TYPE_CHECKING:
+    from largegen.models.encoder import Encoder
+
+
+TILE_PX = 256  # of the pictures of others
+SHRUNK = "the generated pictures are compared at a coarser resolution than their own"
+NO_PAIR = "none of the pairs has a picture of this resolution"
+NONE_LEFT = "no generated picture can be read"
+
+
+def check(kind: str, level: Level, sets: Sets) -> None:
+    """Raise NotApplicable where a metric has no pictures to look at."""
+    if kind == "seam" and not any(picture.downsample == 1 for picture in level.fake):
+        raise NotApplicable(SHRUNK)
+    if kind == "guide-psnr":
+        guided(level)
+    if kind == "embedding-similarity":
+        paired(level, sets)
+
+
+def guided(level: Level) -> list[tuple[Path, Path]]:
+    """The generated pictures that have a guide, and it."""
+    found = [
+        (picture.path, guide)
+        for picture in level.fake
+        if (record := read_provenance(picture.path)) and (guide := guide_of(picture.path, record))
+    ]
+    if not found:
+        raise NotApplicable("no generated picture has a guide, as zoom leaves beside its own")
+    return found
+
+
+def paired(level: Level, sets: Sets) -> list[Pair]:
+    """The pairs of the generated pictures that are compared in their own pixels."""
+    own = {picture.path for picture in level.fake if picture.downsample == 1}
+    pairs = [pair for pair in sets.pairs if pair.fake in own]
+    if not pairs:
+        raise NotApplicable(sets.unpaired[0] if sets.unpaired else SHRUNK if not own else NO_PAIR)
+    return pairs
+
+
+def seam_figure(level: Level, sets: Sets) -> Figure:
+    """The mean seam score of the pictures; its floor is that of the places in real ones that they are made after."""
+    places = {pair.fake: pair for pair in sets.pairs}
+    scores, floors, reasons = [], [], []
+    for picture in level.fake:
+        if picture.path in sets.left_out:
+            continue
+        if picture.downsample != 1:
+            reasons.append(SHRUNK)
+            continue
+        record = read_provenance(picture.path)
+        try:
+            borders = borders_of(record) if record else tile_borders(picture.width, picture.height, TILE_PX)
+            with picture.open() as slide:
+                scores.append(seam_of_file(slide, *borders))
+        except SlideError as error:
+            sets.leave_out(picture.path, error)
+            continue
+        except InputError as error:
+            reasons.append(f"{picture.path}: {error}")
+            continue
+        pair = places.get(picture.path)
+        if pair and (pair.width, pair.height) == (picture.width, picture.height) and pair.real not in sets.left_out:
+            try:
+                floors.append(_floor_of(pair, borders))
+            except SlideError as error:
+                sets.leave_out(pair.real, error)
+            except InputError:  # flat glass: there is no seam to compare with
+                continue
+    if not scores:
+        raise NotApplicable(reasons[0] if reasons else NONE_LEFT)
+    return Figure(
+        metric="seam",
+        name="Seam score",
+        value=float(np.mean(scores)),
+        better="one",
+        real_count=len(floors),
+        fake_count=len(scores),
+        standard_error=_standard_error(scores),
+        floor=float(np.mean(floors)) if floors else None,
+        note=f"{len(reasons)} of the pictures have none, the first: {reasons[0]}" if reasons else "",
+    )
+
+
+def _floor_of(pair: Pair, borders: Borders) -> float:
+    """The seam score of the real pixels that a picture is made after."""
+    with open_slide(pair.real) as real:
+        size = (pair.width, pair.height)
+        return seam_of_file(real, *borders, xy=pair.real_xy, size=size, downsample=pair.scale)
+
+
+def guide_figure(level: Level, sets: Sets) -> Figure:
+    """The mean PSNR between the pictures of `zoom`, shrunk, and their guides: infinite if one is its guide exactly."""
+    values, reasons = [], []
+    for path, guide in guided(level):
+        if path in sets.left_out:
+            continue
+        try:
+            values.append(guide_psnr_of_file(path, guide))
+        except SlideError as error:
+            sets.leave_out(path, error)
+        except InputError as error:
+            reasons.append(str(error))
+    if not values:
+        raise NotApplicable(reasons[0] if reasons else NONE_LEFT)
+    exact = sum(map(math.isinf, values))
+    notes = [f"{exact} of {len(values)} show their guide exactly, which is infinite"] if exact else []
+    return Figure(
+        metric="guide-psnr",
+        name="PSNR with the guide, dB",
+        value=float(np.mean(values)),
+        better="higher",
+        real_count=len(values),
+        fake_count=len(values),
+        standard_error=None if exact else _standard_error(values),
+        note="; ".join(notes + reasons),
+    )
+
+
+def similarity_figure(
+    level: Level,
+    sets: Sets,
+    load: Callable[[str | None], "Encoder"],
+    batch_size: int,
+    workers: int,
+) -> Figure:
+    """The mean cosine between tiles of the pictures and of the real ones that they are made after [L].
+
+    load: gives the encoder that compares them, from the name of that which they were made with, if they say it.
+    """
+    pairs = paired(level, sets)
+    record: dict[str, Any] = read_provenance(Path(pairs[0].fake)) or {}
+    encoder = load(record.get("encoder"))
+    found = None
+    while found is None:  # begun again without each picture that turns out to be damaged
+        pairs = [pair for pair in pairs if not {pair.fake, pair.real} & sets.left_out]
+        if not pairs:
+            raise NotApplicable(NONE_LEFT)
+        try:
+            tiles = PairTiles(pairs, record.get("tile_px", TILE_PX))
+            if not len(tiles):
+                raise NotApplicable("no tile of a generated picture lies on tissue of its real one")
+            found = similarity(*embed_pairs(tiles.batches(batch_size, workers), encoder), tiles.places[:, 0])
+        except SlideError as error:
+            sets.leave_out(_damaged(pairs, error), error)
+    unrelated = f"; unrelated real tiles have {found.baseline:.3f}" if found.baseline is not None else ""
+    return Figure(
+        metric="embedding-similarity",
+        name=f"Embedding similarity, {encoder.spec.name}",
+        value=found.mean,
+        better="higher",
+        real_count=len(found.values),
+        fake_count=len(found.values),
+        standard_error=found.standard_error,
+        note=f"{found.retrieved} of {len(found.values)} tiles are nearest to their own reference{unrelated}",
+    )
+
+
+def _damaged(pairs: Sequence[Pair], error: SlideError) -> Path:
+    """The picture that an error is about: each begins with its path."""
+    for path in (path for pair in pairs for path in (pair.fake, pair.real)):
+        if str(error).startswith(f"{path}: "):
+            return path
+    raise error
+
+
+def _standard_error(values: Sequence[float]) -> float | None:
+    return float(np.std(values, ddof=1) / np.sqrt(len(values))) if len(values) > 1 else None

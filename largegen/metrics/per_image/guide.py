@@ -1,0 +1,36 @@
+"""How well a picture of `largegen zoom` agrees with its guide: the figure that zoom reports, from the files."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from largegen.errors import InputError
+from largegen.slides.bands import read_bands
+from largegen.slides.slide import open_slide
+
+
+def guide_of(path: Path, record: Mapping[str, Any]) -> Path | None:
+    """The guide beside a picture of zoom's, if it is there; record: as image_info.read_provenance gives it."""
+    from largegen.images.zoom_file import side_file
+
+    guide = side_file(Path(path), "guide")
+    return guide if "zoom" in record and "level" not in record and guide.exists() else None
+
+
+def guide_psnr_of_file(picture: Path, guide: Path) -> float:
+    """PSNR in dB between a guide and a picture of any size that is shrunk to it, as `zoom.guide_psnr` has it.
+
+    Raises InputError where the picture is not some times as large as its guide.
+    """
+    from largegen.sampling.zoom.zoom import guide_psnr, seen_from_afar
+
+    with open_slide(guide) as small, open_slide(picture) as large:
+        factor = large.width // small.width
+        if (large.width, large.height) != (factor * small.width, factor * small.height):
+            raise InputError(
+                f"{guide}: {small.width}x{small.height} px, no guide of {picture}, {large.width}x{large.height} px"
+            )
+        seen = seen_from_afar(factor)
+        for band in read_bands(large):
+            seen.add(band)
+        return guide_psnr(small.read(0, 0, small.width, small.height), seen.picture)

@@ -1,0 +1,98 @@
+"""Pictures to look at beside the figures: crops of both sets, nearest real crops to generated ones, whole pictures."""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from largegen.errors import SlideError
+from largegen.metrics.comparison import Compared, Comparison
+from largegen.metrics.distances.precision_recall import nearest
+from largegen.metrics.per_image.guide import guide_of
+from largegen.metrics.report.html import Sheet, SheetRow, Thumbnail, thumbnails
+from largegen.metrics.sets.crops import Crops
+from largegen.metrics.sets.images import Level, Picture
+from largegen.metrics.sets.sets import Sets
+from largegen.slides.image_info import read_provenance
+from largegen.slides.slide import open_slide
+
+SHOWN = 32  # crops of each set, over all levels
+LOOKED_UP = 8  # generated crops whose nearest real ones are shown, likewise
+NEIGHBOURS = 4
+WHOLE = 4  # pictures
+THUMBNAIL_PX = 768
+
+
+def sheets_of(sets: Sets, comparison: Comparison) -> list[Sheet]:
+    """All sheets of an evaluation, level by level."""
+    sheets = []
+    for level in sets.levels:
+        spaces = [c for (name, _), c in comparison.done.items() if name == level.name]
+        of_crops = [c for c in spaces if isinstance(c.fake_samples, Crops)]
+        if of_crops:
+            sheets.append(_contact_sheet(level, of_crops[0], -(-SHOWN // len(sets.levels))))
+        if of_crops and of_crops[-1].real_kept is not None:
+            sheets.append(_nearest_sheet(level, of_crops[-1], -(-LOOKED_UP // len(sets.levels))))
+        sheets += _whole_sheet(level, sets)
+    return sheets
+
+
+def _contact_sheet(level: Level, compared: Compared, shown: int) -> Sheet:
+    rows = []
+    for title, samples, kept in (
+        ("Real", compared.real_samples, compared.real_kept),
+        ("Generated", compared.fake_samples, compared.fake_kept),
+    ):
+        if samples is not None:
+            rows.append(SheetRow(title, thumbnails(samples.read(_evenly(kept, shown)))))
+    return Sheet("Crops", "Taken evenly from both sets.", level.name, tuple(rows), beside=True)
+
+
+def _nearest_sheet(level: Level, compared: Compared, looked_up: int) -> Sheet:
+    """Generated crops, each followed by the real ones that are nearest to it among those whose features were kept."""
+    chosen = _evenly(np.arange(len(compared.fake.features)), looked_up)
+    count = min(NEIGHBOURS, len(compared.real.features))
+    found, distances = nearest(compared.fake.features[chosen], compared.real.features, count)
+    rows = []
+    for number, neighbours, far in zip(chosen, found, distances, strict=True):
+        generated = Thumbnail(compared.fake_samples.read([compared.fake_kept[number]])[0], "generated")
+        real = compared.real_samples.read(compared.real_kept[neighbours])
+        rows.append(SheetRow("", (generated, *thumbnails(real, [f"{d:.3g}" for d in far]))))
+    caption = (
+        f"The {count} nearest of {len(compared.real.features)} real crops, by distance in {compared.network.title}'s"
+        " space. One that looks the same was learned by heart, or the picture was conditioned on it."
+    )
+    return Sheet("Nearest real crops", caption, level.name, tuple(rows))
+
+
+def _whole_sheet(level: Level, sets: Sets) -> Iterator[Sheet]:
+    rows = []
+    pictures = [picture for picture in level.fake if picture.path not in sets.left_out]
+    for picture in pictures[:WHOLE]:
+        if max(picture.width, picture.height) < THUMBNAIL_PX:
+            continue
+        try:
+            rows.append(_whole_row(picture))
+        except SlideError as error:
+            sets.leave_out(picture.path, error)
+    if rows:
+        caption = f"The first {len(rows)} of {len(pictures)}." if len(rows) < len(pictures) else ""
+        yield Sheet("Whole pictures", caption, level.name, tuple(rows), shown_px=320)
+
+
+def _whole_row(picture: Picture) -> SheetRow:
+    shown = [Thumbnail(_thumbnail(picture), picture.path.name)]
+    guide = guide_of(picture.path, read_provenance(picture.path) or {})
+    if guide:
+        with open_slide(guide) as slide:
+            shown.insert(0, Thumbnail(slide.thumbnail(THUMBNAIL_PX), "its guide"))
+    return SheetRow("", tuple(shown))
+
+
+def _thumbnail(picture: Picture) -> np.ndarray:
+    with picture.open() as slide:
+        return slide.thumbnail(THUMBNAIL_PX)
+
+
+def _evenly(numbers: np.ndarray, count: int) -> np.ndarray:
+    """Up to `count` of the numbers, evenly taken."""
+    return numbers[np.linspace(0, len(numbers) - 1, min(count, len(numbers))).round().astype(int)]

@@ -1,0 +1,91 @@
+"""What an evaluation is asked for: which metrics, in the spaces of which networks, of which crops."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from largegen.errors import InputError
+from largegen.metrics.sets.crops import CropSettings
+from largegen.metrics.sets.images import Level, Picture
+from largegen.slides.image_info import read_provenance
+
+if TYPE_CHECKING:
+    import torch
+
+
+STARTER = "starter"  # the bundled encoder
+OF_INCEPTION = ("patch-fid", "crop-fid", "kid", "precision-recall")
+ENCODER_KINDS = ("fd", "kid", "precision-recall")  # that take `:ENCODER`
+OF_PICTURES = ("embedding-similarity", "seam", "guide-psnr")
+KINDS = (*OF_INCEPTION, "clip-fid", "fd:ENCODER", *OF_PICTURES)
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One of `--metrics`."""
+
+    name: str  # as it is given: crop-fid, fd:uni_v1
+    kind: str  # crop-fid, fd
+    network: str | None  # whose features it compares, as networks.load_network names it; None for single pictures
+
+
+def parse_metric(text: str) -> Metric:
+    """`crop-fid`, `kid`, `kid:starter`, `fd:uni_v1`... Raises InputError for what is no metric."""
+    kind, _, encoder = text.partition(":")
+    if encoder and kind in ENCODER_KINDS:
+        return Metric(text, kind, f"encoder:{encoder}")
+    if text == "clip-fid":
+        return Metric(text, kind, "clip")
+    if text in OF_INCEPTION:
+        return Metric(text, kind, "inception")
+    if text in OF_PICTURES:
+        return Metric(text, kind, None)
+    raise InputError(
+        f"--metrics {text}: unknown; use {', '.join(KINDS)}; {' and '.join(ENCODER_KINDS[1:])} take :ENCODER as well"
+    )
+
+
+@dataclass(frozen=True)
+class Config:
+    """What an evaluation is asked for."""
+
+    crops: CropSettings
+    device: "torch.device"
+    metrics: tuple[Metric, ...] = ()  # none: all that inputs and weights at hand allow
+    encoder: str | None = None  # of fd and its like; None: the starter, and what pictures were made with
+    weights: dict[str, Path | None] = field(default_factory=dict)  # files of "inception", "clip" and "encoder"
+    replicates: int = 20  # of the bootstrap; 0 for no intervals
+    batch_size: int = 32
+    workers: int = 2  # threads that read crops
+
+    def check(self) -> None:
+        """Raise InputError for settings that do not go together."""
+        if self.replicates == 1:
+            raise InputError("--replicates 1: an interval takes two or more; 0 is for none")
+        encoders = {metric.network for metric in self.metrics if (metric.network or "").startswith("encoder:")}
+        encoders |= {f"encoder:{self.encoder}"} if self.encoder else set()
+        if self.weights.get("encoder") and (len(encoders) > 1 or not (encoders or self.metrics)):
+            raise InputError("--encoder-weights: are of one encoder; name it with --encoder, and no other in --metrics")
+
+    def names(self, metric: Metric) -> bool:
+        """Whether the metric was asked for, or its network, or the file of its weights."""
+        kind = (metric.network or "").partition(":")[0]
+        return bool(self.metrics or self.weights.get(kind) or (kind == "encoder" and self.encoder))
+
+
+def metrics_of(level: Level, config: Config) -> list[Metric]:
+    """The metrics asked for, or all that there are for patches or for large pictures."""
+    if config.metrics:
+        return list(config.metrics)
+    made_with = (read_provenance(level.fake[0].path) or {}).get("encoder")
+    encoders = [config.encoder] if config.encoder else dict.fromkeys(filter(None, (STARTER, made_with)))
+    fid = "patch-fid" if are_patches(level.fake, config.crops.size_px) else "crop-fid"
+    names = [fid, *OF_INCEPTION[2:], "clip-fid"]
+    names += [f"{kind}:{encoder}" for encoder in encoders for kind in ENCODER_KINDS]
+    return [parse_metric(name) for name in (*names, *OF_PICTURES)]
+
+
+def are_patches(pictures: Sequence[Picture], size_px: int) -> bool:
+    """Whether the pictures are themselves crops: all are of their size."""
+    return all((picture.width, picture.height) == (size_px, size_px) for picture in pictures)

@@ -1,0 +1,90 @@
+"""Where in a picture its crops may lie: wherever there is tissue, or data."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from largegen.errors import SlideError
+from largegen.metrics.sets.images import Picture
+from largegen.slides.tissue import tissue_mask
+
+MIN_TISSUE = 0.5  # part of a crop; of a scene's, all of it must hold data
+MASK_PX = 1024  # longer side of the thumbnail that tissue is looked for in
+
+
+@dataclass(frozen=True, slots=True)
+class Region:
+    """Positions (px at the working resolution), in cells, free or not."""
+
+    rows: np.ndarray  # (R, 2) int64: the first position of each row of cells, and how many there are
+    cols: np.ndarray  # (C, 2) int64
+    free: np.ndarray | None  # (R, C) bool as packed bits; None: all are
+    total: int  # free positions
+    share: float  # part of all positions that they are
+
+    @classmethod
+    def of(cls, rows: np.ndarray, cols: np.ndarray, free: np.ndarray | None = None) -> "Region":
+        packed = None if free is None else np.packbits(free)
+        positions = np.outer(rows[:, 1], cols[:, 1])
+        total = int(positions.sum() if free is None else positions[free].sum())
+        return cls(rows, cols, packed, total, total / positions.sum())
+
+    def at(self, picks: np.ndarray) -> np.ndarray:
+        """(n, 2) int64: x, y of the free positions of these numbers, in 0..total - 1."""
+        positions = np.outer(self.rows[:, 1], self.cols[:, 1]).ravel()
+        if self.free is not None:
+            positions *= np.unpackbits(self.free, count=len(positions))
+        stops = positions.cumsum()
+        cell = np.searchsorted(stops, picks, side="right")
+        row, col = np.divmod(cell, len(self.cols))
+        down, right = np.divmod(picks - stops[cell] + positions[cell], self.cols[col, 1])
+        return np.column_stack([self.cols[col, 0] + right, self.rows[row, 0] + down])
+
+
+def region_of(picture: Picture, size: int, grid: bool) -> Region:
+    """Where crops of `size` px may begin: in a grid of crops side by side, or anywhere.
+
+    Raises SlideError for a picture that is too small or cannot be read.
+    """
+    sides = (picture.height, picture.width)
+    if min(sides) < size:
+        at = "at this resolution, smaller than a crop"
+        raise SlideError(f"{picture.path}: {picture.width}x{picture.height} px {at} of {size} px")
+    mask, needed = _mask(picture) if picture.tissue else (np.ones((1, 1), bool), 0.0)
+    cells = [
+        _tiles(side, size) if grid else _cells(side, size, count) for side, count in zip(sides, mask.shape, strict=True)
+    ]
+    if not picture.tissue:
+        return Region.of(*cells)
+    (top, bottom), (left, right) = (
+        _span(axis, side, size, count) for axis, side, count in zip(cells, sides, mask.shape, strict=True)
+    )
+    integral = np.pad(mask.astype(np.int64), ((1, 0), (1, 0))).cumsum(0).cumsum(1)
+    above, below = integral[top], integral[bottom]
+    covered = below[:, right] - below[:, left] - above[:, right] + above[:, left]
+    return Region.of(*cells, free=covered >= needed * np.outer(bottom - top, right - left))
+
+
+def _mask(picture: Picture) -> tuple[np.ndarray, float]:
+    """(h, w) bool: tissue or data; and the part of a crop that must be such."""
+    with picture.open() as slide:
+        return tissue_mask(slide, max_px=MASK_PX), 1.0 if slide.kind == "scene" else MIN_TISSUE
+
+
+def _tiles(side: int, size: int) -> np.ndarray:
+    """Cells of one position each, side by side along a side: (n, 2), see Region."""
+    starts = np.arange(side // size) * size
+    return np.column_stack([starts, np.ones_like(starts)])
+
+
+def _cells(side: int, size: int, count: int) -> np.ndarray:
+    """All positions along a side, in `count` cells of about the same number: (count, 2), see Region."""
+    edges = np.minimum(-(-np.arange(count + 1) * side // count), side - size + 1)
+    return np.column_stack([edges[:-1], np.diff(edges)])
+
+
+def _span(axis: np.ndarray, side: int, size: int, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Which of the mask's `count` cells along a side the crops that begin in each cell of `axis` may touch: [a, b)."""
+    first = axis[:, 0] * count // side
+    last = -(-(axis[:, 0] + np.maximum(axis[:, 1], 1) - 1 + size) * count // side)
+    return first, np.clip(last, first + 1, count)

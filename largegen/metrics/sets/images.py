@@ -1,0 +1,242 @@
+"""The pictures of a real and of a generated set, and the resolutions at which the two can be compared."""
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import NamedTuple
+
+from largegen.embeddings.source import slide_path_of
+from largegen.errors import InputError, SlideError
+from largegen.slides.find import IMAGE_SUFFIXES, SUFFIXES, walk_images
+from largegen.slides.resolution import PIXELS, SAME, UNKNOWN, Resolution, Scale, flag_for, wanted_scale
+from largegen.slides.slide import Slide, open_slide
+
+SCANNERS = 2  # threads that read headers
+LOOKED_AT = 256  # files handed to them at a time
+Failed = list[tuple[Path, str]]  # pictures that were left out, and why
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """A picture at the resolution at which it is compared."""
+
+    path: Path
+    downsample: float  # level-0 px per px at the working resolution
+    width: int  # px at the working resolution
+    height: int
+    lossy: bool  # JPEG or JPEG 2000 somewhere in its pixels' storage
+    tissue: bool  # whether crops are drawn from its tissue (of a scene: data) only
+    source: Resolution = UNKNOWN  # given by the user
+
+    def open(self) -> Slide:
+        """The file, its pixels unread: damage to them shows when they are read."""
+        return _open(self.path, self.source)
+
+
+@dataclass(frozen=True)
+class Level:
+    """The pictures of both sets at one resolution."""
+
+    name: str  # "20x", "0.6 m/px", or "pixels" where no resolution is known
+    real: tuple[Picture, ...]
+    fake: tuple[Picture, ...]
+
+
+class _Found(NamedTuple):
+    """What a picture's header says."""
+
+    path: Path
+    width: int  # level-0 px
+    height: int
+    scale: Scale
+    lossy: bool
+    tissue: bool
+
+
+@dataclass(frozen=True)
+class _Set:
+    """One side of the comparison."""
+
+    name: str  # "real" or "fake", as the flags call it
+    found: tuple[_Found, ...]
+    source: Resolution
+
+    @property
+    def unit(self) -> str:
+        return self.found[0].scale.unit
+
+    def check_units(self) -> None:
+        """Raise InputError unless all pictures have a resolution of the same kind, or none has."""
+        other = next((found for found in self.found if found.scale.unit != self.unit), None)
+        if other is None:
+            return
+        unknown, known = (self.found[0], other) if self.unit == "px" else (other, self.found[0])
+        if unknown.scale.unit != "px":
+            raise _two_kinds(unknown, known)
+        raise self.unknown(unknown, f"but {known.path} has {known.scale}", known.scale.unit)
+
+    def unknown(self, found: _Found, but: str, unit: str) -> InputError:
+        """The error of a picture whose resolution is needed, in `unit`, and not known."""
+        flags = f"--{self.name}-gsd" if unit == "m" else f"--{self.name}-mag or --{self.name}-mpp"
+        return InputError(f"{found.path}: no resolution in its metadata, {but}; give {flags}")
+
+    def at(self, scale: Scale) -> tuple[Picture, ...]:
+        """All pictures at one resolution. Raises InputError, naming the file, for one that would be enlarged."""
+        for found in self.found:
+            if found.scale.size > scale.size * (1 + SAME):
+                raise InputError(
+                    f"{found.path}: has {found.scale}, too coarse for {scale}, and enlarged pixels would spoil the "
+                    f"distance; compare at {flag_for(found.scale)} or coarser, or give finer {self.name} pictures"
+                )
+        return tuple(_picture(found, scale, self.source) for found in self.found)
+
+
+def find_pictures(paths: Sequence[Path | str]) -> list[Path]:
+    """The picture files that `paths` stand for, each once.
+
+    A file stands for itself, an embedding file (.h5) for its slide, a directory for all files of known suffixes in it
+    and below, sorted. Raises InputError for what does not exist, and for a directory without pictures.
+    """
+    found: list[Path] = []
+    for path in map(Path, paths):
+        if path.is_dir():
+            inside = sorted(walk_images(path))
+            if not inside:
+                raise InputError(f"{path}: no pictures in this directory or below (looked for {' '.join(SUFFIXES)})")
+            found += inside
+        elif not path.exists():
+            raise InputError(f"{path}: no such file or directory")
+        else:
+            found.append(slide_path_of(path) if path.suffix.lower() == ".h5" else path)
+    if not found:
+        raise InputError("no pictures given")
+    return list(dict.fromkeys(found))
+
+
+def matched_levels(
+    real: Sequence[Path],
+    fake: Sequence[Path],
+    target: Resolution = UNKNOWN,
+    sources: tuple[Resolution, Resolution] = (UNKNOWN, UNKNOWN),
+    failed: Failed | None = None,
+    tissue: bool | None = None,
+) -> tuple[Level, ...]:
+    """Pair the sets at each resolution to compare them at, the finest first.
+
+    With a target, all pictures are read at it. Without one the fake pictures are read as they are, those of another
+    resolution making another level, and the real ones at the fake ones' resolution. Pictures whose resolution is
+    nowhere known are compared pixel by pixel, if none on the other side has one.
+
+    real: none, where saved statistics stand for them. sources: resolutions that the metadata of (real, fake) lack.
+    failed: takes what cannot be opened, which is then left out. tissue: whether crops are of tissue only; by default
+    those of slides are, and those of the pictures that they are compared with. Raises InputError for what cannot be
+    compared: another kind of resolution, or pixels to be enlarged.
+    """
+    real_set, fake_set = (
+        _Set(name, _scan(name, paths, source, failed) if paths or name == "fake" else (), source)
+        for name, paths, source in zip(("real", "fake"), (real, fake), sources, strict=True)
+    )
+    sets = [one for one in (real_set, fake_set) if one.found]
+    for one in sets:
+        one.check_units()
+    wanted = wanted_scale(target)
+    if wanted is not None:
+        for one in sets:
+            _check_unit(one, wanted)
+        return (_level(wanted, real_set, fake_set, tissue),)
+    for one, other in (sets, sets[::-1]) if real_set.found else ():
+        if one.unit == "px" != other.unit:
+            known = other.found[0]
+            raise one.unknown(one.found[0], f"but {known.path} has {known.scale}", known.scale.unit)
+    if real_set.found and real_set.unit != fake_set.unit:
+        raise _two_kinds(real_set.found[0], fake_set.found[0])
+    levels = []
+    for scale in _scales(fake_set.found):
+        same = tuple(found for found in fake_set.found if scale.size <= found.scale.size <= scale.size * (1 + SAME))
+        levels.append(_level(scale, real_set, replace(fake_set, found=same), tissue))
+    return tuple(levels)
+
+
+def _level(scale: Scale, real_set: _Set, fake_set: _Set, tissue: bool | None) -> Level:
+    """Both sets at one resolution, by one rule: where real crops are of tissue, those of generated pictures are."""
+    real, fake = real_set.at(scale), fake_set.at(scale)
+    if tissue is False:
+        real = tuple(replace(picture, tissue=False) for picture in real)
+    if tissue is None:
+        tissue = scale.unit != "m" and any(picture.tissue for picture in real)  # generated scenes have data everywhere
+    return Level(scale.level_name, real, tuple(replace(picture, tissue=tissue) for picture in fake))
+
+
+def _check_unit(one: _Set, wanted: Scale) -> None:
+    """Raise InputError unless the pictures of a set have a resolution of the wanted kind."""
+    if one.unit == "px":
+        raise one.unknown(one.found[0], f"so it cannot be read at {flag_for(wanted)}", wanted.unit)
+    if one.unit != wanted.unit:
+        flags = "--gsd" if one.unit == "m" else "--mag or --mpp"
+        first = one.found[0]
+        raise InputError(f"{first.path}: has {first.scale} and cannot be read at {flag_for(wanted)}; use {flags}")
+
+
+def _two_kinds(one: _Found, other: _Found) -> InputError:
+    return InputError(
+        f"{one.path}: has {one.scale}, but {other.path} has {other.scale}; slides and scenes cannot be compared"
+    )
+
+
+def _scales(found: Sequence[_Found]) -> list[Scale]:
+    """The resolutions that are there, the finest first; of those that count as the same, the finest."""
+    scales: list[Scale] = []
+    for scale in sorted({one.scale for one in found}):
+        if not scales or scale.size > scales[-1].size * (1 + SAME):
+            scales.append(scale)
+    return scales
+
+
+def _picture(found: _Found, scale: Scale, source: Resolution) -> Picture:
+    downsample = scale.size / found.scale.size
+    if abs(downsample - 1) <= SAME:
+        downsample = 1.0  # its own pixels, untouched by a filter
+    width, height = (max(1, int(size / downsample + 1e-6)) for size in (found.width, found.height))
+    return Picture(found.path, downsample, width, height, found.lossy, found.tissue, source)
+
+
+def _open(path: Path, source: Resolution) -> Slide:
+    return open_slide(path, *source, check=path.suffix.lower() not in IMAGE_SUFFIXES)
+
+
+def _scan(name: str, paths: Sequence[Path], source: Resolution, failed: Failed | None) -> tuple[_Found, ...]:
+    """What the headers say, in order. Raises SlideError for a bad file unless `failed` takes it."""
+
+    def look(path: Path) -> _Found | SlideError:
+        try:
+            with _open(path, source) as slide:
+                return _look(slide, source)
+        except SlideError as error:
+            return error
+
+    found: list[_Found] = []
+    with ThreadPoolExecutor(SCANNERS) as pool:
+        for start in range(0, len(paths), LOOKED_AT):
+            part = paths[start : start + LOOKED_AT]
+            for path, one in zip(part, pool.map(look, part), strict=True):
+                if isinstance(one, _Found):
+                    found.append(one)
+                elif failed is None:
+                    raise one
+                else:
+                    failed.append((path, str(one)))
+    if not found:
+        why = f": {failed[-1][1]}" if failed else ""
+        raise InputError(f"no picture of the {name} set can be read{why}")
+    return tuple(found)
+
+
+def _look(slide: Slide, source: Resolution) -> _Found:
+    mpp = slide.mpp or (10 / slide.magnification if slide.magnification else None)
+    scale = Scale("um", mpp) if mpp else PIXELS
+    if slide.gsd_m and (source.gsd or not mpp):
+        scale = Scale("m", slide.gsd_m)
+    # A generated picture is judged whole, its glass too; so is a plain image, which somebody has cut out.
+    tissue = slide.kind != "image" and not slide.provenance
+    return _Found(Path(slide.path), slide.width, slide.height, scale, slide.lossy, tissue)

@@ -1,0 +1,142 @@
+"""Published weights, see published.py, to a model directory that every command takes."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from tqdm import tqdm
+
+from largegen.errors import InputError, ModelError, OutputError
+from largegen.models.autoencoder import Autoencoder, load_autoencoder
+from largegen.models.convert.published import Parts, Report, read_published
+from largegen.models.encoder import encoder_spec
+from largegen.models.model import is_model, write_model
+from largegen.runtime.files import atomic
+from largegen.runtime.hub import hub_folder
+from largegen.runtime.lock import lock
+from largegen.version import __version__
+
+# The encoder of the published models and the magnification of their base, by conditioner, width and levels.
+TRAINED_WITH = {("Summarizer", 1024, 8): ("uni_v1", 20.0), ("Summarizer", 1024, 4): ("dinov2_vitl14_reg", None)}
+
+
+def convert(
+    source: str | Path,
+    out: Path,
+    *,
+    vae: str | Path | None = None,
+    encoder: str | None = None,
+    region_encoder: str | None = None,
+    mag: float | None = None,
+    checkpoint: str | None = None,
+    raw_weights: bool = False,
+    name: str = "",
+    licence: str = "",
+    dtype: torch.dtype | None = None,
+    overwrite: bool = False,
+    progress: bool = False,
+) -> Report:
+    """Write the model directory of a published checkpoint, atomically; says what became of its tensors.
+
+    source: a file, a folder, or `hf:ORG/NAME[@REVISION]/FOLDER`. vae: where the autoencoder is, if it is not in the
+    source: another source, or a model's directory. encoder, region_encoder, mag: names of the encoders that the model
+    was trained with and the magnification of its base, where they do not follow from its form. A source without a
+    conditioner gives a start for training.
+    Raises InputError, ModelError and OutputError, and leaves nothing behind.
+    """
+    with lock(out):
+        _check_target(out, overwrite)
+        path, source = _locate(source)
+        if path.exists() and out.exists() and path.resolve().is_relative_to(out.resolve()):
+            raise InputError(f"{out}: would be replaced, and {path} with it; choose another --out")
+        parts, report = read_published(path, checkpoint, raw_weights)
+        if vae is not None:
+            parts.vae = _vae_of(_locate(vae)[0])
+        _check_finite(parts, path)
+        info = _info(parts, source, encoder, region_encoder, mag) | {"name": name or out.absolute().name}
+        info["licence"] = licence or info["licence"]
+        report.parts = list(parts.networks)
+        sizes = {part: sum(t.nbytes for t in net.state_dict().values()) for part, net in parts.networks.items()}
+        quiet = None if progress else True  # None: off where stderr is no terminal
+        with (
+            atomic(out) as directory,
+            tqdm(total=sum(sizes.values()), desc="write", unit="B", unit_scale=True, disable=quiet) as bar,
+        ):
+            for part in write_model(directory, parts.networks, parts.scheduler, info, dtype):
+                bar.update(sizes[part])
+    return report
+
+
+def _locate(source: str | Path) -> tuple[Path, str | Path]:
+    """Where a source is on this machine, and its name, that of the hub's with the revision that was found."""
+    return hub_folder(str(source)) if str(source).startswith("hf:") else (Path(source), source)
+
+
+def _check_target(out: Path, overwrite: bool) -> None:
+    """Raise an OutputError where a model directory cannot be put: what is there is no other one, or is to be kept."""
+    if out.exists() and not overwrite:
+        raise OutputError(f"{out}: exists already; --overwrite replaces it")
+    if out.exists() and not is_model(out) and not (out.is_dir() and not any(out.iterdir())):
+        raise OutputError(f"{out}: is no model directory of largegen, so it is not replaced; choose another --out")
+
+
+def _check_finite(parts: Parts, path: Path) -> None:
+    """Raise a ModelError for weights that would make nothing but black pictures."""
+    for part, network in parts.networks.items():
+        for name, value in network.state_dict().items():
+            if not value.isfinite().all():
+                raise ModelError(f"{path}: weight {name!r} of its {part} holds NaN or infinite values")
+
+
+def _info(
+    parts: Parts, source: str | Path, encoder: str | None, region_encoder: str | None, mag: float | None
+) -> dict[str, Any]:
+    """What travels with the weights. Raises InputError where the encoder is not known, or does not fit."""
+    info = {"largegen_version": __version__, "converted_from": str(source), "trained_on": [], "licence": ""}
+    unet, vae, conditioner = parts.unet, parts.vae, parts.conditioner
+    if conditioner is None:
+        if encoder or region_encoder:
+            raise InputError(f"--encoder: {source} has no conditioner, so it was trained with none")
+        return info
+    if unet is None or vae is None:
+        raise InputError(f"{source}: has no {'denoiser' if unet is None else 'autoencoder; name one with --vae'}")
+    if unet.config.in_channels != vae.config.latent_channels:
+        raise InputError(
+            f"--vae: has {vae.config.latent_channels} channels, but the denoiser {unet.config.in_channels}"
+        )
+    width, region_dim = conditioner.config.embedding_dim, conditioner.config.get("region_dim")
+    form = (type(conditioner).__name__, width, conditioner.config.get("levels", 1))
+    usual_encoder, usual_mag = TRAINED_WITH.get(form, (None, None))
+    trained_with, mag = encoder or usual_encoder, mag or usual_mag
+    if trained_with is None:
+        raise InputError(f"{source}: does not say which encoder its {width} numbers are of; name it with --encoder")
+    if region_encoder and not region_dim:
+        raise InputError("--region-encoder: this model takes no embeddings of regions")
+    specs = {}
+    for option, found, wanted in (("encoder", trained_with, width), ("region-encoder", region_encoder, region_dim)):
+        if found:
+            specs[option] = spec = encoder_spec(found)
+            if spec.width != wanted:
+                raise InputError(f"--{option} {found}: gives {spec.width} numbers, but the model takes {wanted}")
+    licence = "; ".join(dict.fromkeys(spec.licence for spec in specs.values()))
+    return info | {
+        "embedding_dim": width,
+        "tile_px": unet.config.sample_size * Autoencoder(vae).factor,
+        "encoder": specs["encoder"].name,  # the registry's, which embedding files say
+        "encoder_fingerprint": None,  # the source does not say; any weights of that name are taken
+        "encoder_licence": licence,
+        "region_encoder": specs["region-encoder"].name if region_encoder else None,
+        "mpp": mag and 10 / mag,
+        "licence": licence,
+    }
+
+
+def _vae_of(path: Path) -> nn.Module:
+    """The autoencoder of a source or of a model's directory."""
+    if path.is_dir() and any((path / place / "config.json").is_file() for place in ("model/vae", "vae", ".")):
+        return load_autoencoder(path).vae
+    parts, _ = read_published(path)
+    if parts.vae is None:
+        raise InputError(f"--vae {path}: holds no autoencoder")
+    return parts.vae

@@ -1,0 +1,193 @@
+"""Latent diffusion's networks: from its names and configuration to diffusers' (and ours, for the conditioners).
+
+A configuration's `target:` is looked up by its last part, never imported. `source` is named in errors.
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import init_empty_weights
+from diffusers import DDPMScheduler, UNet2DConditionModel, VQModel
+from torch import Tensor, nn
+
+from largegen.errors import ModelError
+from largegen.models.conditioners import PatchConditioner, PatchRegionConditioner, Summarizer
+from largegen.models.safe_load import check_state
+
+DENOISER, AUTOENCODER, CONDITIONER = "model.diffusion_model.", "first_stage_model.", "cond_stage_model."
+VQ_F4 = {  # where a checkpoint comes without its configuration
+    "embed_dim": 3,
+    "n_embed": 8192,
+    "ddconfig": {
+        "double_z": False,
+        "z_channels": 3,
+        "resolution": 256,
+        "in_channels": 3,
+        "out_ch": 3,
+        "ch": 128,
+        "ch_mult": [1, 2, 4],
+        "num_res_blocks": 2,
+        "attn_resolutions": [],
+        "dropout": 0.0,
+    },
+}
+CIN256 = {
+    "linear_start": 0.0015,
+    "linear_end": 0.0195,
+    "timesteps": 1000,
+    "unet_config": {
+        "params": {
+            "image_size": 64,
+            "in_channels": 3,
+            "out_channels": 3,
+            "model_channels": 192,
+            "attention_resolutions": [8, 4, 2],
+            "num_res_blocks": 2,
+            "channel_mult": [1, 2, 3, 5],
+            "num_heads": 1,
+            "use_spatial_transformer": True,
+            "transformer_depth": 1,
+            "context_dim": 512,
+        }
+    },
+    "first_stage_config": {"params": VQ_F4},
+    "cond_stage_config": {"target": "ClassEmbedder"},
+}
+SUMMARIZER_NAMES = {  # ours: theirs
+    "pad": "pad_token",
+    "level.": "mag_embedding.",
+    "projection.": "dim_reduce.",
+    "position": "encoder.pos_embedding",
+    "encoder.norm.": "encoder.ln.",
+    "encoder.layers.": "encoder.layers.encoder_layer_",
+    "output.": "final_proj.",
+    "norm.": "layer_norm.",
+}
+BLOCK_NAMES = {"self_attn": "self_attention", "linear1": "mlp.0", "linear2": "mlp.3", "norm1": "ln_1", "norm2": "ln_2"}
+
+Config = Mapping[str, Any]  # of a checkpoint's `model.params`
+Weights = Mapping[str, Tensor]
+
+
+def params(config: Config, section: str) -> Config | None:
+    """Parameters of `unet_config`, `first_stage_config` or `cond_stage_config`; None where there are none."""
+    found = config.get(section)
+    return found.get("params") or {} if isinstance(found, Mapping) else None
+
+
+def target(config: Config, section: str) -> str:
+    """The last part of the class that a section names."""
+    found = config.get(section)
+    return str(found.get("target", "")).rpartition(".")[2] if isinstance(found, Mapping) else ""
+
+
+def denoiser(config: Config, weights: Weights, source: Path) -> UNet2DConditionModel:
+    """From weights under DENOISER."""
+    from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint, create_unet_diffusers_config_from_ldm
+
+    with _fitting(source, "denoiser"):
+        form = create_unet_diffusers_config_from_ldm({"model": {"params": config}}, weights)
+        form["sample_size"] = int(params(config, "unet_config")["image_size"])  # of the latents
+        converted = convert_ldm_unet_checkpoint(dict(weights), form)
+        with init_empty_weights(include_buffers=False):
+            unet = UNet2DConditionModel(**form)
+    return _filled(unet, converted, source)
+
+
+def autoencoder(config: Config, weights: Weights, source: Path) -> VQModel:
+    """From weights under AUTOENCODER."""
+    from diffusers.loaders.single_file_utils import convert_ldm_vae_checkpoint, create_vae_diffusers_config_from_ldm
+
+    with _fitting(source, "autoencoder"):
+        form = create_vae_diffusers_config_from_ldm({"model": {"params": config}}, weights)
+        given = params(config, "first_stage_config")
+        form |= {"num_vq_embeddings": given["n_embed"], "vq_embed_dim": given["embed_dim"]}
+        converted = convert_ldm_vae_checkpoint(dict(weights), form)
+        converted["quantize.embedding.weight"] = weights[f"{AUTOENCODER}quantize.embedding.weight"]
+        with init_empty_weights(include_buffers=False):
+            vae = VQModel(**form)
+    return _filled(vae, converted, source)
+
+
+def conditioner(config: Config, weights: Weights, source: Path) -> nn.Module | None:
+    """From weights without CONDITIONER; None for LDM's own, which has no use for embeddings."""
+    kind = target(config, "cond_stage_config")
+    if kind in ("", "ClassEmbedder"):
+        return None
+    with _fitting(source, "conditioner"):
+        if kind == "EmbeddingViT2_5":
+            return _summarizer(params(config, "cond_stage_config"), weights, source)
+        if kind in ("PatchEmbedder", "SSLEmbedder"):
+            return _tokens(weights, source)
+    raise ModelError(f"{source}: conditioner {kind}: not one of the published ones")
+
+
+def _tokens(weights: Weights, source: Path) -> PatchConditioner | PatchRegionConditioner:
+    cross_attention_dim, width = weights["patch_fc.weight"].shape
+    if "region_fc.weight" in weights:
+        network = PatchRegionConditioner(width, weights["region_fc.weight"].shape[1], cross_attention_dim)
+        names = {"patch_fc": "patch", "region_fc": "region"}
+    else:
+        network, names = PatchConditioner(width, cross_attention_dim), {"patch_fc": "projection"}
+    split = {name: name.rpartition(".") for name in weights}
+    return _filled(network, {f"{names[stem]}.{kind}": weights[n] for n, (stem, _, kind) in split.items()}, source)
+
+
+def _summarizer(form: Config, weights: Weights, source: Path) -> Summarizer:
+    network = Summarizer(
+        form["input_channels"],
+        form["output_channels"],
+        hidden_dim=form["hidden_channels"],
+        layers=form["num_layers"],
+        heads=form.get("num_heads", 8),
+        mlp_dim=form["vit_mlp_dim"],
+        levels=form["mag_levels"],
+    )
+    renamed = {}
+    for name in network.state_dict():
+        ours = next(prefix for prefix in SUMMARIZER_NAMES if name.startswith(prefix))
+        theirs = SUMMARIZER_NAMES[ours] + name.removeprefix(ours)
+        for part, other in BLOCK_NAMES.items():
+            theirs = theirs.replace(f".{part}.", f".{other}.")
+        if theirs in weights:
+            renamed[name] = weights[theirs]
+    return _filled(network, renamed, source)
+
+
+def schedule(config: Config, weights: Weights, source: Path) -> DDPMScheduler:
+    """The noise schedule. Raises ModelError where the checkpoint's own table is another one."""
+    with _fitting(source, "noise schedule"):
+        scheduler = DDPMScheduler(
+            num_train_timesteps=config.get("timesteps", 1000),
+            beta_schedule="scaled_linear",
+            beta_start=config.get("linear_start", 0.0015),
+            beta_end=config.get("linear_end", 0.0195),
+            clip_sample=False,
+        )
+    ours, theirs = scheduler.alphas_cumprod, weights.get("alphas_cumprod")
+    if theirs is not None and not (theirs.shape == ours.shape and torch.allclose(theirs.float(), ours, atol=1e-5)):
+        raise ModelError(f"{source}: its noise schedule is not the one that its config describes")
+    return scheduler
+
+
+def _filled(network: nn.Module, weights: Weights, source: Path) -> nn.Module:
+    check_state(network, dict(weights), source)
+    for name, value in weights.items():
+        if not value.is_floating_point():
+            raise ModelError(f"{source}: weight {name!r} holds {value.dtype}, not floats")
+    network.load_state_dict(weights, assign=True)
+    return network.eval().requires_grad_(False)
+
+
+@contextmanager
+def _fitting(source: Path, what: str) -> Iterator[None]:
+    """Say in one line that weights and configuration do not belong together."""
+    try:
+        yield
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError) as error:
+        if isinstance(error, ModelError):
+            raise
+        raise ModelError(f"{source}: its {what} is not as its config says: {type(error).__name__} {error}") from error

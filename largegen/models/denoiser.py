@@ -1,0 +1,79 @@
+"""The denoiser: presets of the U-Net and its conditioner, the noise schedule, and the noise an output stands for."""
+
+from dataclasses import dataclass
+
+from diffusers import DDPMScheduler, UNet2DConditionModel
+from torch import Tensor
+
+DENOISERS = {"UNet2DConditionModel": UNet2DConditionModel}
+TIMESTEPS = 1000
+NOISE_SCHEDULE = {
+    "num_train_timesteps": TIMESTEPS,
+    "beta_schedule": "scaled_linear",
+    "beta_start": 0.0015,
+    "beta_end": 0.0195,
+    "clip_sample": False,
+}
+
+
+@dataclass(frozen=True)
+class SummarizerConfig:
+    """The form of the Summarizer, where that is the conditioner."""
+
+    hidden_dim: int
+    layers: int
+    heads: int
+    mlp_dim: int
+
+
+@dataclass(frozen=True)
+class DenoiserConfig:
+    """The form of the denoiser and of what conditions it."""
+
+    channels: tuple[int, ...]  # one per resolution, from the latents' own down by halves
+    attention: tuple[bool, ...]  # at which of them there is (self- and cross-) attention
+    layers: int  # residual blocks per resolution (one more on the way up)
+    cross_attention_dim: int  # width of a context token
+    summarizer: SummarizerConfig
+    heads: int = 1
+    norm_groups: int = 32
+    prediction: str = "epsilon"  # what the network is trained to give: epsilon (the noise) or v_prediction
+
+
+PRESETS = {
+    "published": DenoiserConfig(
+        (192, 384, 576, 960), (False, True, True, True), 2, 512, SummarizerConfig(512, 12, 8, 2048)
+    ),
+    "starter": DenoiserConfig(
+        (96, 128, 192), (False, False, True), 1, 256, SummarizerConfig(256, 2, 8, 512), 4, 16, "v_prediction"
+    ),
+    "tiny": DenoiserConfig((16, 32), (False, True), 1, 32, SummarizerConfig(32, 1, 4, 64), norm_groups=8),
+}
+
+
+def build_denoiser(config: DenoiserConfig, latent_channels: int, window: int) -> UNet2DConditionModel:
+    """A U-Net that predicts the noise of (B, latent_channels, window, window) latents."""
+    down = ["CrossAttnDownBlock2D" if attention else "DownBlock2D" for attention in config.attention]
+    return UNet2DConditionModel(
+        sample_size=window,
+        in_channels=latent_channels,
+        out_channels=latent_channels,
+        block_out_channels=config.channels,
+        down_block_types=tuple(down),
+        up_block_types=tuple(name.replace("Down", "Up") for name in reversed(down)),
+        layers_per_block=config.layers,
+        cross_attention_dim=config.cross_attention_dim,
+        attention_head_dim=config.heads,  # diffusers' name for the number of heads
+        norm_num_groups=config.norm_groups,
+    )
+
+
+def to_eps(output: Tensor, latents: Tensor, timestep: Tensor | int, scheduler: DDPMScheduler) -> Tensor:
+    """The noise that a denoiser's output stands for, float32: itself, or sqrt(a) v + sqrt(1 - a) x_t of a v-prediction.
+
+    output, latents x_t: (B, C, h, w); a is the schedule's cumulative alpha at `timestep` (Salimans & Ho 2022, app. D).
+    """
+    if scheduler.config.prediction_type == "epsilon":
+        return output.float()
+    a = scheduler.alphas_cumprod.to(latents.device)[timestep].float().reshape(-1, 1, 1, 1)
+    return a.sqrt() * output.float() + (1 - a).sqrt() * latents.float()

@@ -1,0 +1,218 @@
+"""Self-supervised encoders: from a name to a network that turns tiles into embeddings.
+
+Beside the registry's names, any timm model name, `hf-hub:ORG/NAME` (a timm repository on the Hugging Face
+hub) and `local-dir:DIR` (a timm directory, or one that `largegen train-encoder` wrote) is an encoder.
+"""
+
+import zlib
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from largegen.errors import HubError, ModelError
+from largegen.models.encoder_registry import IMAGENET_MEAN, IMAGENET_STD, REGISTRY, EncoderSpec
+from largegen.models.timm_weights import load_weights
+from largegen.runtime.device import resolve_device
+from largegen.runtime.files import read_config
+from largegen.runtime.hub import hub_file, page_of
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+
+STARTER_DIR = Path(__file__).parents[1] / "starter" / "encoder"
+DIRECTORY_FORMAT = "largegen-encoder"
+
+
+def encoder_names() -> tuple[str, ...]:
+    """The names that need no path: the bundled `starter` where it is installed, then the registry."""
+    return (*(["starter"] if STARTER_DIR.is_dir() else []), *REGISTRY)
+
+
+def encoder_spec(name: str) -> EncoderSpec:
+    """Find out what `name` is, without its weights.
+
+    Raises ModelError for a name that nobody knows or a directory without a usable config.json, and HubError
+    where the description must come from the hub and cannot.
+    """
+    known = {spec.source: spec for spec in REGISTRY.values()} | dict(REGISTRY)
+    if name in known:
+        return known[name]
+    kind, _, where = name.partition(":")
+    if name == "starter" or (kind == "local-dir" and where):
+        return _directory_spec(name, STARTER_DIR if name == "starter" else Path(where))
+    if kind == "hf-hub" and where:
+        page = page_of(where)
+        try:
+            file = hub_file(where, "config.json")
+        except HubError as error:  # weights alone would not do
+            raise HubError(
+                f"encoder {name}: the hub does not give its config.json; accept its terms and set HF_TOKEN if it is "
+                f"gated, or download the repository from {page} and use local-dir:DIR"
+            ) from error
+        return _timm_spec(name, read_config(file), name, page)
+    return _timm_name_spec(name)
+
+
+def _directory_spec(name: str, directory: Path) -> EncoderSpec:
+    if not (directory / "config.json").is_file():
+        raise ModelError(f"encoder {name}: {directory} holds no config.json")
+    config = read_config(directory / "config.json")
+    source = f"local-dir:{directory}"
+    if config.get("format") != DIRECTORY_FORMAT:
+        return _timm_spec(name, config, source, str(directory))
+    try:
+        return EncoderSpec(
+            name=name,
+            width=int(config["width"]),
+            input_px=int(config["input_px"]),
+            mean=tuple(config["mean"]),
+            std=tuple(config["std"]),
+            precision="fp32",
+            licence=str(config["licence"]),
+            page=str(directory),
+            source=source,
+            architecture=str(config["architecture"]),
+            timm_kwargs={"num_classes": int(config["width"]), **config.get("timm_kwargs", {})},
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise ModelError(f"{directory / 'config.json'}: not an encoder's configuration: {error!r}") from error
+
+
+def _timm_spec(name: str, config: dict, source: str, page: str) -> EncoderSpec:
+    """The spec of a timm repository, from its config.json (older ones keep the pretrained_cfg at the top)."""
+    pretrained = config.get("pretrained_cfg", config)
+    if not isinstance(config.get("architecture"), str):
+        raise ModelError(f"encoder {name}: its config.json is not a timm model's (no `architecture`)")
+    spec = EncoderSpec(
+        name=name,
+        width=0,
+        input_px=int(pretrained.get("input_size", (3, 224, 224))[-1]),
+        mean=tuple(pretrained.get("mean", IMAGENET_MEAN)),
+        std=tuple(pretrained.get("std", IMAGENET_STD)),
+        precision="fp32",
+        licence=str(pretrained.get("license") or config.get("license") or "unknown; see its page"),
+        page=page,
+        source=source,
+        architecture=config["architecture"],
+        timm_kwargs=(config.get("model_args") or {}) | {"num_classes": 0},
+    )
+    net = _build(spec, device="meta")
+    return replace(spec, width=int(getattr(net, "head_hidden_size", None) or net.num_features))
+
+
+def _timm_name_spec(name: str) -> EncoderSpec:
+    import timm
+
+    try:
+        found = timm.get_pretrained_cfg(name, allow_unregistered=False)
+    except (RuntimeError, ValueError, KeyError):
+        found = None
+    if found is None:
+        raise ModelError(
+            f"encoder {name!r}: unknown; use one of {', '.join(encoder_names())}, a timm model name, "
+            "hf-hub:ORG/NAME or local-dir:DIR"
+        )
+    repo = found.hf_hub_id or ""
+    config = {"architecture": found.architecture, "pretrained_cfg": found.to_dict(remove_null=True)}
+    return _timm_spec(name, config, f"hf-hub:{repo}", page_of(repo) if repo else "")
+
+
+def _build(spec: EncoderSpec, device: str = "cpu") -> "torch.nn.Module":
+    """Make the network with random weights; `device="meta"` gives its shapes only, at once."""
+    import timm
+    import torch
+
+    kwargs = {"num_classes": 0} | dict(spec.timm_kwargs)
+    if kwargs.get("mlp_layer") == "SwiGLUPacked":
+        kwargs["mlp_layer"] = timm.layers.SwiGLUPacked
+    if kwargs.get("embed_layer") == "ConvStem":
+        from largegen.models.ctranspath import ConvStem
+
+        kwargs["embed_layer"] = ConvStem
+    try:
+        with torch.device(device):
+            return timm.create_model(spec.architecture, pretrained=False, **kwargs)
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise ModelError(f"encoder {spec.name}: timm cannot build {spec.architecture}: {error}") from error
+
+
+def load_encoder(
+    name: str | EncoderSpec = "starter",
+    weights: Path | None = None,
+    device: "str | torch.device" = "auto",
+    dtype: "torch.dtype | None" = None,
+    option: str = "--encoder-weights",
+) -> "Encoder":
+    """Load an encoder, by its name or its description, with its published weights, or those of the file `weights`.
+
+    Parameters: `device` as resolve_device takes it; `dtype` overrides the spec's precision; `option` is by what errors
+    tell the user to give the weights. Raises ModelError for an unknown name and for weights that do not fit to the last
+    key and shape, HubError where the hub has none.
+    """
+    import torch
+
+    spec = name if isinstance(name, EncoderSpec) else encoder_spec(name)
+    device = device if isinstance(device, torch.device) else resolve_device(device)
+    if dtype is None:
+        on_accelerator = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}[spec.precision]
+        dtype = torch.float32 if device.type == "cpu" else on_accelerator
+    path = Path(weights) if weights else _weight_file(spec, option)
+    net = _build(spec)
+    load_weights(net, path, spec.dino_positions)
+    encoder = Encoder(spec, net.eval().requires_grad_(False), device, dtype)
+    _ = encoder.fingerprint  # of the weights before they are cast, so that every precision has the same
+    net.to(device, dtype)
+    return encoder
+
+
+class Encoder:
+    """A network that turns tiles into embeddings."""
+
+    def __init__(self, spec: EncoderSpec, net: "torch.nn.Module", device: "torch.device", dtype: "torch.dtype"):
+        self.spec, self.net, self.device, self.dtype = spec, net, device, dtype
+        self.width = spec.width
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A short text that differs for other weights: a checksum over a sample of each."""
+        import torch
+
+        checksum = 0
+        for name, value in sorted(self.net.state_dict().items()):
+            sample = value.flatten()[:: max(1, value.numel() // 1024)].to(torch.float32).cpu()
+            checksum = zlib.crc32(name.encode() + sample.numpy().tobytes(), checksum)
+        return f"{checksum:08x}"
+
+    def encode(self, images: "np.ndarray") -> "np.ndarray":
+        """Embed tiles: (B, H, W, 3) uint8 => (B, D) float32."""
+        import torch
+
+        with torch.inference_mode():
+            # BHWC uint8 [0, 255] => BCHW [0, 1] => normalised
+            x = torch.from_numpy(images).to(self.device).permute(0, 3, 1, 2).to(torch.float32) / 255
+            size = (self.spec.input_px, self.spec.input_px)
+            if x.shape[-2:] != size:
+                x = torch.nn.functional.interpolate(x, size, mode="bicubic", antialias=True).clamp(0, 1)
+            mean, std = (x.new_tensor(v).view(1, 3, 1, 1) for v in (self.spec.mean, self.spec.std))
+            return self.net(((x - mean) / std).to(self.dtype)).to(torch.float32).cpu().numpy()
+
+
+def _weight_file(spec: EncoderSpec, option: str) -> Path:
+    """The file that holds the published weights; the hub's client downloads it once, into its own cache."""
+    kind, _, where = spec.source.partition(":")
+    if kind == "file":
+        raise ModelError(
+            f"encoder {spec.name}: no hub has its weights; download {where} from {spec.page} and give {option} FILE"
+        )
+    names = ("model.safetensors", "pytorch_model.bin")
+    if kind == "local-dir":
+        for name in names:
+            if (Path(where) / name).is_file():
+                return Path(where) / name
+        raise ModelError(f"encoder {spec.name}: {where} holds no {names[0]}")
+    if not where:
+        raise HubError(f"encoder {spec.name}: timm has no weights for it; give {option} FILE")
+    return hub_file(where, *names, option=option)

@@ -1,0 +1,58 @@
+"""The affine map nearest to an autoencoder's decoder, for what is seen of a picture from afar."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from largegen.errors import ModelError
+from largegen.models.storage import save_tensors
+
+
+@dataclass(frozen=True)
+class LinearDecoder:
+    """The affine map from one latent to its square of pixels that comes closest to an autoencoder's decoder."""
+
+    weight: Tensor  # (3, f, f, C)
+    bias: Tensor  # (3, f, f)
+
+    @property
+    def factor(self) -> int:
+        """Pixels per latent, in each direction."""
+        return self.weight.shape[1]
+
+
+def fit_linear_decoder(decode: Callable[[Tensor], Tensor], latents: Tensor) -> LinearDecoder:
+    """Least squares over what `decode` makes of latents (N, C, h, w): pictures (N, 3, f*h, f*w) in [-1, 1]."""
+    pictures = torch.cat([decode(part).float().cpu() for part in latents.split(4)]).clamp(-1, 1)
+    factor = pictures.shape[-1] // latents.shape[-1]
+    squares = F.pixel_unshuffle(pictures, factor).movedim(1, -1).flatten(0, -2).double()  # (M, 3 f f)
+    inputs = latents.cpu().movedim(1, -1).flatten(0, -2).double()
+    inputs = torch.cat([inputs, torch.ones(len(inputs), 1, dtype=torch.float64)], 1)
+    gram = inputs.T @ inputs
+    gram += 1e-6 * gram.trace() / len(gram) * torch.eye(len(gram), dtype=torch.float64)
+    solution = torch.linalg.solve(gram, inputs.T @ squares).float()  # (C + 1, 3 f f)
+    return LinearDecoder(
+        weight=solution[:-1].T.reshape(3, factor, factor, -1),
+        bias=solution[-1].reshape(3, factor, factor),
+    )
+
+
+def save_linear_decoder(decoder: LinearDecoder, path: Path) -> None:
+    """Write it as safetensors."""
+    save_tensors({"weight": decoder.weight.contiguous(), "bias": decoder.bias.contiguous()}, path)
+
+
+def load_linear_decoder(path: Path) -> LinearDecoder | None:
+    """What `save_linear_decoder` wrote, None where there is no such file. Raises ModelError for a damaged one."""
+    if not path.exists():
+        return None
+    try:
+        return LinearDecoder(**load_file(path))
+    except (OSError, SafetensorError, TypeError) as error:
+        raise ModelError(f"{path}: damaged: {error}") from error

@@ -1,0 +1,200 @@
+"""Checkpoints of other projects: read without running or importing anything that they name.
+
+A checkpoint is a pickle, which may call any function. torch's own safe reader refuses what names foreign classes, as
+Lightning's checkpoints do in their callbacks; those are read by an unpickler that puts inert objects in their place.
+TorchScript archives, as OpenAI's CLIP is one, are read likewise: torch would load their code too.
+"""
+
+import pickle
+import re
+import zipfile
+from collections import OrderedDict
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import IO, Any
+
+import torch
+
+from largegen.errors import ModelError, first_line
+
+WRAPPERS = ("teacher", "student", "state_dict", "model")  # DINO and iBOT hold two: the averaged network comes first
+PLAIN = frozenset(
+    {
+        ("collections", "OrderedDict"),
+        ("torch._utils", "_rebuild_tensor_v2"),
+        ("torch._utils", "_rebuild_parameter"),
+        ("torch", "Size"),
+        ("torch", "device"),
+        *(("torch", name) for name in ("float64", "float32", "float16", "bfloat16", "int64", "int32", "uint8", "bool")),
+    }
+)
+STORAGES = {
+    **{"DoubleStorage": torch.float64, "FloatStorage": torch.float32, "HalfStorage": torch.float16},
+    **{"BFloat16Storage": torch.bfloat16, "LongStorage": torch.int64, "IntStorage": torch.int32},
+    **{"ShortStorage": torch.int16, "CharStorage": torch.int8, "ByteStorage": torch.uint8, "BoolStorage": torch.bool},
+}
+
+NO_CHECKPOINT = {  # how files begin that people have in place of checkpoints, and what they are
+    rb"\Z": "empty",
+    rb"(\xef\xbb\xbf)?\s*<[!?a-zA-Z]": "a web page, not a checkpoint: the download failed; fetch it again",
+    rb"version https://git-lfs": "a pointer of Git LFS, not the file that it stands for; `git lfs pull` fetches that",
+    rb".{257}ustar": "a tar archive, not a checkpoint; unpack it and give what is in it",
+}  # "<" alone may be a safetensors header's length
+
+
+class _Inert(dict):
+    """Stands for an object of any other class: takes whatever the pickle does to it, and does nothing."""
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__()
+
+    def __setstate__(self, state: Any) -> None:
+        pass
+
+    def __hash__(self) -> int:
+        return id(self)
+
+    def append(self, item: Any) -> None:
+        pass
+
+    def extend(self, items: Any) -> None:
+        pass
+
+    def add(self, item: Any) -> None:
+        pass
+
+
+class _Unpickler(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        return super().find_class(module, name) if (module, name) in PLAIN else _Inert
+
+
+def _pickle_module() -> ModuleType:
+    """What torch.load takes for the pickle module."""
+    module = ModuleType("inert_pickle")
+    module.Unpickler = _Unpickler
+    module.load = lambda file, **options: _Unpickler(file, **options).load()
+    return module
+
+
+class _Module(_Inert):
+    """Stands for a TorchScript module: a dictionary of its weights, submodules and other attributes."""
+
+    def __setstate__(self, state: Any) -> None:
+        if isinstance(state, dict):
+            self.update(state)
+
+
+class _ScriptUnpickler(pickle.Unpickler):
+    """Reads the objects of a TorchScript archive; `root` is the folder that everything in it lies in."""
+
+    def __init__(self, file: IO[bytes], archive: zipfile.ZipFile, root: str):
+        super().__init__(file)
+        self.archive, self.root = archive, root
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
+            return lambda storage, offset, size, stride, *_: storage.as_strided(size, stride, offset)
+        if module == "torch" and name in STORAGES:
+            return STORAGES[name]
+        return OrderedDict if (module, name) == ("collections", "OrderedDict") else _Module
+
+    def persistent_load(self, pid: Any) -> torch.Tensor:
+        _, dtype, key, _, count, *_ = pid
+        if not count:
+            return torch.empty(0, dtype=dtype)
+        return torch.frombuffer(bytearray(self.archive.read(f"{self.root}data/{key}")), dtype=dtype)
+
+
+def _read_torchscript(archive: zipfile.ZipFile, root: str) -> dict[str, torch.Tensor]:
+    """The tensors of a TorchScript archive by the names that its modules give them."""
+
+    def tensors(module: dict, prefix: str) -> Iterator[tuple[str, torch.Tensor]]:
+        for name, value in module.items():
+            if isinstance(value, torch.Tensor):
+                yield f"{prefix}{name}", value
+            elif isinstance(value, _Module):
+                yield from tensors(value, f"{prefix}{name}.")
+
+    with archive.open(f"{root}data.pkl") as file:
+        return dict(tensors(_ScriptUnpickler(file, archive, root).load(), ""))
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """The content of a .pt, .pth, .ckpt, .bin or .safetensors file, on the CPU, its tensors mapped where the format
+    allows it. Raises ModelError for anything that is no such file."""
+    path = Path(path)
+    if not path.is_file():
+        raise ModelError(f"{path}: {'not a file' if path.exists() else 'no such file'}")
+    with path.open("rb") as file:
+        start = file.read(512)
+    for pattern, what in NO_CHECKPOINT.items():
+        if re.match(pattern, start, re.DOTALL):
+            raise ModelError(f"{path}: {what}")
+    try:
+        content = _read(path, zipped=start.startswith(b"PK"))
+    except Exception as error:  # the readers raise a dozen kinds for damaged files
+        raise ModelError(f"{path}: damaged, or no checkpoint: {_first_sentence(error)}") from error
+    if not isinstance(content, dict):
+        raise ModelError(f"{path}: holds a {type(content).__name__}, not a dictionary of weights")
+    return content
+
+
+def _first_sentence(error: Exception) -> str:
+    """torch adds paragraphs of advice, some of it bad: to run what is in the file."""
+    return first_line(error).split(". ")[0]
+
+
+def _read(path: Path, zipped: bool) -> Any:
+    if path.suffix == ".safetensors":
+        from safetensors.torch import load_file
+
+        return load_file(path)
+    if zipped:
+        with zipfile.ZipFile(path) as archive:
+            constants = [
+                name for name in archive.namelist() if name.count("/") == 1 and name.endswith("/constants.pkl")
+            ]
+            if constants:  # what torch too knows TorchScript by
+                return _read_torchscript(archive, constants[0].removesuffix("constants.pkl"))
+    options = {"map_location": "cpu", "mmap": zipped or None}
+    try:
+        return torch.load(path, weights_only=True, **options)
+    except pickle.UnpicklingError:
+        return torch.load(path, weights_only=False, pickle_module=_pickle_module(), **options)
+
+
+def weights_of(content: dict[str, Any], path: Path) -> dict[str, torch.Tensor]:
+    """The tensors of a checkpoint by name, whatever holds them. Raises ModelError where there are none."""
+    for wrapper in WRAPPERS:
+        if isinstance(content.get(wrapper), dict) and not isinstance(content[wrapper], _Inert):
+            content = content[wrapper]
+    weights = {name: v for name, v in content.items() if isinstance(name, str) and isinstance(v, torch.Tensor)}
+    if not weights:
+        raise ModelError(f"{path}: holds no weights")
+    for name, value in weights.items():
+        if value.layout != torch.strided or value.is_meta:
+            raise ModelError(f"{path}: weight {name!r} is no plain array ({value.layout}, on {value.device})")
+    return without_prefix(weights, "module.")
+
+
+def without_prefix(weights: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+    """The weights without the prefix of their names, where all names share it."""
+    if not all(name.startswith(prefix) for name in weights):
+        return weights
+    return {name.removeprefix(prefix): value for name, value in weights.items()}
+
+
+def check_state(net: "torch.nn.Module", state: "dict[str, torch.Tensor]", source: Path) -> None:
+    """Raise a ModelError naming the first weight of `state` that is missing, of the wrong shape or unexpected."""
+    expected = net.state_dict()
+    for name, value in expected.items():
+        if name not in state:
+            raise ModelError(f"{source}: weight {name!r} is missing")
+        if state[name].shape != value.shape:
+            found, wanted = tuple(state[name].shape), tuple(value.shape)
+            raise ModelError(f"{source}: weight {name!r} has shape {found}, not {wanted}")
+    for name in state:
+        if name not in expected:
+            raise ModelError(f"{source}: weight {name!r} is not part of this network")

@@ -1,0 +1,121 @@
+"""Files and directories that are whole or not there, JSON, and the cache folder."""
+
+import contextlib
+import errno
+import itertools
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from largegen.errors import LargegenError, ModelError, OutputError
+
+
+def cache_directory() -> Path:
+    """Where embedded regions and downloaded weights are kept: `$XDG_CACHE_HOME/largegen`, or `~/.cache/largegen`."""
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "largegen"
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn the errors of the operating system, safetensors and torch.save while writing `path` into OutputErrors."""
+    try:
+        yield
+    except LargegenError:
+        raise  # says already what is wrong
+    except Exception as error:
+        if not _is_write_error(error):
+            raise
+        if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or _is_full(error, Path(path)):
+            raise OutputError(f"{path}: no space left on the disk; free some or choose another --out") from error
+        reason = getattr(error, "strerror", None) or (str(error).splitlines() or [type(error).__name__])[0]
+        raise OutputError(f"{path}: cannot be written: {reason}") from error
+
+
+def _is_write_error(error: Exception) -> bool:
+    """safetensors and torch.save have errors of their own, which only their names and texts tell apart."""
+    text = str(error)
+    return (
+        isinstance(error, OSError)
+        or (type(error).__name__ == "SafetensorError" and "I/O error" in text)
+        or (isinstance(error, RuntimeError) and ("inline_container" in text or "iostream error" in text))
+    )
+
+
+def _is_full(error: Exception, path: Path) -> bool:
+    if "No space left" in str(error):
+        return True
+    if isinstance(error, OSError):
+        return False
+    there = next(p for p in (path, *path.absolute().parents) if p.exists())
+    return shutil.disk_usage(there).free < 2**20  # torch.save says nothing of why it failed
+
+
+@contextlib.contextmanager
+def atomic(path: Path) -> Iterator[Path]:
+    """Give a temporary path beside `path`; rename it to `path` on success, remove it on failure.
+
+    The temporary keeps the suffix of `path`, so writers that choose a format by suffix work on it; it may be a
+    file or a directory. Raises OutputError where the file system refuses.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp{path.suffix}")
+    try:
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            yield temporary
+            replace(temporary, path)
+    finally:
+        remove(temporary)
+
+
+def replace(new: Path, path: Path) -> None:
+    """Rename `new` to `path`, in place of what is there: what a kill leaves under that name is whole."""
+    if not (new.is_dir() and path.is_dir()):
+        new.replace(path)
+        return
+    old = path.rename(_hidden(path))
+    try:
+        new.rename(path)
+    except OSError:
+        old.rename(path)
+        raise
+    remove(old)
+
+
+def remove(path: Path) -> None:
+    """Delete a file or directory tree if it is there; a kill leaves no half of a tree under its name."""
+    if path.is_dir() and not path.is_symlink():
+        hidden = path if path.name.startswith(".") else path.rename(_hidden(path))
+        shutil.rmtree(hidden, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _hidden(path: Path) -> Path:
+    """A free name beside `path` for what is about to be deleted."""
+    return next(
+        name
+        for number in itertools.count()
+        if not (name := path.with_name(f".{path.name}.{os.getpid()}.{number}.tmp")).exists()
+    )
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """The object in a JSON file. Raises ModelError where there is none."""
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{path}: not readable as JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise ModelError(f"{path}: not a configuration")
+    return content
+
+
+def write_json(path: Path, content: dict) -> None:
+    """Write `content` to `path` as indented JSON, atomically."""
+    with atomic(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=2, default=str) + "\n")

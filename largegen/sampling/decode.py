@@ -1,0 +1,90 @@
+"""From a canvas of latents to pixels, in bands from top to bottom."""
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from largegen.models.pixels import to_uint8
+from largegen.sampling.windows import axis_starts
+
+SIGMA = 0.8  # width of the blending weight, in half windows [L]
+
+
+@torch.no_grad()
+def decode_canvas(
+    decode: Callable[[Tensor], Tensor],
+    latents: Tensor,
+    *,
+    factor: int,
+    window: int,
+    stride: int,
+    margin: int = 0,
+    batch_size: int = 8,
+    device: torch.device | str = "cpu",
+    skip: Tensor | None = None,
+    skip_colour: tuple[int, int, int] = (255, 255, 255),
+    progress: bool = False,
+) -> Iterator[tuple[int, np.ndarray]]:
+    """Decode overlapping windows of a canvas and blend them with Gaussian weights [L, sec. 3].
+
+    decode: (B, C, h, w) latents on `device` -> (B, 3, h * factor, w * factor) in [-1, 1].
+    latents: (1, C, H, W) float32. window, stride: in latents. batch_size: windows per call of `decode`.
+    margin: latents along a window's inner edges that count for nothing: there the decoder saw padding in place of
+        the picture's other side. 0 is the published way; at most half of what windows overlap.
+    skip: (H, W) bool, True for background, painted `skip_colour`; windows of nothing else are not decoded.
+
+    Yields (y0_px, band (h_px, W * factor, 3) uint8), top to bottom without gaps. A band goes out as soon as
+    no later window touches it, so that memory holds one row of windows, whatever the canvas' height.
+    """
+    _, _, height, width = latents.shape
+    h, w = min(window, height), min(window, width)
+    tops, lefts = axis_starts(height, window, stride), axis_starts(width, window, stride)
+    skip = np.zeros((height, width), bool) if skip is None else np.asarray(skip, bool)
+    # Windows form a grid and exp(-(y^2 + x^2)) a product, so their sum is rows' times columns'.
+    row_weights = {top: _weight(top, h, height, margin, factor) for top in tops}
+    col_weights = {left: _weight(left, w, width, margin, factor) for left in lefts}
+    row_total, col_total = _total(row_weights, height * factor, factor), _total(col_weights, width * factor, factor)
+
+    band = torch.zeros(3, h * factor, width * factor)
+    rows = list(zip(tops, [*tops[1:], height], strict=True))
+    for top, following in tqdm(rows, "decode", unit="row", disable=None if progress else True):
+        places = [left for left in lefts if not skip[top : top + h, left : left + w].all()]
+        for start in range(0, len(places), batch_size):
+            batch = places[start : start + batch_size]
+            windows = torch.cat([latents[..., top : top + h, left : left + w] for left in batch])
+            pixels = decode(windows.to(device)).float().cpu()
+            for left, picture in zip(batch, pixels, strict=True):
+                x = left * factor
+                band[..., x : x + w * factor] += picture * row_weights[top][:, None] * col_weights[left]
+        done = (following - top) * factor  # pixel rows that no later window touches
+        mean = band[:, :done] / row_total[top * factor :][:done, None] / col_total
+        picture = to_uint8(mean).permute(1, 2, 0).contiguous().numpy()  # (3, h, W) => (h, W, 3)
+        painted = skip[top:following].repeat(factor, 0).repeat(factor, 1)
+        picture[painted] = skip_colour
+        yield top * factor, picture
+        band = torch.cat([band[:, done:], torch.zeros_like(band[:, :done])], dim=1)
+
+
+def _weight(start: int, window: int, size: int, margin: int, factor: int) -> Tensor:
+    """exp(-d^2 / SIGMA^2) along one axis, d from -1 at the first pixel to 1 at the last; (window * factor,).
+
+    0 along `margin` latents of each edge that is not the canvas'. start, window, size, margin: in latents.
+    """
+    d = torch.linspace(-1, 1, window * factor)
+    weight = torch.exp(-((d / SIGMA) ** 2))
+    if start > 0:
+        weight[: margin * factor] = 0
+    if start + window < size:
+        weight[len(weight) - margin * factor :] = 0
+    return weight
+
+
+def _total(weights: dict[int, Tensor], size_px: int, factor: int) -> Tensor:
+    """Sum of the windows' weights along one axis of the canvas, (size_px,), given by where they start."""
+    total = torch.zeros(size_px)
+    for start, weight in weights.items():
+        total[start * factor :][: len(weight)] += weight
+    return total

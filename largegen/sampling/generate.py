@@ -1,0 +1,165 @@
+"""From a grid of embeddings to a large picture in memory: noise -> condition -> denoise -> decode [L, sec. 3]."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from largegen.conditioning.area import check_size
+from largegen.conditioning.interpolation import interpolate_grid
+from largegen.embeddings.grid import EmbeddingGrid
+from largegen.errors import InputError
+from largegen.models.model import Model
+from largegen.sampling.canvas import sample_canvas
+from largegen.sampling.decode import decode_canvas
+from largegen.sampling.denoise import ConditionAt
+from largegen.sampling.noise import seed_from
+from largegen.sampling.schedulers import make_scheduler
+from largegen.sampling.settings import Sampling
+from largegen.sampling.windows import Place
+
+
+def generate(
+    model: Model,
+    embeddings: EmbeddingGrid | np.ndarray | Tensor,
+    *,
+    size: int | tuple[int, int] | None = None,
+    steps: int = Sampling.steps,
+    guidance: float = Sampling.guidance,
+    eta: float = Sampling.eta,
+    scheduler: str = Sampling.scheduler,
+    windows: str = Sampling.windows,
+    stride: int = Sampling.stride,
+    batch_size: int = Sampling.batch_size,
+    seed: int = Sampling.seed,
+    generator: torch.Generator | None = None,
+    latents: Tensor | None = None,
+    output: Literal["image", "latent"] = "image",
+    progress: bool = False,
+) -> np.ndarray | Tensor:
+    """Make a picture in memory from a grid of embeddings; for files and large sizes, `generate_file`.
+
+    embeddings: (R, C, D), one for each tile of `model.tile_px` pixels, with that of the region around the tile appended
+    for a model that takes it (without, it counts as zero). size: side or (width, height) in px, by default
+    all of the grid. latents: (1, C, H, W) to start from in place of noise from `seed`; generator: gives the seed.
+    Returns (H, W, 3) uint8, or the latents (1, C, H, W) float32 for `output="latent"`. Raises InputError for settings
+    that do not fit together.
+    """
+    if isinstance(embeddings, EmbeddingGrid):
+        if embeddings.tile_px != model.tile_px or embeddings.overlap_px:
+            raise InputError(f"the model needs embeddings of tiles of {model.tile_px} px without overlap")
+        embeddings = embeddings.features
+    features = torch.as_tensor(embeddings, dtype=torch.float32)
+    widths = [model.info["embedding_dim"], model.info["embedding_dim"] + model.region_dim]
+    if features.ndim != 3 or features.shape[2] not in widths:
+        raise InputError(f"embeddings of shape {tuple(features.shape)}: must be (rows, columns, {widths[-1]})")
+    if output not in ("image", "latent"):
+        raise InputError(f"output {output!r}: use image or latent")
+    covered = features.shape[1] * model.tile_px, features.shape[0] * model.tile_px
+    width, height = (size, size) if isinstance(size, int) else size or covered
+    check_size((width, height), model)
+    if width > covered[0] or height > covered[1]:
+        raise InputError(f"size {width}x{height}: the embeddings cover {covered[0]}x{covered[1]} px")
+    sampling = Sampling(
+        steps=steps,
+        guidance=guidance,
+        eta=eta,
+        scheduler=scheduler,
+        windows=windows,
+        stride=stride,
+        batch_size=batch_size,
+        seed=seed if generator is None else seed_from(generator),
+    )
+    sampling = effective(sampling, model)
+    canvas = sample_latents(model, features, height, width, sampling, latents=latents, progress=progress)
+    if output == "latent":
+        return canvas
+    return np.concatenate([band for _, band in decode_bands(model, canvas, sampling, progress=progress)])
+
+
+def effective(sampling: Sampling, model: Model) -> Sampling:
+    """The settings with every default (0) filled in for a model. Raises InputError where they do not suit it."""
+    sampling.check(model.window)
+    make_scheduler(sampling.scheduler, model.scheduler, sampling.steps)
+    return replace(
+        sampling,
+        stride=sampling.stride or (max(1, model.window // 2) if sampling.windows == "overlap" else 0),
+        decode_stride=sampling.decode_stride or max(1, model.window // 2),
+        decode_margin=sampling.decode_margin if sampling.decode_stride else model.window // 8,
+        batch_size=sampling.batch_size or auto_batch_size(model),
+    )
+
+
+def sample_latents(
+    model: Model, features: Tensor, height: int, width: int, sampling: Sampling, **options: Any
+) -> Tensor:
+    """Sample the latents (1, C, H/f, W/f) of a picture of height x width px from embeddings (R, C, D).
+
+    sampling: as `effective` gives it. options: further arguments of canvas.sample_canvas.
+    """
+    return sample_canvas(
+        model.eps,
+        interpolated(model, features),
+        make_scheduler(sampling.scheduler, model.scheduler, sampling.steps),
+        (model.autoencoder.channels, height // model.factor, width // model.factor),
+        window=model.window,
+        windows=sampling.windows,
+        stride=sampling.stride,
+        null=model.null_context(),
+        guidance=sampling.guidance,
+        eta=sampling.eta,
+        seed=sampling.seed,
+        batch_size=sampling.batch_size,
+        device=model.device,
+        **options,
+    )
+
+
+def interpolated(model: Model, features: Tensor) -> ConditionAt:
+    """The condition of windows anywhere over a grid of embeddings (R, C, D): interpolated between its points, those of
+    the tiles and those of the regions around them each by themselves."""
+    width = model.info["embedding_dim"]
+    parts = [part for part in features.to(model.device).tensor_split([width], -1) if part.shape[-1]]
+
+    def condition_at(places: list[Place]) -> Tensor:
+        y, x = (torch.tensor(places, dtype=torch.float64) / model.window).T
+        return model.context(torch.cat([interpolate_grid(part, y, x) for part in parts], -1))
+
+    return condition_at
+
+
+def auto_batch_size(model: Model) -> int:
+    """Windows at once: few on a CPU, where more only leave the cache; on a GPU what half its free memory holds."""
+    if model.device.type != "cuda":
+        return 8
+    trial = torch.zeros(2, model.autoencoder.channels, model.window, model.window)
+    contexts = model.null_context().expand(2, -1, -1)
+    torch.cuda.reset_peak_memory_stats(model.device)
+    before = torch.cuda.memory_allocated(model.device)
+    model.eps(trial, 0, contexts)  # one window, twice for guidance
+    per_window = max(1, torch.cuda.max_memory_allocated(model.device) - before)
+    free, _ = torch.cuda.mem_get_info(model.device)
+    room = int(min(64, max(1, free // 2 // per_window)))
+    return 1 << room.bit_length() - 1
+
+
+def decode_bands(
+    model: Model, canvas: Tensor, sampling: Sampling, skip=None, colour=(255, 255, 255), progress: bool = False
+) -> Iterator[tuple[int, np.ndarray]]:
+    """Decode a canvas as decode.decode_canvas does, with a model's and its sampling's settings."""
+    return decode_canvas(
+        model.autoencoder.decode,
+        canvas,
+        factor=model.factor,
+        window=model.window,
+        stride=sampling.decode_stride,
+        margin=sampling.decode_margin,
+        batch_size=4 if model.device.type == "cpu" else 8,
+        device=model.device,
+        skip=skip,
+        skip_colour=colour,
+        progress=progress,
+    )

@@ -1,0 +1,101 @@
+"""Single patches at any level, after places of a reference: where they are, and how they are sampled."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from largegen.conditioning.area import Region
+from largegen.conditioning.reference import Reference
+from largegen.embeddings.grid import EmbeddingGrid
+from largegen.models.model import Model
+from largegen.sampling.canvas import sample_canvas
+from largegen.sampling.noise import INITIAL, noise
+from largegen.sampling.schedulers import make_scheduler
+from largegen.sampling.settings import Sampling
+from largegen.slides.tiles import held_in_rectangles
+from largegen.slides.tissue import MIN_TISSUE
+
+
+def choose_places(tissue: np.ndarray, level: int, count: int, seed: int) -> list[tuple[int, int]]:
+    """First tiles (row, col) of `count` squares of 2^level tiles on a grid (rows, cols) bool, at random from the seed.
+
+    Squares hold at least MIN_TISSUE of tissue, or as much as any does; they may stick out of the grid, as they do in
+    training. Where there are fewer places, they are drawn several times.
+    """
+    side = 2**level
+    held = held_in_rectangles(np.pad(tissue, side - 1), side, side)
+    places = np.argwhere(held >= min(max(1, MIN_TISSUE * side**2), held.max())) - (side - 1)
+    rng = np.random.default_rng(seed % 2**64)
+    rounds = [rng.permutation(len(places)) for _ in range(-(-count // len(places)))]
+    return [tuple(places[n].tolist()) for n in np.concatenate(rounds)[:count]]
+
+
+def grids_at(
+    reference: Reference, places: Sequence[tuple[int, int]], level: int, tile_px: int
+) -> tuple[Tensor, EmbeddingGrid]:
+    """The embeddings (N, 2^level, 2^level, D) from each place on, and the last grid as it was found.
+
+    What lies off the reference has the background's.
+    """
+    side, (rows, cols) = 2**level, reference.tissue.shape
+    # One by one, unless that is more work than all of the reference.
+    whole = len(places) * side**2 >= reference.tissue.sum()
+    grid = reference.grid(Region(cols * tile_px, rows * tile_px, 0, 0, rows, cols, full=True)) if whole else None
+    found = []
+    for top, left in places:
+        row, col = max(top, 0), max(left, 0)
+        height, width = min(top + side, rows) - row, min(left + side, cols) - col
+        if grid is not None:
+            part = grid.crop(row, col, height, width)
+        else:
+            part = reference.grid(Region(width * tile_px, height * tile_px, row, col, height, width, full=False))
+        features = np.tile(part.background, (side, side, 1))
+        features[row - top : row - top + height, col - left : col - left + width] = part.features
+        found.append(torch.from_numpy(features))
+    return torch.stack(found), part
+
+
+def sample_patches(
+    model: Model,
+    grids: Tensor,
+    level: int,
+    sampling: Sampling,
+    *,
+    draft: Tensor | None = None,
+    last_steps: int | None = None,
+    progress: bool = False,
+) -> Tensor:
+    """One patch at `level` for each grid of base embeddings, (N, h, w, D) -> latents (N, C, w, w) float32.
+
+    sampling: as generate.effective gives it. draft: latents (1, C, w, w) of one patch, whose noise is added and taken
+    away again by the `last_steps` of the scheduler. The noise of patch n is the same however many there are, and no
+    canvas'.
+    """
+    contexts = torch.cat([model.context(part, level) for part in grids.split(16)])
+    count, window, origin = len(grids), model.window, (-model.window, 0)
+    scheduler = make_scheduler(sampling.scheduler, model.scheduler, sampling.steps)
+    if draft is not None:
+        field = noise(sampling.seed, INITIAL, *origin, window, window, draft.shape[1])
+        draft = scheduler.add_noise(draft.cpu(), field, scheduler.timesteps[-last_steps, None])
+    canvas = sample_canvas(  # they lie side by side, and no window on two of them
+        model.eps,
+        lambda places: contexts[[left // window for _, left in places]],
+        scheduler,
+        (model.autoencoder.channels, window, count * window),
+        window=window,
+        windows="overlap",
+        stride=window,
+        null=model.null_context(),
+        guidance=sampling.guidance,
+        eta=sampling.eta,
+        seed=sampling.seed,
+        latents=draft,
+        last_steps=last_steps,
+        origin=origin,
+        batch_size=sampling.batch_size,
+        device=model.device,
+        progress=progress,
+    )
+    return torch.cat(canvas.split(window, dim=-1))

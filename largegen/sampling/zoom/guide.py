@@ -1,0 +1,65 @@
+"""The guide as a constraint: the smallest change of a picture's latents that makes it look like its guide.
+
+The guide is only ever seen through a k-fold downsampling, which leaves of the decoder little more than a linear map. So
+in place of the published inner iteration [Z, alg. 1], with its decoder, two encoders and two denoisers per tile and
+iteration, the constraint is solved in closed form for a linear decoder.
+"""
+
+from functools import cache
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from largegen.errors import InputError
+from largegen.models.linear_decoder import LinearDecoder
+
+RIDGE = 1e-2  # of the constraint's mean gain: latents that hardly show in the guide are left alone
+
+
+class GuideConstraint:
+    """Corrects predicted clean latents so that their picture, shrunk, is the guide.
+
+    guide: (1, 3, H, W) in [-1, 1]; shrink: px of the picture per px of the guide, in each direction. Raises InputError
+    where `shrink` and the decoder's factor do not divide each other.
+    """
+
+    def __init__(self, decoder: LinearDecoder, guide: Tensor, shrink: int):
+        factor = decoder.factor
+        if factor % shrink and shrink % factor:
+            raise InputError(f"a guide {shrink} times smaller does not fit to {factor} px per latent")
+        self.pooled = max(1, shrink // factor)  # latents per px of the guide
+        self.cells = cells = max(1, factor // shrink)  # px of the guide per latent
+        part = factor // cells
+        weight = decoder.weight.reshape(3, cells, part, cells, part, -1).mean((2, 4)).flatten(0, 2)
+        self.bias = decoder.bias.reshape(3, cells, part, cells, part).mean((2, 4)).flatten()
+        self.weight = weight  # (3 cells cells, C): a latent's share of what the guide sees of it
+        gram = weight.T @ weight
+        ridge = RIDGE * gram.trace() / len(weight) * torch.eye(len(gram))
+        self.inverse = torch.linalg.solve(gram + ridge, weight.T)  # (C, 3 cells cells)
+        self.target = F.pixel_unshuffle(guide.cpu().float(), cells)
+
+    def seen(self, latents: Tensor) -> Tensor:
+        """What the guide would be of latents (1, C, h, w), in the shape of `target`."""
+        pooled = F.avg_pool2d(latents, self.pooled) if self.pooled > 1 else latents
+        return _pointwise(self.weight, pooled) + self.bias.to(latents)[:, None, None]
+
+    def __call__(self, latents: Tensor) -> Tensor:
+        """Latents (1, C, h, w) with the smallest smooth change, all but, after which `seen` is the guide."""
+        change = _pointwise(self.inverse, self.target.to(latents) - self.seen(latents))
+        rows, cols = (_spreading(side, self.pooled).to(latents) for side in change.shape[-2:])
+        return latents + rows @ change @ cols.T
+
+
+@cache
+def _spreading(count: int, times: int) -> Tensor:
+    """(times * count, count): stretches a line linearly, without the steps that repeating its points would leave, so
+    that the mean over each `times` is the point it stands for."""
+    points = torch.eye(count, dtype=torch.float64)[:, None]
+    stretched = F.interpolate(points, scale_factor=times, mode="linear")
+    means = F.avg_pool1d(stretched, times)[:, 0].T
+    return (stretched[:, 0].T @ torch.linalg.inv(means)).float()
+
+
+def _pointwise(matrix: Tensor, latents: Tensor) -> Tensor:
+    return torch.einsum("oc,bchw->bohw", matrix.to(latents), latents)

@@ -1,0 +1,106 @@
+"""The grid of tiles over a slide, and how much tissue each holds."""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from largegen.errors import InputError
+
+if TYPE_CHECKING:
+    from largegen.slides.slide import Slide
+
+
+@dataclass(frozen=True)
+class TileGrid:
+    """Whole tiles only, row by row from the slide's top-left corner."""
+
+    downsample: float  # level-0 px per tile px
+    rows: int
+    cols: int
+    tile_px: int = 256  # side of a tile, in pixels at the grid's resolution
+    overlap_px: int = 0  # shared by neighbouring tiles, in the same pixels
+
+    @property
+    def tile_level0_px(self) -> int:
+        """Side of a tile in level-0 pixels, rounded."""
+        return round(self.tile_px * self.downsample)
+
+    @property
+    def stride_level0_px(self) -> float:
+        """From one tile to the next in level-0 pixels; not rounded, so that the grid does not drift."""
+        return (self.tile_px - self.overlap_px) * self.downsample
+
+    def xy(self, row: int, col: int) -> tuple[int, int]:
+        """Top-left corner of a tile in level-0 pixels, rounded."""
+        return round(col * self.stride_level0_px), round(row * self.stride_level0_px)
+
+    @property
+    def coords(self) -> np.ndarray:
+        """(rows * cols, 2) int64: top-left corners (x, y) in level-0 pixels, row by row."""
+        corners = [self.xy(row, col) for row in range(self.rows) for col in range(self.cols)]
+        return np.array(corners, np.int64).reshape(-1, 2)
+
+
+def tile_grid(slide: "Slide", downsample: float, tile_px: int = 256, overlap_px: int = 0) -> TileGrid:
+    """Lay the grid of whole tiles. Raises InputError where the slide is smaller than one tile."""
+    if tile_px < 1 or not 0 <= overlap_px < tile_px:
+        raise InputError(f"tiles of {tile_px} px with an overlap of {overlap_px} px: must be 0 <= overlap < tile")
+    stride = tile_px - overlap_px
+    rows, cols = (math.floor((size / downsample - tile_px) / stride + 1e-6) + 1 for size in (slide.height, slide.width))
+    if rows < 1 or cols < 1:
+        width, height = int(slide.width / downsample), int(slide.height / downsample)
+        raise InputError(f"{slide.path}: {width}x{height} px at this resolution, smaller than one tile of {tile_px} px")
+    return TileGrid(downsample, rows, cols, tile_px, overlap_px)
+
+
+def tissue_fraction(grid: TileGrid, slide: "Slide", mask: np.ndarray) -> np.ndarray:
+    """(rows, cols) float in 0..1: the part of each tile that `mask` (h, w), over the whole slide, covers."""
+    integral = np.pad(mask.astype(np.float64).cumsum(0).cumsum(1), ((1, 0), (1, 0)))
+    tile = grid.tile_px * grid.downsample
+
+    def span(index: np.ndarray, size: int, cells: int) -> tuple[np.ndarray, np.ndarray]:
+        start = index * grid.stride_level0_px * cells / size
+        first = np.minimum(np.round(start).astype(int), cells - 1)
+        last = np.round(start + tile * cells / size).astype(int)
+        return first, np.clip(last, first + 1, cells)
+
+    top, bottom = span(np.arange(grid.rows), slide.height, mask.shape[0])
+    left, right = span(np.arange(grid.cols), slide.width, mask.shape[1])
+    covered = (
+        integral[np.ix_(bottom, right)]
+        - integral[np.ix_(top, right)]
+        - integral[np.ix_(bottom, left)]
+        + integral[np.ix_(top, left)]
+    )
+    return covered / np.outer(bottom - top, right - left)
+
+
+def held_in_rectangles(mask: np.ndarray, rows: int, cols: int) -> np.ndarray:
+    """How many cells of `mask`, (R, C) bool, each rectangle of rows x cols holds: (R - rows + 1, C - cols + 1)."""
+    integral = np.pad(mask.astype(np.int64), ((1, 0), (1, 0))).cumsum(0).cumsum(1)
+    return integral[rows:, cols:] - integral[:-rows, cols:] - integral[rows:, :-cols] + integral[:-rows, :-cols]
+
+
+def draw_preview(slide: "Slide", grid: TileGrid, keep: np.ndarray, path: Path, max_px: int = 1536) -> None:
+    """Write a thumbnail as PNG: the tiles of `keep` (rows, cols) bool outlined, the others faded."""
+    from PIL import Image, ImageDraw
+
+    from largegen.runtime.files import atomic
+
+    picture = Image.fromarray(slide.thumbnail(max_px))
+    draw = ImageDraw.Draw(picture, "RGBA")
+    scale = picture.width / slide.width
+    side = grid.tile_px * grid.downsample * scale
+    # Kept tiles last, so that their outline is whole.
+    for row, col in sorted(np.ndindex(keep.shape), key=lambda place: bool(keep[place])):
+        left, top = (place * grid.stride_level0_px * scale for place in (col, row))
+        box = (left, top, left + side - 1, top + side - 1)
+        if keep[row, col]:
+            draw.rectangle(box, outline=(0, 110, 60, 255))
+        else:
+            draw.rectangle(box, fill=(128, 128, 128, 110), outline=(128, 128, 128, 255))
+    with atomic(Path(path)) as temporary:
+        picture.save(temporary, "PNG")

@@ -1,0 +1,84 @@
+"""Latents of a slide's regions, computed once and kept in NumPy files for the training of a denoiser."""
+
+import hashlib
+import io
+import json
+import logging
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from largegen.models.autoencoder import Autoencoder
+from largegen.models.pixels import to_network
+from largegen.runtime.files import writing
+from largegen.runtime.lock import lock
+from largegen.slides.slide import Slide
+from largegen.training.regions import Regions
+from largegen.training.sampler import turn
+
+log = logging.getLogger(__name__)
+
+# Ways to lay a tile (arguments of sampler.turn): as it is; turned by half; and flipped; and by quarters.
+TURNS = {1: (0,), 2: (0, 2), 4: (0, 2, 4, 6), 8: (0, 1, 2, 3, 4, 5, 6, 7)}
+
+
+def latents_path(
+    regions: Regions, autoencoder_fingerprint: str, directory: Path, turns: int, dtype: torch.dtype
+) -> Path:
+    """The cache of the regions of one level: `<directory>/<slide>.level-<k>.<hash of all it depends on>.npy`.
+
+    dtype: what the autoencoder computes in.
+    """
+    settings, level = regions.file.settings, regions.level
+    key = json.dumps([settings.as_dict(), level, autoencoder_fingerprint, turns, dtype], sort_keys=True, default=str)
+    digest = hashlib.sha256(key.encode() + regions.cells.tobytes()).hexdigest()[:12]
+    return Path(directory) / f"{settings.source_name}.level-{level}.{digest}.npy"
+
+
+def cache_latents(
+    regions: Regions, slide: Slide, autoencoder: Autoencoder, path: Path, *, turns: int = 4, batch_size: int = 16
+) -> None:
+    """Encode the pictures of regions, `turns` ways, into the NumPy file `path`.
+
+    It is (N, turns, C, h, w) float16, normalised, in the order of the regions; turns: 1, 2, 4 or 8, see TURNS.
+    A complete cache is kept, an interrupted one (`<path>.partial`) is continued. NumPy's format grows by plain
+    appending: what is done survives a kill and a full disk, both of which damage an HDF5 file.
+    """
+    count, side = len(regions.cells), regions.file.settings.tile_px // autoencoder.factor
+    shape = (count, turns, autoencoder.channels, side, side)
+    partial = path.with_name(f"{path.name}.partial")
+    with lock(path), writing(path):
+        if path.exists():
+            return
+        with partial.open("ab") as cache:
+            done = _continue(cache, shape)
+            tiles_at_once = max(1, batch_size // turns)
+            quiet = None if log.isEnabledFor(logging.WARNING) else True
+            name = f"latents {slide.name} level {regions.level}"
+            with tqdm(total=count, initial=done, desc=name, unit="region", disable=quiet) as bar:
+                for start in range(done, count, tiles_at_once):
+                    numbers = range(start, min(start + tiles_at_once, count))
+                    pictures = [regions.picture(n, slide) for n in numbers]
+                    turned = np.stack([turn(picture, k) for picture in pictures for k in TURNS[turns]])
+                    cache.write(autoencoder.encode(to_network(turned)).cpu().numpy().astype("<f2").tobytes())
+                    cache.flush()
+                    bar.update(len(numbers))
+        partial.replace(path)
+
+
+def _continue(cache: BinaryIO, shape: tuple[int, ...]) -> int:
+    """Cut the open file after its last whole row, or begin it; returns the number of rows it holds."""
+    begin = io.BytesIO()
+    np.lib.format.write_array_header_1_0(begin, {"descr": "<f2", "fortran_order": False, "shape": shape})
+    header, row_bytes = begin.getvalue(), 2 * int(np.prod(shape[1:]))
+    size = cache.tell()
+    if size < len(header):
+        cache.truncate(0)
+        cache.write(header)
+        return 0
+    done = (size - len(header)) // row_bytes
+    cache.truncate(len(header) + done * row_bytes)
+    return done

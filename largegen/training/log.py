@@ -1,0 +1,77 @@
+"""The figures of a training run: a line of JSON per report, TensorBoard where it is installed, and a plot."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from largegen.runtime.files import atomic, writing
+
+
+class Metrics:
+    """The log `metrics.jsonl` of the run in `out`, which goes on after step `start`.
+
+    What an interrupted run logged of later steps is dropped, because those steps are done again.
+    """
+
+    def __init__(self, out: Path, start: int):
+        self.path = out / "metrics.jsonl"
+        if self.path.exists():
+            kept = [line for line in self.path.read_text().splitlines() if _step_of(line) <= start]
+            with atomic(self.path) as temporary:
+                temporary.write_text("".join(line + "\n" for line in kept))
+        self._board = _tensorboard(out, start)
+
+    def log(self, step: int, **figures: float) -> None:
+        """Report `figures` of an optimizer step; one that is not finite is null in the file."""
+        line = {"step": step} | {name: value if math.isfinite(value) else None for name, value in figures.items()}
+        with writing(self.path):
+            with self.path.open("a") as file:
+                file.write(json.dumps(line) + "\n")
+            for name, value in figures.items() if self._board else ():
+                self._board.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        if self._board:
+            with writing(self.path):
+                self._board.close()
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The lines of a `metrics.jsonl`."""
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def plot_losses(lines: list[dict[str, Any]], path: Path) -> None:
+    """Draw every loss in the lines of a `metrics.jsonl` against the step into the PNG `path`."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.add_subplot(xlabel="step", ylabel="loss", yscale="log")
+    for name in ("loss", "validation_loss"):
+        points = [(line["step"], line[name]) for line in lines if line.get(name) is not None]
+        if points:
+            axes.plot(
+                *zip(*points, strict=True), label=name.replace("_", " "), marker="o" if len(points) < 20 else None
+            )
+    axes.grid(alpha=0.3)
+    axes.legend()
+    with atomic(path) as temporary:
+        figure.savefig(temporary, dpi=120)
+
+
+def _step_of(line: str) -> float:
+    try:
+        return json.loads(line)["step"]
+    except ValueError:
+        return math.inf  # cut off by a kill
+
+
+def _tensorboard(out: Path, start: int) -> Any | None:
+    """A TensorBoard writer for the run, or None where TensorBoard is not installed."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        return None
+    with writing(out):
+        return SummaryWriter(str(out / "tensorboard"), purge_step=start + 1)

@@ -1,0 +1,134 @@
+"""From embedding files and slides to a fitted denoiser: the preparation around the training loop."""
+
+import copy
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from largegen.embeddings.cohort import check_together, find_embeddings, working_gsd, working_mpp
+from largegen.embeddings.file import EmbeddingFile, Settings
+from largegen.embeddings.source import find_slide
+from largegen.errors import InputError
+from largegen.models.autoencoder import load_autoencoder
+from largegen.models.denoiser import PRESETS
+from largegen.models.encoder import load_encoder
+from largegen.models.model import BUNDLED, build_model, find_model, read_index, start_from
+from largegen.runtime.device import resolve_precision
+from largegen.training.config import LoopConfig, make_accelerator
+from largegen.training.dataset import LatentRegions
+from largegen.training.latents import cache_latents, latents_path
+from largegen.training.regions import find_regions
+from largegen.training.sample_metrics import Judge
+from largegen.training.tasks.denoiser import DiffusionTask
+from largegen.version import __version__
+
+log = logging.getLogger(__name__)
+
+CONDITIONER_CLASSES = {"patch": "PatchConditioner", "summarizer": "Summarizer"}
+
+
+@dataclass(frozen=True)
+class CohortConfig:
+    """What a denoiser is fitted on, and to what form."""
+
+    embeddings: tuple[Path, ...]  # embedding files, or directories of them
+    slides: Path | None  # directory of the slides, where they have moved
+    vae: str  # bundled model's name or directory
+    preset: str  # of the denoiser, see denoiser.PRESETS
+    conditioner: str  # patch or summarizer
+    levels: int  # magnifications, each half the one before; more than 1 needs the summarizer
+    init_from: str | None  # model to take the first weights from
+    turns: int  # ways each region is laid, see latents.TURNS
+    cache: Path  # directory of the latents
+    held_out: float  # fraction of the blocks kept for validation
+    name: str  # of the model
+    licence: str  # of its weights; empty: the encoder's
+    export_dtype: torch.dtype  # of the exported weights
+    eval_every: int = 0  # steps between looks at samples, see sample_metrics.Judge; 0 for none
+    eval_samples: int = 128  # regions per level that are sampled then
+    eval_encoder: str | None = None  # that compares them; by default that of the embeddings
+    encoder_weights: Path | None = None  # of that encoder, where they are in no usual place
+
+
+def denoiser_task(config: CohortConfig, loop: LoopConfig, encode: bool = True) -> DiffusionTask:
+    """The denoiser to fit and its data; encodes the regions' latents into the cache, unless `encode` is false.
+
+    Raises InputError, EmbeddingFileError or ModelError where embedding files, slides, autoencoder and preset do not fit
+    together.
+    """
+    processes = make_accelerator(loop)
+    torch.manual_seed(loop.seed)  # of the first weights, the same in every process
+    files = [EmbeddingFile(path) for path in find_embeddings(config.embeddings)]
+    settings = check_together(files)
+    for file in files:
+        find_slide(file, config.slides).close()  # all are there before the long work begins
+    autoencoder = load_autoencoder(BUNDLED.get(config.vae, Path(config.vae)))
+    form, conditioner = PRESETS[config.preset], CONDITIONER_CLASSES[config.conditioner]
+    info = _info(config, files, settings)
+    model = build_model(form, conditioner, autoencoder, settings.width, settings.tile_px, info, config.levels)
+    if config.init_from:
+        start_from(model, find_model(config.init_from))
+    dtype = resolve_precision("auto", processes.device)
+    fingerprint = autoencoder.fingerprint
+    found = [find_regions(file, level) for level in range(config.levels) for file in files]
+    found = [regions for regions in found if len(regions.cells)]
+    sources = [(r, latents_path(r, fingerprint, config.cache, config.turns, dtype)) for r in found]
+    dataset = LatentRegions(sources, config.levels, model.conditioner.arrange, config.held_out, loop.seed)
+    for level, name in enumerate(model.level_names):
+        counts = len(dataset.training[level]), len(dataset.validation[level])
+        log.info("level %d (%s): %d regions to train on, %d held out", level, name, *counts)
+    judge = _judge(config, settings.encoder, dataset, processes.device) if config.eval_every else None
+    if encode:
+        encoder = copy.deepcopy(autoencoder)  # the model keeps the weights that it will be saved with
+        encoder.to(processes.device, dtype)
+        for number, (regions, path) in enumerate(sources):
+            if number % processes.num_processes == processes.process_index:  # its share of the work
+                with find_slide(regions.file, config.slides) as slide:
+                    cache_latents(regions, slide, encoder, path, turns=config.turns)
+        processes.wait_for_everyone()
+    task = DiffusionTask(dataset, model, form, _encoder_directory(settings.encoder), config.export_dtype, judge)
+    autoencoder.to(processes.device, torch.float32)
+    return task
+
+
+def _judge(config: CohortConfig, own: str, dataset: LatentRegions, device: torch.device) -> Judge:
+    """Who looks at samples; `own` is the embeddings' encoder. Raises InputError where nothing is held out."""
+    if max(map(len, dataset.validation)) < 2:
+        raise InputError(f"--eval-every {config.eval_every}: fewer than two regions are held out; raise --validation")
+    encoder = load_encoder(config.eval_encoder or own, config.encoder_weights, device)
+    return Judge(encoder, config.eval_every, config.eval_samples)
+
+
+def _info(config: CohortConfig, files: Sequence[EmbeddingFile], settings: Settings) -> dict[str, Any]:
+    """What travels with the weights: where they come from, and the licences of all that they come from."""
+    ancestor = read_index(find_model(config.init_from))["info"] if config.init_from else {}
+    licences = dict.fromkeys(filter(None, (settings.encoder_licence, ancestor.get("licence"))))
+    info = {
+        "name": config.name,
+        "largegen_version": __version__,
+        "encoder": settings.encoder,
+        "encoder_fingerprint": settings.encoder_fingerprint,
+        "encoder_licence": settings.encoder_licence,
+        "licence": config.licence or "; ".join(licences),
+        "embedding_dim": settings.width,
+        "tile_px": settings.tile_px,
+        "trained_on": [
+            {"name": f.settings.source_name, "tiles": f.count, "mpp": working_mpp(f), "gsd_m": working_gsd(f)}
+            for f in files
+        ],
+    }
+    return info | ({"init_from": ancestor.get("name", config.init_from)} if ancestor else {})
+
+
+def _encoder_directory(name: str) -> Path | None:
+    """The directory of an encoder that `largegen train-encoder` wrote: it is small and open, and travels along."""
+    kind, _, where = name.partition(":")
+    directory = BUNDLED["starter"] / "encoder" if name == "starter" else Path(where) if kind == "local-dir" else None
+    if directory is None or (directory / "model.safetensors").is_file():
+        return directory
+    log.warning("encoder %s: not found at %s; the model will be without it", name, directory.absolute())
+    return None

@@ -1,0 +1,127 @@
+"""Regions of a slide at several levels: 2^k x 2^k tiles of the base grid, seen as one picture of a tile's size [Z].
+
+Level k shows 2^k tile sides at a 2^k-th of the base resolution: for a base of 20x, level 1 is 10x, level 2 is 5x, ...
+A region's condition is the grid of the base embeddings under it; tiles without tissue, or off the slide, count with the
+embedding of a tile of the background colour.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from largegen.embeddings.file import EmbeddingFile
+from largegen.errors import InputError
+from largegen.slides.slide import Slide
+from largegen.slides.tissue import MIN_TISSUE
+from largegen.training.held_out import HeldOut
+
+APART = 8  # regions of one level start an eighth of their side apart, or a tile's stride if that is more
+
+
+@dataclass(frozen=True)
+class Regions:
+    """The regions of one embedding file at one level."""
+
+    file: EmbeddingFile
+    level: int
+    cells: np.ndarray  # (N, 2) int64: row and column of each first tile in the file's grid; may lie off it
+
+    @property
+    def side(self) -> int:
+        """Tiles along a region's side."""
+        return 2**self.level
+
+    @property
+    def downsample(self) -> float:
+        """Level-0 px per pixel of a region's picture."""
+        return self.file.settings.downsample * self.side
+
+    def xy(self, n: int) -> tuple[int, int]:
+        """Top-left corner of region `n` in level-0 px; may lie outside the slide."""
+        settings = self.file.settings
+        return settings.xy(*(self.cells[n] + settings.region[:2]))
+
+    def picture(self, n: int, slide: Slide) -> np.ndarray:
+        """Region `n` as (tile_px, tile_px, 3) uint8, read from the nearest larger pyramid level."""
+        tile_px = self.file.settings.tile_px
+        return slide.read(*self.xy(n), tile_px, tile_px, self.downsample)
+
+    def tiles(self, n: int) -> tuple[np.ndarray, np.ndarray]:
+        """Rows (2^k,) and columns (2^k,) of region `n`'s tiles in the file's grid; may lie off it."""
+        steps = np.arange(self.side) * _cells_per_tile(self.file, self.level)
+        return self.cells[n, 0] + steps, self.cells[n, 1] + steps
+
+
+def find_regions(file: EmbeddingFile, level: int, min_tissue: float = MIN_TISSUE) -> Regions:
+    """All regions of a level, an eighth of their side apart: at level 0 the file's tiles.
+
+    min_tissue: part of a region's tiles that must hold tissue, 0 to 1; it also limits how far regions stick out of the
+    slide. Raises InputError where the overlap of the file's tiles does not divide a tile, so that they cannot be laid
+    side by side.
+    """
+    if level == 0:
+        return Regions(file, 0, file.cells)
+    apart, side = _cells_per_tile(file, level), 2**level
+    step = max(1, side * apart // APART)
+    tissue = np.zeros(file.settings.region[2:], bool)
+    tissue[tuple(file.cells.T)] = True
+    reach = (side - 1) * apart
+    padded = np.pad(tissue, reach)
+    # At multiples of the step, so that some regions are whole blocks of `split`.
+    rows, cols = (np.arange(-(reach // step) * step, size, step) for size in tissue.shape)
+    count = np.zeros((len(rows), len(cols)), int)
+    for down in range(0, reach + 1, apart):
+        for right in range(0, reach + 1, apart):
+            count += padded[np.ix_(rows + reach + down, cols + reach + right)]
+    kept = np.argwhere(count >= max(1, min_tissue * side**2))
+    return Regions(file, level, np.stack([rows[kept[:, 0]], cols[kept[:, 1]]], 1))
+
+
+class EmbeddingGrids:
+    """The grids of embeddings under regions, (2^k, 2^k, D) float32, from one file's features read once."""
+
+    def __init__(self, file: EmbeddingFile):
+        rows, cols = file.settings.region[2:]
+        self.features = np.concatenate([file.features(), file.background[None]])
+        self.index = np.full((rows + 1, cols + 1), len(self.features) - 1)  # the last row and column: off the grid
+        self.index[tuple(file.cells.T)] = np.arange(file.count)
+
+    def under(self, regions: Regions, n: int) -> np.ndarray:
+        """The grid under region `n`."""
+        rows, cols = (
+            np.where((tiles >= 0) & (tiles < size - 1), tiles, size - 1)
+            for tiles, size in zip(regions.tiles(n), self.index.shape, strict=True)
+        )
+        return self.features[self.index[np.ix_(rows, cols)]]
+
+
+def split(regions: Regions, held_out: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Numbers of the regions to train on, and of those to validate on; what lies in both is left out.
+
+    The slide is cut into blocks of a region's side (256 px of its picture at least), and a part `held_out` of them is
+    kept for validation: at every level by itself, for at low magnification nearly every region shows a piece of a block
+    that is kept at a high one. What is held out at one level may be seen at another.
+    """
+    s = regions.file.settings
+    name = s.source_name if regions.level == 0 else f"{s.source_name} level {regions.level}"
+    blocks = HeldOut.for_tiles(s.tile_px, held_out, seed)
+    training, validation = [], []
+    for n in range(len(regions.cells)):
+        x, y = (round(value / regions.downsample) for value in regions.xy(n))
+        if not blocks.touches(name, x, y, s.tile_px):
+            training.append(n)
+        elif blocks.covers(name, x, y, s.tile_px):
+            validation.append(n)
+    return np.array(training, int), np.array(validation, int)
+
+
+def _cells_per_tile(file: EmbeddingFile, level: int) -> int:
+    """From a tile to the one beside it, in cells of the file's grid."""
+    s = file.settings
+    stride = s.tile_px - s.overlap_px
+    if level and s.tile_px % stride:
+        raise InputError(
+            f"{file.path}: its tiles of {s.tile_px} px overlap by {s.overlap_px} px and cannot be laid side by side;"
+            f" for several levels embed with --overlap 0, {s.tile_px // 2} or {3 * s.tile_px // 4}"
+        )
+    return s.tile_px // stride if level else 1

@@ -1,0 +1,151 @@
+"""Fit an autoencoder on tiles: L1, a perceptual term (SSIM) and a little Kullback-Leibler; nothing is downloaded."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from largegen.errors import InputError
+from largegen.images.contact_sheet import contact_sheet
+from largegen.models.autoencoder import ResidualAutoencoder
+from largegen.models.pixels import to_network, to_pictures
+from largegen.models.storage import save_network
+from largegen.slides.slide import Slide
+from largegen.training.crops import CropDataset
+from largegen.training.loop import Task
+from largegen.training.sampler import sample_rng
+
+STAIN_PX = 8  # side of the squares whose mean colour is held to: normalisation layers let colour drift, L1 barely minds
+
+
+@dataclass(frozen=True)
+class AutoencoderConfig:
+    """The autoencoder's form and loss."""
+
+    patch_px: int = 4  # side of the squares of pixels that the convolutions see as channels
+    channels: tuple[int, ...] = (64, 128)  # one per halving but the last: 2 and squares of 4 px give 8 px per latent
+    layers: int = 1  # residual blocks per level (one more in the decoder)
+    latent_channels: int = 24
+    crop_px: int = 128  # side of the training crops
+    kl_weight: float = 1e-6
+    perceptual_weight: float = 0.2  # of 1 - SSIM
+    levels: int = 1  # resolutions that crops are taken at, each half the one before
+    held_out: float = 0.05  # fraction of blocks kept for validation
+
+    @property
+    def factor(self) -> int:
+        """Pixels per latent, in each direction."""
+        return self.patch_px * 2 ** (len(self.channels) - 1)
+
+
+PRESETS = {
+    "starter": AutoencoderConfig(),
+    "tiny": AutoencoderConfig(channels=(8, 16), latent_channels=4, crop_px=64),
+}
+
+
+def build_autoencoder(config: AutoencoderConfig) -> ResidualAutoencoder:
+    """An autoencoder with new weights."""
+    return ResidualAutoencoder(config.patch_px, config.channels, config.layers, config.latent_channels)
+
+
+class AutoencoderTask(Task):
+    """The autoencoder and the crops that it sees."""
+
+    def __init__(self, slides: Sequence[tuple[Slide, float]], config: AutoencoderConfig, seed: int):
+        super().__init__()
+        factor = config.factor
+        if config.crop_px % factor:
+            raise InputError(f"--crop-px {config.crop_px}: must be a multiple of the {factor} px per latent")
+        if config.latent_channels > 3 * factor**2:
+            raise InputError(f"--latent-channels {config.latent_channels}: must be at most {3 * factor**2}")
+        torch.manual_seed(seed)  # of the first weights, the same in every process
+        self.config = config
+        self.dataset = _NoisyCrops(slides, config, seed)
+        self.held_out = self.dataset.validation()
+        self.settings = {"kind": "autoencoder", **asdict(config), **self.dataset.describe(), "seed": seed}
+        self.vae = build_autoencoder(config)
+        self.vae.fit_linear(self._crops())
+
+    def forward(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        image = batch["image"]
+        posterior = self.vae.encode(image).latent_dist
+        mean, logvar = posterior.mean.float(), posterior.logvar.float()
+        latents = mean + (0.5 * logvar).exp() * batch["noise"]
+        decoded = self.vae.decode(latents).sample.float()
+        l1 = (decoded - image).abs().mean()
+        kl = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).sum((1, 2, 3)).mean()
+        dissimilarity = 1 - ssim(decoded, image)
+        stain = F.avg_pool2d(decoded - image, STAIN_PX).abs().mean()
+        loss = l1 + stain + self.config.perceptual_weight * dissimilarity + self.config.kl_weight * kl
+        parts = {"l1": l1, "stain": stain, "dissimilarity": dissimilarity, "kl": kl}
+        return loss, {name: value.detach() for name, value in parts.items()}
+
+    def _crops(self, count: int = 256) -> Tensor:
+        """The first training crops, (count, 3, crop_px, crop_px)."""
+        return torch.stack([self.dataset[n]["image"] for n in range(count)])
+
+    def _reconstruct(self, pictures: np.ndarray) -> np.ndarray:
+        device = next(self.vae.parameters()).device
+        decoded = [
+            to_pictures(self.vae.decode(self.vae.encode(batch.to(device)).latent_dist.mode()).sample)
+            for batch in to_network(pictures).split(8)
+        ]
+        return np.concatenate(decoded)
+
+    def validate(self) -> dict[str, float]:
+        if not len(self.held_out):
+            return {}
+        decoded = self._reconstruct(self.held_out)
+        error = (decoded.astype(np.float64) - self.held_out) ** 2
+        return {"validation_psnr": -10 * math.log10(max(error.mean(), 1e-9) / 255**2)}
+
+    def preview(self, path: Path) -> None:
+        pictures = self.held_out[:8]
+        if not len(pictures):
+            pictures = np.concatenate([to_pictures(self.dataset[n]["image"][None]) for n in range(8)])
+        contact_sheet(np.concatenate([pictures, self._reconstruct(pictures)]), len(pictures), path)
+
+    def export(self, directory: Path) -> None:
+        """Save the autoencoder with the mean and deviation of each latent channel over training crops."""
+        device = next(self.vae.parameters()).device
+        latents = torch.cat([self.vae.encode(b.to(device)).latent_dist.mode() for b in self._crops().split(16)])
+        std, mean = torch.std_mean(latents.float(), (0, 2, 3))
+        self.vae.register_to_config(latents_mean=mean.tolist(), latents_std=std.tolist())
+        save_network(self.vae, directory / "vae", None)
+
+
+class _NoisyCrops(CropDataset):
+    """Single crops, with the noise that draws their latents from the posterior."""
+
+    def __init__(self, slides: Sequence[tuple[Slide, float]], config: AutoencoderConfig, seed: int):
+        super().__init__(slides, config.crop_px, levels=config.levels, held_out=config.held_out, seed=seed)
+        side = config.crop_px // config.factor
+        self.noise_shape = (config.latent_channels, side, side)
+
+    def __getitem__(self, sample: int) -> dict[str, Tensor]:
+        noise = sample_rng(self.seed, 2**63 + sample)  # another stream than that of the crop
+        return {
+            "image": super().__getitem__(sample)["image"][0],
+            "noise": torch.from_numpy(noise.standard_normal(self.noise_shape, np.float32)),
+        }
+
+
+def ssim(a: Tensor, b: Tensor, window_px: int = 7) -> Tensor:
+    """Mean structural similarity of pictures (B, C, H, W) in [-1, 1]: 1 where equal (Wang et al. 2004, eq. 13).
+
+    Local statistics are taken over square windows; the constants are the usual (0.01 L)^2 and (0.03 L)^2 for the
+    range L = 2.
+    """
+    c1, c2 = 0.02**2, 0.06**2
+    moments = F.avg_pool2d(torch.cat([a, b, a * a, b * b, a * b]), window_px, 1)
+    mean_a, mean_b, square_a, square_b, product = moments.chunk(5)
+    variance_a, variance_b = square_a - mean_a**2, square_b - mean_b**2
+    covariance = product - mean_a * mean_b
+    similarity = (2 * mean_a * mean_b + c1) * (2 * covariance + c2)
+    return (similarity / ((mean_a**2 + mean_b**2 + c1) * (variance_a + variance_b + c2))).mean()

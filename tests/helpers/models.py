@@ -1,0 +1,69 @@
+"""A tiny model with random weights, and its encoder, for tests of what is around the networks."""
+
+import json
+from pathlib import Path
+
+import safetensors.torch
+import timm
+import torch
+
+from largegen.models.autoencoder import Autoencoder
+from largegen.models.denoiser import PRESETS
+from largegen.models.encoder import load_encoder
+from largegen.models.model import Model, build_model
+from largegen.training.tasks.autoencoder import PRESETS as AUTOENCODERS
+from largegen.training.tasks.autoencoder import build_autoencoder
+
+WIDTH = 16
+TILE_PX = 64
+
+
+def save_encoder(directory: Path, seed: int = 0, width: int = WIDTH) -> Path:
+    """Write a tiny encoder directory, as `--encoder local-dir:` takes it."""
+    directory.mkdir(parents=True)
+    torch.manual_seed(seed)
+    net = timm.create_model("test_resnet", num_classes=width)
+    safetensors.torch.save_file(net.state_dict(), directory / "model.safetensors")
+    config = {
+        **{"format": "largegen-encoder", "architecture": "test_resnet", "width": width, "input_px": 64},
+        **{"mean": [0.5] * 3, "std": [0.5] * 3, "licence": "CC-BY-4.0", "timm_kwargs": {}},
+    }
+    (directory / "config.json").write_text(json.dumps(config))
+    return directory
+
+
+def save_model(directory: Path, encoder: Path, seed: int = 0, levels: int = 1) -> Path:
+    """Write a model directory for tiles of 64 px (8 latents), whose pictures are noise, but not flat."""
+    torch.manual_seed(seed)
+    loaded = load_encoder(f"local-dir:{encoder}", device="cpu")
+    vae = build_autoencoder(AUTOENCODERS["tiny"])
+    vae.trunk.decoder.conv_out.weight.data *= 8
+    info = {
+        **{"name": "tiny", "encoder": f"local-dir:{encoder}", "encoder_fingerprint": loaded.fingerprint},
+        **{"encoder_licence": "CC-BY-4.0", "licence": "CC0-1.0", "embedding_dim": WIDTH, "tile_px": TILE_PX},
+    }
+    if levels > 1:
+        info["trained_on"] = [{"name": "a", "mpp": 0.5}]
+    conditioner = "PatchConditioner" if levels == 1 else "Summarizer"
+    model = build_model(PRESETS["tiny"], conditioner, Autoencoder(vae), WIDTH, TILE_PX, info, levels)
+    model.save(directory, encoder=encoder)
+    return directory
+
+
+def flat_grid(model: Model, rows: int, cols: int, seed: int = 0, **changes):
+    """A grid of random embeddings for `model`, all tissue."""
+    from largegen.embeddings.grid import EmbeddingGrid
+
+    generator = torch.Generator().manual_seed(seed)
+    values = {
+        "features": torch.randn(rows, cols, WIDTH, generator=generator).numpy(),
+        "tissue": torch.ones(rows, cols, dtype=torch.bool).numpy(),
+        "background": torch.zeros(WIDTH).numpy(),
+        **{"tile_px": model.tile_px, "overlap_px": 0, "downsample": 2.0, "origin_xy": (256, 128)},
+        **{"encoder": model.info["encoder"], "licence": "CC-BY-4.0"},
+        "source": {
+            **{"name": "source", "path": "source.svs", "kind": "slide", "width": 4096, "height": 4096},
+            **{"background": (240, 241, 242), "mpp": 0.25, "gsd_m": None, "crs": None, "transform": None},
+        },
+    }
+    return EmbeddingGrid(**values | changes)

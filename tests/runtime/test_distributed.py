@@ -1,0 +1,84 @@
+"""What processes that share a picture tell each other."""
+
+import os
+import socket
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from largegen.errors import InputError
+from largegen.runtime.distributed import from_main, join, least
+
+PROGRAM = """
+import torch
+from largegen.runtime.distributed import from_main, gathered, join, least, main_first
+from largegen.errors import InputError, LargegenError
+
+processes = join(torch.device("cpu"))
+rank = processes.process_index
+assert processes.num_processes == 2
+
+def main_only():
+    assert rank == 0
+    return "from the main one"
+
+def fails():
+    raise InputError("what went wrong")
+
+found = from_main(processes, main_only)
+try:
+    from_main(processes, fails)
+except InputError as error:
+    failure = str(error)
+
+def no_memory():
+    if rank == 1:
+        raise MemoryError("no memory")
+
+for together in (gathered, main_first):
+    try:
+        together(processes, no_memory)
+    except (MemoryError, LargegenError) as error:
+        assert type(error) is (MemoryError if rank else LargegenError) and "no memory" in str(error)
+    else:
+        raise AssertionError
+
+turns = iter([lambda: rank])  # not fit for sending
+assert main_first(processes, lambda: next(turns))() == rank
+assert gathered(processes, lambda: rank) == [0, 1]
+print(f"{found}, {failure}, {least(processes, 5 + rank)}")
+"""
+
+
+def test_two_processes():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    environment = os.environ | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2"}
+    environment |= {"LOCAL_WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-c", PROGRAM],
+            env=environment | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+            **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True},
+        )
+        for rank in range(2)
+    ]
+    for process in started:
+        out, err = process.communicate(timeout=120)
+        assert process.returncode == 0, err
+        assert out == "from the main one, what went wrong, 5\n"
+
+
+def test_a_process_alone():
+    processes = join(torch.device("cpu"))
+    assert processes.is_main_process and least(processes, 3) == 3
+    assert from_main(processes, lambda: 4) == 4
+
+    def fails():
+        raise InputError("what went wrong")
+
+    with pytest.raises(InputError, match="what went wrong"):
+        from_main(processes, fails)

@@ -1,0 +1,361 @@
+"""The large-image sampler, held against closed forms and plain diffusers."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from diffusers import DDPMScheduler
+from helpers import ROOT, TESTS
+from helpers.denoisers import (
+    ALPHA_BAR,
+    TRAIN,
+    blocks,
+    gaussian,
+    mixing,
+    no_contexts,
+    pixels,
+    place_contexts,
+    pointwise,
+    run,
+    unblocks,
+    unpixels,
+)
+
+from largegen.errors import InputError, LargegenError, ModelError
+from largegen.sampling.canvas import sample_canvas
+from largegen.sampling.denoise import guided
+from largegen.sampling.noise import noise
+from largegen.sampling.schedulers import make_scheduler
+
+NAMES = ["ddim", "dpm++", "unipc"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_timesteps_are_the_published_ones(name):
+    timesteps = make_scheduler(name, TRAIN, 50).timesteps
+    assert timesteps.tolist() == list(range(999, 0, -20))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_step_counts_that_diffusers_cannot_space_are_refused(name):
+    for steps in (0, -1, 61, 1001):
+        with pytest.raises(InputError, match="--steps"):
+            make_scheduler(name, TRAIN, steps)
+
+
+def test_unknown_scheduler_and_prediction_are_refused():
+    with pytest.raises(InputError, match="ddim"):
+        make_scheduler("euler", TRAIN, 10)
+    with pytest.raises(ModelError, match="v_prediction"):
+        make_scheduler("ddim", DDPMScheduler(prediction_type="sample"), 10)
+
+
+def starting_from(mean, variance, field):
+    """A canvas of x_T, where x_0 is N(mean, variance): sqrt(a) x_0 + sqrt(1 - a) eps."""
+    a = ALPHA_BAR[-1]
+    return a.sqrt() * mean + (a * variance + 1 - a).sqrt() * field
+
+
+@pytest.mark.parametrize("windows", ["overlap", "shift"])
+@pytest.mark.parametrize(
+    ("name", "eta", "steps"),
+    [("ddim", 0, 200), ("ddim", 0.5, 200), ("ddim", 1, 200), ("dpm++", 0, 50), ("unipc", 0, 50)],
+)
+def test_mean_and_variance_of_gaussian_data(name, eta, steps, windows):
+    mean, variance = 0.7, 4.0  # wide, so that the last step's jump to the posterior mean hardly narrows it
+    shape = (3, 96, 96)
+    start = starting_from(mean, variance, noise(1, -1, 0, 0, 96, 96, 3))
+    samples = run(
+        pointwise(mean, variance),
+        no_contexts,
+        name,
+        steps,
+        shape,
+        windows=windows,
+        stride=12,
+        guidance=1,
+        eta=eta,
+        latents=start,
+    )
+    n = samples.numel()
+    assert abs(samples.mean() - mean) < 4 * (variance / n) ** 0.5
+    assert abs(samples.var() / variance - 1) < 4 * (2 / n) ** 0.5 + 0.01
+
+
+@pytest.mark.parametrize(
+    ("windows", "stride", "split", "join"),
+    [
+        ("overlap", 4, blocks, unblocks),  # a stride at which windows cut no block
+        ("overlap", 4, pixels, unpixels),
+        ("shift", None, pixels, unpixels),
+    ],
+    ids=["overlap-blocks", "overlap-channels", "shift-channels"],
+)
+@pytest.mark.parametrize(
+    ("name", "eta", "steps"), [("ddim", 0, 200), ("ddim", 1, 200), ("dpm++", 0, 50), ("unipc", 0, 50)]
+)
+def test_covariance_of_correlated_gaussian_data(name, eta, steps, windows, stride, split, join):
+    mean = torch.tensor([0.5, -0.5, 1.0, 0.0])
+    root = torch.randn(4, 4, generator=torch.Generator().manual_seed(0))
+    covariance = root @ root.T + torch.eye(4)
+    denoise = gaussian(mean, covariance, split, join)
+    options = {"window": 8, "windows": windows, "stride": stride, "guidance": 1, "eta": eta, "batch_size": 64}
+    samples = split(run(denoise, no_contexts, name, steps, (4, 96, 96), **options))
+    n, variance = len(samples), covariance.diag()
+    error = ((variance[:, None] * variance + covariance**2) / n).sqrt()  # of a sample covariance
+    tolerance = 4 * error + 0.02 * (variance[:, None] * variance).sqrt()
+    assert ((samples.mean(0) - mean).abs() < 4 * (variance / n).sqrt() + 0.01).all()
+    assert ((samples.T.cov() - covariance).abs() < tolerance).all()
+
+
+@pytest.mark.parametrize("eta", [0, 0.5])
+@pytest.mark.parametrize("windows", ["overlap", "shift"])
+@pytest.mark.parametrize("name", NAMES)
+def test_one_window_equals_plain_diffusers_bit_for_bit(name, windows, eta):
+    if eta and name != "ddim":
+        with pytest.raises(InputError, match="--eta"):
+            run(name=name, eta=eta)
+        return
+    found = run(name=name, shape=(3, 16, 16), windows=windows, guidance=1, eta=eta, seed=3)
+    scheduler = make_scheduler(name, TRAIN, 5)
+    x = noise(3, -1, 0, 0, 16, 16, 3)
+    for step, t in enumerate(scheduler.timesteps):
+        added = {"eta": eta, "variance_noise": noise(3, step, 0, 0, 16, 16, 3)} if eta else {}
+        x = scheduler.step(mixing(x, t, place_contexts([(0, 0)])), t, x, **added).prev_sample
+    assert torch.equal(found, x)
+
+
+def test_averaging_eps_is_averaging_x0():
+    """One step from t to 0: the canvas is the mean over windows of each window's own predicted x0."""
+    x = noise(0, -1, 0, 0, 24, 16, 3)
+    t = torch.tensor(999)
+    a = ALPHA_BAR[t]
+    total, count = torch.zeros_like(x), torch.zeros(24, 1)
+    for top in (0, 8):
+        window = x[:, :, top : top + 16]
+        eps = mixing(window, t, place_contexts([(top, 0)]))
+        total[:, :, top : top + 16] += (window - (1 - a).sqrt() * eps) / a.sqrt()
+        count[top : top + 16] += 1
+    found = run(steps=1, shape=(3, 24, 16), guidance=1)
+    torch.testing.assert_close(found, total / count, rtol=1e-4, atol=1e-4)
+
+
+def test_guidance_follows_the_usual_convention_in_one_batch():
+    calls = []
+
+    def denoise(latents, timestep, contexts):
+        calls.append(len(latents))
+        return latents * 0 + contexts.mean((1, 2))[:, None, None, None]
+
+    latents, contexts, null = torch.randn(3, 3, 8, 8), torch.full((3, 1, 2), 2.0), torch.full((1, 1, 2), 0.5)
+    for scale, eps, batch in [(4.0, 0.5 + 4 * 1.5, 6), (1.0, 2.0, 3), (0.0, 0.5, 3)]:
+        calls.clear()
+        found = guided(denoise, null, scale)(latents, torch.tensor(5), contexts)
+        torch.testing.assert_close(found, torch.full_like(latents, eps))
+        assert calls == [batch]
+
+
+def test_guidance_without_a_null_condition_is_refused():
+    with pytest.raises(InputError, match="null"):
+        run(null=None)
+
+
+@pytest.mark.parametrize("windows", ["overlap", "shift"])
+def test_same_picture_for_every_batch_size(windows):
+    one = run(windows=windows, batch_size=1, eta=0.3)
+    for batch_size in (2, 5, 100):
+        torch.testing.assert_close(run(windows=windows, batch_size=batch_size, eta=0.3), one, rtol=1e-5, atol=1e-5)
+
+
+def test_seed_latents_and_origin_choose_the_picture():
+    one = run()
+    assert torch.equal(run(), one)
+    assert not torch.allclose(run(seed=1), one)
+    start = noise(0, -1, 0, 0, 40, 28, 3)
+    before = start.clone()
+    assert torch.equal(run(latents=start, seed=9), one)
+    assert torch.equal(start, before)
+    with pytest.raises(InputError, match="shape"):
+        run(latents=start[..., 1:])
+
+
+@pytest.mark.parametrize("windows", ["overlap", "shift"])
+def test_a_piece_of_a_larger_canvas_done_by_itself(windows):
+    """Where each latent is denoised by itself, a piece with the same noise is the crop of the whole."""
+    whole = run(pointwise(0.2, 0.5), no_contexts, shape=(3, 48, 40), guidance=1, eta=0.5, windows=windows)
+    piece = run(
+        pointwise(0.2, 0.5),
+        no_contexts,
+        shape=(3, 20, 24),
+        guidance=1,
+        eta=0.5,
+        windows=windows,
+        origin=(11, 5),
+    )
+    torch.testing.assert_close(piece, whole[..., 11:31, 5:29], rtol=1e-5, atol=1e-5)
+
+
+def test_the_last_steps_alone_go_on_from_noisy_latents():
+    scheduler = make_scheduler("ddim", TRAIN, 5)
+    states, options = [], {"window": 16, "stride": 8, "guidance": 1.0}
+
+    def watching(latents, timestep, contexts):
+        states.append(int(timestep))
+        return mixing(latents, timestep, contexts)
+
+    whole = sample_canvas(mixing, place_contexts, scheduler, (3, 16, 16), **options)
+    x = noise(0, -1, 0, 0, 16, 16, 3)
+    for t in scheduler.timesteps[:3]:
+        x = scheduler.step(mixing(x, t, place_contexts([(0, 0)])), t, x).prev_sample
+    rest = sample_canvas(watching, place_contexts, scheduler, (3, 16, 16), latents=x, last_steps=2, **options)
+    assert states == scheduler.timesteps[3:].tolist()
+    torch.testing.assert_close(rest, whole, atol=1e-5, rtol=1e-5)
+    for wrong in ({"last_steps": 0}, {"last_steps": 6}, {"last_steps": 2, "windows": "shift"}):
+        with pytest.raises(InputError, match="last_steps"):
+            sample_canvas(mixing, place_contexts, scheduler, (3, 16, 16), **options | wrong)
+
+
+def test_what_is_corrected_is_the_clean_canvas():
+    target = noise(5, -1, 0, 0, 24, 40, 3)
+    for windows in ("overlap", "shift"):
+        found = run(shape=(3, 24, 40), windows=windows, correct=lambda clean: clean * 0 + target)
+        torch.testing.assert_close(found, target, atol=1e-4, rtol=1e-4)
+
+
+def test_contexts_are_computed_once_per_overlapping_window():
+    asked = []
+
+    def condition_at(places):
+        asked.extend(places)
+        return place_contexts(places)
+
+    run(condition_at=condition_at, steps=5, batch_size=3)
+    assert len(asked) == len(set(asked)) > 3
+
+
+def test_a_scheduler_can_be_used_again():
+    scheduler = make_scheduler("unipc", TRAIN, 5)
+    options = {"window": 16, "stride": 8}
+    first, second = (sample_canvas(mixing, place_contexts, scheduler, (3, 16, 24), **options) for _ in range(2))
+    assert torch.equal(first, second)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("windows", ["overlap", "shift"])
+def test_background_windows_are_skipped_and_end_at_the_background_latent(windows, name):
+    skip = torch.zeros(48, 64, dtype=torch.bool)
+    skip[:, 20:] = True
+    seen = []
+
+    def condition_at(places):
+        seen.extend(places)
+        return no_contexts(places)
+
+    glass = torch.tensor([0.5, -1.0, 2.0])
+    found = run(
+        pointwise(0.0, 1.0),
+        condition_at,
+        name,
+        shape=(3, 48, 64),
+        windows=windows,
+        guidance=1,
+        skip=skip,
+        skip_latent=glass,
+    )
+    assert seen
+    assert max(left for _, left in seen) < 20
+    torch.testing.assert_close(found[0, :, :, 40:], glass[:, None, None].expand(3, 48, 24), rtol=1e-3, atol=1e-3)
+    whole = run(pointwise(0.0, 1.0), no_contexts, name, shape=(3, 48, 64), windows=windows, guidance=1)
+    torch.testing.assert_close(found[..., :20], whole[..., :20], rtol=1e-4, atol=1e-4)
+
+
+def test_a_canvas_of_background_only_needs_no_denoiser():
+    def denoise(*_):
+        raise AssertionError("called")
+
+    found = run(denoise, shape=(3, 32, 32), skip=torch.ones(32, 32, dtype=torch.bool))
+    assert found.abs().max() < 1e-3
+
+
+@pytest.mark.parametrize("option", [{"windows": "spiral"}, {"stride": 17}, {"batch_size": 0}, {"eta": -0.1}])
+def test_settings_that_make_no_sense_are_refused(option):
+    with pytest.raises(InputError):
+        run(**option)
+
+
+def test_nan_is_an_error_and_not_a_picture(tmp_path):
+    with pytest.raises(LargegenError, match=r"step 1 of 5.*NaN"):
+        run(lambda latents, t, c: latents * float("nan"), checkpoint=tmp_path / "run.safetensors")
+    assert list(tmp_path.iterdir()) == []
+
+
+TWO_PROCESSES = """
+import sys
+sys.path.insert(0, {folder!r})
+import torch
+from largegen.runtime.distributed import join
+from helpers.denoisers import Killed, mixing, run
+
+state = join(torch.device("cpu"))
+assert state.num_processes == 2
+for windows in ("overlap", "shift"):
+    canvas = run(windows=windows, eta=0.3, batch_size=3, processes=state)
+    torch.save(canvas, f"{out}/{{windows}}-{{state.process_index}}.pt")
+
+
+def denoise(latents, timestep, contexts):
+    if timestep < 500:
+        raise Killed
+    return mixing(latents, timestep, contexts)
+
+
+saving = dict(checkpoint="{out}/run.safetensors", save_every_s=0)
+options = dict(name="unipc", batch_size=3, processes=state, **saving)
+try:
+    run(denoise, **options)
+except Killed:
+    torch.save(run(**options), f"{out}/killed-{{state.process_index}}.pt")
+"""
+
+
+def test_same_picture_for_two_processes_also_when_killed(tmp_path):
+    script = tmp_path / "two.py"
+    script.write_text(TWO_PROCESSES.format(folder=str(TESTS), out=tmp_path))
+    subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(script)],
+        check=True,
+        timeout=120,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
+        cwd=ROOT,
+    )
+    one = {
+        "overlap": run(eta=0.3, batch_size=3),
+        "shift": run(windows="shift", eta=0.3, batch_size=3),
+        "killed": run(name="unipc", batch_size=3),
+    }
+    for name, canvas in one.items():
+        for rank in (0, 1):
+            assert torch.equal(torch.load(tmp_path / f"{name}-{rank}.pt"), canvas)
+
+
+def test_the_last_windows_are_blended():
+    """Windows that disagree leave no edge where they meet, for there is no later step to hide it."""
+    window, values = 16, torch.Generator().manual_seed(0)
+
+    def disagreeing(latents, timestep, contexts):
+        return (2 * torch.randint(2, (len(latents), 1, 1, 1), generator=values) - 1.0).expand_as(latents)
+
+    canvas = sample_canvas(
+        disagreeing,
+        lambda places: torch.zeros(len(places), 1, 1),
+        make_scheduler("ddim", TRAIN, 1),
+        (1, 64, 48),
+        window=window,
+        windows="shift",
+        latents=torch.zeros(1, 1, 64, 48),
+    )
+    spread = canvas.max() - canvas.min()
+    for dim in (-1, -2):
+        assert canvas.diff(dim=dim).abs().max() < 0.25 * spread  # side by side it is all of it
