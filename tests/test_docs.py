@@ -48,6 +48,8 @@ def test_every_command_takes_config_verbose_and_quiet(name):
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = [
     ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    *sorted((ROOT / "docs").rglob("*.md")),
     *sorted((ROOT / "examples").rglob("*.md")),
     *sorted((ROOT / "examples").rglob("Makefile")),
 ]

@@ -1,7 +1,7 @@
-"""Generate in Python, in memory: a picture, the same layout mirrored, and a walk from one picture to another.
+"""Generate in Python, in memory: an image, the same layout mirrored, and a walk from one image to another.
 
 largegen embed slide.svs --out embeddings
-python in_memory.py embeddings/slide.h5 pictures
+python in_memory.py embeddings/slide.h5 images
 """
 
 import argparse
@@ -18,7 +18,7 @@ TILES = 2  # a square of so many tiles: 512 px with tiles of 256 px
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("embeddings", type=Path, help="embedding file, made with the model's encoder")
-    parser.add_argument("out", type=Path, help="directory of the pictures")
+    parser.add_argument("out", type=Path, help="directory of the images")
     parser.add_argument("--model", default="starter", help="bundled model's name or model directory")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
@@ -28,11 +28,11 @@ def main() -> None:
     rows, cols = grid.tissue.shape
     middle = grid.crop((rows - TILES) // 2, (cols - TILES) // 2, TILES, TILES)
 
-    # What is where comes from the embeddings, the details from the seed.
-    picture = generate(model, middle, seed=0)  # (512, 512, 3) uint8
-    Image.fromarray(picture).save(args.out / "picture.png")
+    # The layout comes from the embeddings, the details from the seed.
+    image = generate(model, middle, seed=0)  # (512, 512, 3) uint8
+    Image.fromarray(image).save(args.out / "image.png")
 
-    # Embeddings are an array (rows, columns, width): rearranged, they give another layout.
+    # Embeddings are an array (rows, columns, dim): rearranged, they give another layout.
     mirrored = generate(model, middle.features[:, ::-1].copy(), seed=0)
     Image.fromarray(mirrored).save(args.out / "mirrored.png")
 
@@ -40,7 +40,7 @@ def main() -> None:
     side = TILES * model.window
     start, end = (torch.randn(1, model.autoencoder.channels, side, side) for _ in range(2))
     for number, angle in enumerate(torch.linspace(0, torch.pi / 2, 3)):
-        noise = torch.cos(angle) * start + torch.sin(angle) * end  # of unit variance all the way
+        noise = torch.cos(angle) * start + torch.sin(angle) * end  # unit variance all the way
         canvas = generate(model, middle, latents=noise, output="latent")
         between = model.autoencoder.decode(canvas)[0]  # (3, 512, 512) in [-1, 1]
         pixels = ((between.clamp(-1, 1) + 1) * 127.5).byte().permute(1, 2, 0)

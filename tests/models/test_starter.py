@@ -76,4 +76,4 @@ def test_the_workflow_runs_in_miniature(tmp_path):
     largegen = f"LARGEGEN={sys.executable} -m largegen"
     make = ["make", "smoke", largegen, f"EXAMPLE={EXAMPLE}"]
     subprocess.run(make, cwd=tmp_path / "workflow", check=True, capture_output=True, timeout=600)
-    assert list((tmp_path / "workflow/smoke").rglob("pictures/*.tif"))
+    assert list((tmp_path / "workflow/smoke").rglob("images/*.tif"))
