@@ -1,0 +1,1 @@
+"""Slides to grids of embeddings, and their files."""

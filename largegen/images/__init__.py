@@ -1,0 +1,1 @@
+"""Pixels to files, and what these say of themselves."""

@@ -1,1 +1,1 @@
-"""How good generated pictures are, and how far to trust the number."""
+"""How good generated images are, and how far to trust the number."""

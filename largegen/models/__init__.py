@@ -1,0 +1,1 @@
+"""Every network: built, loaded, saved."""

@@ -1,0 +1,1 @@
+"""What every long job needs: devices, files, locks, downloads, several processes."""

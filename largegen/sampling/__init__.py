@@ -1,0 +1,1 @@
+"""Noise to latents to pixels: the samplers, which know no network."""

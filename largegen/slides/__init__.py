@@ -1,0 +1,1 @@
+"""Slides, scenes and images: files to pixels, at any resolution."""

@@ -1,1 +1,1 @@
-"""Fitting the networks: the loop they share, and one task per network (autoencoder, encoder, denoiser)."""
+"""Train the networks: one loop, and one task per network (autoencoder, encoder, denoiser)."""

@@ -1,0 +1,1 @@
+"""Embedding files of other projects to ours."""

@@ -1,0 +1,1 @@
+"""Crops through networks."""

@@ -1,0 +1,1 @@
+"""The real and the generated set: which images, which crops, which pairs."""

@@ -1,0 +1,1 @@
+"""Images that agree with a guide at low magnification."""

@@ -1,0 +1,1 @@
+"""One task per network: its data, its loss, its validation."""
