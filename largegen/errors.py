@@ -47,7 +47,7 @@ class LockedError(OutputError):
 
 
 class TrainingError(LargegenError, ArithmeticError):
-    """Training cannot go on: a NaN or infinite loss."""
+    """Training cannot continue: a NaN or infinite loss."""
 
 
 def telling_line(error: Exception) -> str:

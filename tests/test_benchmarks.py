@@ -1,4 +1,4 @@
-"""The figures that the benchmarks print, held against closed forms and made-up pictures."""
+"""The figures that the benchmarks print, held against closed forms and made-up images."""
 
 import numpy as np
 import pytest
@@ -18,13 +18,13 @@ def texture(size=256):
     return RNG.integers(60, 160, (size, size, 3), dtype=np.uint8)
 
 
-def test_tiles_and_crops_are_parts_of_the_picture():
-    picture = texture(96)
-    tiles = tiles_of(picture, 32)
+def test_tiles_and_crops_are_parts_of_the_image():
+    image = texture(96)
+    tiles = tiles_of(image, 32)
     assert tiles.shape == (9, 32, 32, 3)
-    assert (tiles[5] == picture[32:64, 64:96]).all()
-    crops = random_crops(picture, 96, 3, seed=0)
-    assert (crops == picture).all()
+    assert (tiles[5] == image[32:64, 64:96]).all()
+    crops = random_crops(image, 96, 3, seed=0)
+    assert (crops == image).all()
     means = encode_all(lambda batch: batch.mean((1, 2)), tiles, batch=4)
     assert np.allclose(means, tiles.mean((1, 2)))
 

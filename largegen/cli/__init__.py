@@ -23,9 +23,9 @@ COMMANDS = (
 )
 
 
-RESUMED = ("embed", "train", "train-vae", "train-encoder", "generate", "zoom")
-GOES_ON = "the same command again goes on where it stopped (training: with --resume latest)"
-BEGINS_ANEW = "nothing is kept, and the same command begins anew"
+RESUMABLE = ("embed", "train", "train-vae", "train-encoder", "generate", "zoom")
+RESUME_HINT = "the same command again resumes where it stopped (training: with --resume latest)"
+START_OVER_HINT = "nothing is kept, and the same command starts over"
 
 # Typer carries its own copy of Click since 0.26, so the class is asked of Typer.
 UsageError = typer.BadParameter.__base__
@@ -112,7 +112,7 @@ def run(arguments: list[str] | None = None) -> int:
         return _fail(error, text, 1)
     if code == 130:
         command, *_ = sys.argv[1:] if arguments is None else arguments
-        print(f"interrupted; {GOES_ON if command in RESUMED else BEGINS_ANEW}", file=sys.stderr)
+        print(f"interrupted; {RESUME_HINT if command in RESUMABLE else START_OVER_HINT}", file=sys.stderr)
     return code
 
 

@@ -24,7 +24,7 @@ def embed(
     slides: Annotated[
         list[Path],
         typer.Argument(
-            help="Slides, scenes, pictures, or directories of them; with --import, embedding files or directories.",
+            help="Slides, scenes, images, or directories of them; with --import, embedding files or directories.",
             metavar="SLIDE...",
         ),
     ],
@@ -77,7 +77,7 @@ def embed(
     """Embed the tissue of slides, tile by tile, with a self-supervised encoder.
 
     Writes one HDF5 file per slide, which TRIDENT's and CLAM's readers open too. A file that is complete is
-    kept; an interrupted run goes on where it stopped. With --import, embeddings that other projects computed are
+    kept; an interrupted run resumes where it stopped. With --import, embeddings that other projects computed are
     written in the same form.
     """
     if sum(value is not None for value in (mag, mpp, gsd)) > 1:
@@ -85,9 +85,9 @@ def embed(
     if import_:
         if preview or no_tissue_filter or tissue_threshold is not None:
             raise InputError("--import: --preview and the tissue filter are for slides only")
-        from largegen.embeddings.convert.convert import Given
+        from largegen.embeddings.convert.convert import ImportOptions
 
-        given = Given(encoder, dataset, tile_px, overlap, mag, mpp, gsd, source_mag, source_mpp, source_gsd)
+        given = ImportOptions(encoder, dataset, tile_px, overlap, mag, mpp, gsd, source_mag, source_mpp, source_gsd)
         settings = {"encoder_weights": encoder_weights, "device": device, "overwrite": overwrite}
         raise typer.Exit(import_files(slides, out, given, slide, settings, keep_going, dry_run, json))
     if slide is not None or dataset is not None:
@@ -117,13 +117,13 @@ def embed(
 
     results = shared.one_by_one(paths, one, keep_going, "slide")
     if json or dry_run:
-        report = {"encoder": network.spec.name, "licence": network.spec.licence, "width": network.width}
+        report = {"encoder": network.spec.name, "licence": network.spec.licence, "width": network.dim}
         report |= {"device": str(network.device), "precision": str(network.dtype).removeprefix("torch.")}
         shared.print_json(report | {"settings": asdict(target) | settings, "slides": results})
     else:
         for result in results:
             if "error" not in result:
-                typer.echo(f"{result['file']}: {result['tiles']} tiles x {network.width}")
+                typer.echo(f"{result['file']}: {result['tiles']} tiles x {network.dim}")
     if any("error" in result for result in results):
         raise typer.Exit(3)
 
@@ -203,5 +203,5 @@ def _estimate(
         "columns": grid.cols,
         "seconds": round(seconds * tiles, 1),
         "memory_mb": round((weights + waiting + activations) / 1e6, 1),
-        "disk_mb": round(tiles * (encoder.width * 4 + 16) / 1e6, 3),
+        "disk_mb": round(tiles * (encoder.dim * 4 + 16) / 1e6, 3),
     }

@@ -8,7 +8,7 @@ from largegen.cli.options import Json, print_json
 
 
 def encoders(json: Json = False) -> None:
-    """List the encoders known by name, with width, precision and licence.
+    """List the encoders known by name, with dimension, precision and licence.
 
     Beside these, --encoder takes any timm model name, hf-hub:ORG/NAME and local-dir:DIR.
     """
@@ -16,10 +16,10 @@ def encoders(json: Json = False) -> None:
 
     specs = [encoder_spec(name) for name in encoder_names()]
     if json:
-        print_json({"encoders": [asdict(spec) for spec in specs]})
+        print_json({"encoders": [{"width" if k == "dim" else k: v for k, v in asdict(spec).items()} for spec in specs]})
         return
-    rows = [("name", "width", "input px", "precision", "licence", "page")]
-    rows += [(s.name, str(s.width), str(s.input_px), s.precision, s.licence, s.page) for s in specs]
+    rows = [("name", "dim", "input px", "precision", "licence", "page")]
+    rows += [(s.name, str(s.dim), str(s.input_px), s.precision, s.licence, s.page) for s in specs]
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     for row in rows:
         typer.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())

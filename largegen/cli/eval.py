@@ -40,14 +40,14 @@ def eval(
     real: Annotated[
         list[Path],
         typer.Option(
-            help="Real pictures: folders, images, slides, embedding files (for their slides), or one .npz of"
+            help="Real images: folders, images, slides, embedding files (for their slides), or one .npz of"
             " --save-stats; several may follow.",
             metavar="PATH...",
         ),
     ],
     fake: Annotated[
         list[Path],
-        typer.Option(help="Generated pictures: folders, images, .tif, .dzi; several may follow.", metavar="PATH..."),
+        typer.Option(help="Generated images: folders, images, .tif, .dzi; several may follow.", metavar="PATH..."),
     ],
     metrics: Annotated[
         str,
@@ -64,38 +64,36 @@ def eval(
         bool,
         typer.Option(
             "--no-tissue-filter",
-            help="Take crops of empty glass too, where by default those of slides, and so of pictures, are of tissue.",
+            help="Take crops of empty glass too, where by default those of slides, and so of images, are of tissue.",
         ),
     ] = False,
     mag: Annotated[
-        float | None, typer.Option(help="Compare at this magnification.", show_default="the generated pictures' own")
+        float | None, typer.Option(help="Compare at this magnification.", show_default="the generated images' own")
     ] = None,
     mpp: Annotated[float | None, typer.Option(help="Compare at this many microns per pixel.")] = None,
     gsd: Annotated[float | None, typer.Option(help="Compare at this many metres per pixel (scenes).")] = None,
     real_mag: Annotated[
-        float | None, typer.Option(help="Magnification of the real pictures, where their metadata lack it.")
+        float | None, typer.Option(help="Magnification of the real images, where their metadata lack it.")
     ] = None,
-    real_mpp: Annotated[float | None, typer.Option(help="Microns per pixel of the real pictures, likewise.")] = None,
+    real_mpp: Annotated[float | None, typer.Option(help="Microns per pixel of the real images, likewise.")] = None,
     real_gsd: Annotated[float | None, typer.Option(help="Metres per pixel of the real scenes, likewise.")] = None,
     fake_mag: Annotated[
-        float | None, typer.Option(help="Magnification of the generated pictures, where their metadata lack it.")
+        float | None, typer.Option(help="Magnification of the generated images, where their metadata lack it.")
     ] = None,
-    fake_mpp: Annotated[
-        float | None, typer.Option(help="Microns per pixel of the generated pictures, likewise.")
-    ] = None,
+    fake_mpp: Annotated[float | None, typer.Option(help="Microns per pixel of the generated images, likewise.")] = None,
     fake_gsd: Annotated[float | None, typer.Option(help="Metres per pixel of the generated scenes, likewise.")] = None,
     pairs: Annotated[
         Path | None,
         typer.Option(
-            help="CSV of generated,real[,x,y]: which place of which real picture each is made after.",
-            show_default="what the pictures say of their making",
+            help="CSV of generated,real[,x,y]: which place of which real image each is made after.",
+            show_default="what the images say of their making",
         ),
     ] = None,
     encoder: Annotated[
         str | None,
         typer.Option(
             help="Encoder of fd, kid and the rest that need no download. " + shared.ENCODER_HELP,
-            show_default="starter, and the one that pictures say they were made with",
+            show_default="starter, and the one that images say they were made with",
         ),
     ] = None,
     encoder_weights: shared.EncoderWeights = None,
@@ -110,20 +108,20 @@ def eval(
     save_stats: Annotated[
         Path | None, typer.Option(help="Keep the real set's statistics in this .npz, for --real later.")
     ] = None,
-    report: Annotated[Path | None, typer.Option(help="Also write a page with pictures, report.html.")] = None,
+    report: Annotated[Path | None, typer.Option(help="Also write a page with images, report.html.")] = None,
     replicates: Annotated[int, typer.Option(min=0, help="Resamplings behind each interval; 0 for no intervals.")] = 20,
     batch_size: shared.BatchSize = 32,
     workers: shared.Workers = 2,
     device: shared.Device = "auto",
     seed: shared.Seed = 0,
     keep_going: Annotated[
-        bool, typer.Option("--keep-going", help="Leave out damaged pictures; the exit code is then 3.")
+        bool, typer.Option("--keep-going", help="Leave out damaged images; the exit code is then 3.")
     ] = False,
     overwrite: shared.Overwrite = False,
     dry_run: shared.DryRun = False,
     json: shared.Json = False,
 ) -> int:
-    """Say how good generated pictures are against real ones, and how far to trust the number.
+    """Say how good generated images are against real ones, and how far to trust the number.
 
     By default all metrics that the inputs and the weights at hand allow, with a line for each that is left out. Runs on
     one device as it is; on several with: accelerate launch --num_processes 2 -m largegen eval ...
@@ -141,7 +139,7 @@ def eval(
     from largegen.metrics.sets.sets import open_sets
     from largegen.metrics.sets.statistics import save_statistics
     from largegen.runtime.device import resolve_device
-    from largegen.runtime.distributed import from_main, join
+    from largegen.runtime.distributed import process_group, run_on_main
     from largegen.slides.resolution import Resolution
 
     config = Config(
@@ -160,7 +158,7 @@ def eval(
     nothing = "--save-stats: needs a metric that has statistics, such as crop-fid or fd:starter"
     if save_stats and wanted and not any(metric.network for metric in wanted):
         raise InputError(nothing)
-    processes = join(config.device)
+    processes = process_group(config.device)
     look = partial(
         open_sets,
         real,
@@ -172,9 +170,9 @@ def eval(
         tissue_filter=not no_tissue_filter,
         keep_going=keep_going,
     )
-    sets = from_main(processes, look)
+    sets = run_on_main(processes, look)
     if dry_run:
-        from_main(processes, lambda: shared.print_json(plan(sets, config)))
+        run_on_main(processes, lambda: shared.print_json(plan(sets, config)))
         return 0
     evaluation, comparison = evaluate(sets, config, processes, progress=shared.show_progress())
 
@@ -187,9 +185,9 @@ def eval(
         if report:
             write_report(report, evaluation, sheets_of(sets, comparison))
             if not json:
-                typer.echo(f"{report}: the same with pictures")
+                typer.echo(f"{report}: the same with images")
 
-    from_main(processes, tell)
+    run_on_main(processes, tell)
     return 3 if sets.failed else 0
 
 

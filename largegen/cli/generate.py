@@ -12,19 +12,19 @@ import typer
 
 from largegen.cli import options as shared
 from largegen.cli.reference_options import with_reference_options
-from largegen.conditioning.open_reference import Choice
+from largegen.conditioning.open_reference import ReferenceOptions
 from largegen.sampling.settings import Sampling
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from largegen.conditioning.area import Region
+    from largegen.conditioning.area import ImageArea
     from largegen.models.model import Model
 
 
 @with_reference_options
 def generate(
-    reference: Choice,
+    reference: ReferenceOptions,
     size: Annotated[str, typer.Option(help="N, WxH (pixels) or full (all of the reference).")] = "1024",
     region: shared.Corner = None,
     model: shared.ModelName = "starter",
@@ -57,7 +57,7 @@ def generate(
     """Make a large synthetic image that is laid out like a reference.
 
     Embeds the reference (or takes its embedding file), samples overlapping or shifted windows under the interpolated
-    embeddings, and writes a pyramidal TIFF or what the suffix of --out says. Killed, the same command goes on.
+    embeddings, and writes a pyramidal TIFF or what the suffix of --out says. Killed, the same command resumes.
     """
     sampling = Sampling(
         steps=steps,
@@ -70,27 +70,27 @@ def generate(
         seed=seed,
     )
     sampling.check()
-    from largegen.conditioning.area import parse_region, parse_size
+    from largegen.conditioning.area import parse_corner, parse_size
 
-    wanted, corner = parse_size(size), parse_region(region) if region else None
+    wanted, corner = parse_size(size), parse_corner(region) if region else None
     out = out or Path(f"{reference.name}_synthetic_{size.lower()}.tif")
     from largegen.images.write import check_output
 
     check_output(out, overwrite, wanted)
     from largegen.images.generate_file import generate_file
     from largegen.models.model import load_model
-    from largegen.runtime.distributed import join
-    from largegen.sampling.generate import effective
+    from largegen.runtime.distributed import process_group
+    from largegen.sampling.generate import resolve_defaults
 
     network = load_model(model, device, precision)
-    main = join(network.device).is_main_process
+    main = process_group(network.device).is_main_process
     if not main:
         shared.set_up_logging(logging.ERROR)
     progress = shared.show_progress()
-    settings = effective(sampling, network)
+    settings = resolve_defaults(sampling, network)
     with ExitStack() as stack:
         source = reference.open(stack, network, shared.show_progress())
-        place = source.region(network, wanted, corner)
+        place = source.area(network, wanted, corner)
         if dry_run:
             if main:
                 shared.print_json(_estimate(network, place, source.tissue[place.tiles], settings, out))
@@ -113,7 +113,9 @@ def generate(
         typer.echo(f"{out}: {place.width}x{place.height} px")
 
 
-def _estimate(model: "Model", region: "Region", tissue: "np.ndarray", sampling: Sampling, out: Path) -> dict[str, Any]:
+def _estimate(
+    model: "Model", region: "ImageArea", tissue: "np.ndarray", sampling: Sampling, out: Path
+) -> dict[str, Any]:
     """What the run would take, but for embedding: time and memory from a batch of windows here, disk from the size."""
     from largegen.conditioning.area import pure_background
     from largegen.sampling.cost import about, count_calls, count_decoded, memory_mb, trial

@@ -10,13 +10,13 @@ from largegen.cli import options as shared
 from largegen.errors import InputError
 
 if TYPE_CHECKING:
-    from largegen.embeddings.convert.convert import Given
+    from largegen.embeddings.convert.convert import ImportOptions
 
 
 def import_files(
     paths: list[Path],
     out: Path,
-    given: "Given",
+    given: "ImportOptions",
     slide: Path | None,
     settings: dict[str, Any],
     keep_going: bool,
@@ -46,7 +46,7 @@ def import_files(
 
 
 def _import_one(
-    path: Path, out: Path, given: "Given", slide: Any, settings: dict[str, Any], dry_run: bool
+    path: Path, out: Path, given: "ImportOptions", slide: Any, settings: dict[str, Any], dry_run: bool
 ) -> dict[str, Any]:
     from largegen.embeddings.convert.convert import import_embeddings, import_path, read_import
     from largegen.embeddings.file import EmbeddingFile
@@ -66,11 +66,11 @@ def _import_one(
         "columns": s.region[3],
         "encoder": s.encoder,
         "licence": s.encoder_licence,
-        "width": s.width,
+        "width": s.dim,
         "tile_px": s.tile_px,
         "overlap_px": s.overlap_px,
         "downsample": s.downsample,
-        "disk_mb": round(count * (s.width * 4 + 16) / 1e6, 3),
+        "disk_mb": round(count * (s.dim * 4 + 16) / 1e6, 3),
     }
 
 

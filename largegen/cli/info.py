@@ -16,7 +16,7 @@ def info(
     path: Annotated[
         Path,
         typer.Argument(
-            help="A slide, scene, embedding file or generated picture; a model's, autoencoder's or encoder's directory."
+            help="A slide, scene, embedding file or generated image; a model's, autoencoder's or encoder's directory."
         ),
     ],
     source_mpp: SourceMpp = None,
@@ -31,7 +31,7 @@ def info(
     elif _is_embedding_file(path):
         found = _embedding_file(path)
     else:
-        found = _picture(path, source_mpp, source_mag)
+        found = _image(path, source_mpp, source_mag)
     if json:
         print_json(found)
     else:
@@ -61,7 +61,7 @@ def _encoder(path: Path) -> dict[str, Any]:
         "path": str(path),
         "what": "encoder",
         "architecture": spec.architecture,
-        "width": spec.width,
+        "width": spec.dim,
         "input_px": spec.input_px,
         "licence": spec.licence,
     }
@@ -121,7 +121,7 @@ def _embedding_file(path: Path) -> dict[str, Any]:
     } | (settings | magnifications)
 
 
-def _picture(path: Path, source_mpp: float | None, source_mag: float | None) -> dict[str, Any]:
+def _image(path: Path, source_mpp: float | None, source_mag: float | None) -> dict[str, Any]:
     from largegen.slides.image_info import read_provenance
     from largegen.slides.slide import open_slide
 
@@ -133,7 +133,7 @@ def _picture(path: Path, source_mpp: float | None, source_mag: float | None) -> 
             resolution = {"gsd_m": slide.gsd_m}
         found = {
             "path": str(path),
-            "what": "generated picture" if made_by is not None else slide.kind,
+            "what": "generated image" if made_by is not None else slide.kind,
             "width": slide.width,
             "height": slide.height,
             "levels": [f"{width}x{height}" for width, height in slide.levels],

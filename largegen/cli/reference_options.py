@@ -1,4 +1,4 @@
-"""Options that say what a picture is made after: a slide or an embedding file, at what resolution, and how tissue is
+"""Options that say what an image is made after: a slide or an embedding file, at what resolution, and how tissue is
 found.
 """
 
@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from largegen.cli import options as shared
-from largegen.conditioning.open_reference import Choice
+from largegen.conditioning.open_reference import ReferenceOptions
 from largegen.errors import InputError
 from largegen.slides.resolution import Target
 
@@ -44,9 +44,9 @@ def _options(
     """The reference's options."""
 
 
-def _choice(
+def _reference_options(
     ref: Path | None, embeddings: Path | None, region_embeddings: Path | None, no_region: bool, **options: Any
-) -> Choice:
+) -> ReferenceOptions:
     if (ref is None) == (embeddings is None):
         raise InputError("give --ref SLIDE or --embeddings FILE.h5")
     target = Target(options.get("mag"), options["mpp"], options["gsd"])
@@ -54,7 +54,7 @@ def _choice(
         raise InputError("--mag, --mpp, --gsd: give only one of them")
     if embeddings and any(value is not None and value is not False for value in options.values()):
         raise InputError("--embeddings: resolution, tissue filter, encoder and cache are options of --ref only")
-    return Choice(
+    return ReferenceOptions(
         ref=ref,
         embeddings=embeddings,
         target=target,
@@ -71,4 +71,4 @@ def _choice(
 
 def with_reference_options(function: Callable) -> Callable:
     """Give a command the reference's options as one argument `reference: Choice`; its own win over one of them."""
-    return shared.with_options("reference", _options, _choice)(function)
+    return shared.with_options("reference", _options, _reference_options)(function)

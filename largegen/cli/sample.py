@@ -10,7 +10,7 @@ import typer
 
 from largegen.cli import options as shared
 from largegen.cli.reference_options import with_reference_options
-from largegen.conditioning.open_reference import Choice
+from largegen.conditioning.open_reference import ReferenceOptions
 from largegen.errors import InputError
 from largegen.sampling.settings import Sampling
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @with_reference_options
 def sample(
-    reference: Choice,
+    reference: ReferenceOptions,
     mag: Annotated[
         float | None, typer.Option(help="Magnification of the patches: 20, 10, 5, ...", show_default="the base")
     ] = None,
@@ -48,23 +48,23 @@ def sample(
 
     if mag is not None and level is not None:
         raise InputError("--mag, --level: give only one of them")
-    from largegen.conditioning.area import Region
+    from largegen.conditioning.area import ImageArea
     from largegen.images.contact_sheet import lay_out
     from largegen.images.provenance import image_info
     from largegen.images.write import check_output, write_image
     from largegen.models.model import load_model
-    from largegen.models.pixels import to_pictures
-    from largegen.runtime.distributed import alone
+    from largegen.models.pixels import to_images
+    from largegen.runtime.distributed import require_single_process
     from largegen.runtime.lock import lock
-    from largegen.sampling.generate import effective
+    from largegen.sampling.generate import resolve_defaults
     from largegen.sampling.patches import choose_places, grids_at, sample_patches
-    from largegen.sampling.zoom.zoom import guide_picture
+    from largegen.sampling.zoom.zoom import guide_image
 
     network = load_model(model, device, precision)
-    alone(network.device)
+    require_single_process(network.device)
     level = _level(network, mag, level)
     name = network.level_names[level]
-    sampling = effective(sampling, network)
+    sampling = resolve_defaults(sampling, network)
     out = out or Path(f"{reference.name}_samples_{name}.png")
     check_output(out, overwrite, (min(count, 8) * network.tile_px, -(-count // 8) * network.tile_px))
     with ExitStack() as stack:
@@ -72,11 +72,11 @@ def sample(
         places = choose_places(source.tissue, level, count, seed)
         grids, grid = grids_at(source, places, level, network.tile_px)
     latents = sample_patches(network, grids, level, sampling, progress=shared.show_progress())
-    patches = [to_pictures(guide_picture(network, part)) for part in latents.split(8)]
+    patches = [to_images(guide_image(network, part)) for part in latents.split(8)]
     sheet = lay_out(np.concatenate(patches), min(count, 8))
     height, width = sheet.shape[:2]
     about = {"level": level, "magnification": name, "patches": count}
-    region = Region(width, height, 0, 0, 1, 1, full=False)
+    region = ImageArea(width, height, 0, 0, 1, 1, full=False)
     info = image_info(network, grid, region, sampling, shlex.join(["largegen", *sys.argv[1:]]), about)
     with lock(out):
         check_output(out, overwrite, (width, height))

@@ -49,7 +49,7 @@ def train(
         str | None, typer.Option(help="Start from the weights of this model of the same form.")
     ] = None,
     turns: Annotated[
-        int, typer.Option(help="Ways each region is laid: 1 as it is, 2, 4 also flipped, 8 also quarter turns.")
+        int, typer.Option(help="Orientations of each region: 1 as it is, 2, 4 also flipped, 8 also quarter turns.")
     ] = 4,
     cache: Annotated[
         Path | None, typer.Option(help="Directory of the computed latents.", show_default="<out>/latents")
@@ -99,7 +99,7 @@ def train(
         conditioner=conditioner,
         levels=levels,
         init_from=init_from,
-        turns=turns,
+        orientations=turns,
         cache=cache or run.out / "latents",
         held_out=validation,
         name=name or run.out.absolute().name,

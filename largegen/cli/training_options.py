@@ -1,4 +1,4 @@
-"""Options that the training commands share, and what they do with them: fit, or say what they would fit."""
+"""Options that the training commands share, and what they do with them: train, or say what they would train."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -41,7 +41,7 @@ class Run:
     json: bool  # report as JSON
 
     def fit(self, task: "Task", result: str) -> None:
-        """Fit `task` and report it with `result`, a text with `{model}` in it for the fitted model's directory."""
+        """Train `task` and report it with `result`, a text with `{model}` in it for the trained model's directory."""
         from accelerate import PartialState
 
         from largegen.training.loop import fit, plan
@@ -65,7 +65,7 @@ def _options(
         str, typer.Option("--lr-schedule", help="Of the learning rate after the warm-up: constant or cosine.")
     ],
     ema_decay: Annotated[float, typer.Option(min=0.0, max=1.0, help="Decay of the averaged weights, per step.")],
-    validate_every: Annotated[int, typer.Option(min=1, help="Steps between validations and sample pictures.")],
+    validate_every: Annotated[int, typer.Option(min=1, help="Steps between validations and sample images.")],
     checkpoint_every: Annotated[int, typer.Option(min=1, help="Steps between checkpoints.")],
     accumulation: Annotated[int, typer.Option(min=1, help="Micro-batches per optimizer step.")] = 1,
     weight_decay: Annotated[float, typer.Option(min=0.0, help="AdamW's weight decay.")] = 0.01,
@@ -82,7 +82,7 @@ def _options(
     checkpoints_limit: Annotated[int, typer.Option(min=0, help="How many checkpoints are kept; 0 keeps all.")] = 2,
     resume: Annotated[
         str | None,
-        typer.Option(help="`latest` (starts anew where there is none) or the path of a checkpoint-N directory."),
+        typer.Option(help="`latest` (starts over where there is none) or the path of a checkpoint-N directory."),
     ] = None,
     device: shared.Device = "auto",
     seed: shared.Seed = 0,

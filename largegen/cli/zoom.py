@@ -11,20 +11,20 @@ import typer
 
 from largegen.cli import options as shared
 from largegen.cli.reference_options import with_reference_options
-from largegen.conditioning.open_reference import Choice
+from largegen.conditioning.open_reference import ReferenceOptions
 from largegen.errors import InputError
 from largegen.sampling.settings import ZOOM_STEPS, Sampling, Zooming
 
 if TYPE_CHECKING:
-    from largegen.conditioning.area import Region
+    from largegen.conditioning.area import ImageArea
     from largegen.models.model import Model
 
 
 @with_reference_options
 def zoom(
-    reference: Choice,
+    reference: ReferenceOptions,
     size: Annotated[
-        str, typer.Option(help="Side of the picture in px: 512, 1024, 2048 or 4096 with tiles of 256 px and 5 levels.")
+        str, typer.Option(help="Side of the image in px: 512, 1024, 2048 or 4096 with tiles of 256 px and 5 levels.")
     ] = "1024",
     region: shared.Corner = None,
     model: shared.ModelName = "starter",
@@ -36,12 +36,12 @@ def zoom(
         ),
     ] = None,
     levels: Annotated[
-        bool, typer.Option("--levels", help="Also write the picture at each magnification between, as PNG.")
+        bool, typer.Option("--levels", help="Also write the image at each magnification between, as PNG.")
     ] = False,
     method: Annotated[
         str,
         typer.Option(
-            help="fast: a draft, the guide from it, then the picture under the guide; published: guide and tiles at"
+            help="fast: a draft, the guide from it, then the image under the guide; published: guide and tiles at"
             " once by inner iterations, then a pass against seams."
         ),
     ] = Zooming.method,
@@ -64,39 +64,39 @@ def zoom(
     dry_run: shared.DryRun = False,
     json: shared.Json = False,
 ) -> None:
-    """Make a large picture that agrees with a guide at low magnification, laid out like a reference.
+    """Make a large image that agrees with a guide at low magnification, laid out like a reference.
 
-    The guide is one patch at the magnification that shows all of the picture (1.25x for 4096 px at 20x), conditioned on
-    all embeddings under it; the picture, shrunk, follows the guide. Killed, the same command goes on.
+    The guide is one patch at the magnification that shows all of the image (1.25x for 4096 px at 20x), conditioned on
+    all embeddings under it; the image, shrunk, follows the guide. Killed, the same command resumes.
     """
     zooming = Zooming(method, inner_steps, inner_rate, fd_step, seam_steps)
     zooming.check()
     sampling = Sampling(steps=steps, guidance=guidance, batch_size=shared.window_batch(batch_size), seed=seed)
     sampling.check()
-    from largegen.conditioning.area import parse_region, parse_size
+    from largegen.conditioning.area import parse_corner, parse_size
     from largegen.images.write import check_output
 
-    wanted, corner = parse_size(size), parse_region(region) if region else None
+    wanted, corner = parse_size(size), parse_corner(region) if region else None
     if wanted is None:
         raise InputError(f"--size {size}: zoom makes squares of a given side")
     out = out or Path(f"{reference.name}_zoom_{size}.tif")
     check_output(out, overwrite, wanted)
     from largegen.images.zoom_file import zoom_file
     from largegen.models.model import load_model
-    from largegen.runtime.distributed import alone
-    from largegen.sampling.generate import effective
+    from largegen.runtime.distributed import require_single_process
+    from largegen.sampling.generate import resolve_defaults
     from largegen.sampling.zoom.zoom import check_zooming, level_of
 
     if method == "published" and precision == "auto":
         precision = "fp32"  # lower precisions drown its forward differences
     network = load_model(model, device, precision)
-    alone(network.device)
+    require_single_process(network.device)
     level_of(network, wanted)
     check_zooming(network, zooming)
-    sampling = effective(sampling, network)
+    sampling = resolve_defaults(sampling, network)
     with ExitStack() as stack:
         source = reference.open(stack, network, shared.show_progress())
-        place = source.region(network, wanted, corner)
+        place = source.area(network, wanted, corner)
         if dry_run:
             shared.print_json(_estimate(network, place, sampling, zooming, out))
             return
@@ -120,7 +120,7 @@ def zoom(
         typer.echo(f"{out}: {place.width}x{place.height} px, {report['guide_psnr']:.1f} dB from its guide")
 
 
-def _estimate(model: "Model", region: "Region", sampling: Sampling, zooming: Zooming, out: Path) -> dict[str, Any]:
+def _estimate(model: "Model", region: "ImageArea", sampling: Sampling, zooming: Zooming, out: Path) -> dict[str, Any]:
     """What the run would take, but for embedding."""
     from largegen.sampling.cost import about, count_decoded, memory_mb, trial
     from largegen.sampling.zoom.zoom import count_work

@@ -1,4 +1,4 @@
-"""A picture's size and the rectangle of tiles under it."""
+"""An image's size and the rectangle of tiles under it."""
 
 import re
 from dataclasses import dataclass
@@ -11,14 +11,14 @@ from largegen.slides.tiles import held_in_rectangles
 
 
 @dataclass(frozen=True)
-class Region:
-    """A picture's size and the rectangle of tiles that it needs."""
+class ImageArea:
+    """An image's size and the rectangle of tiles that it needs."""
 
     width: int  # px, at the working resolution
     height: int
     row: int  # first tile
     col: int
-    rows: int  # tiles; past the last of the reference the picture goes on by repetition
+    rows: int  # tiles; past the last of the reference the image is continued by repetition
     cols: int
     full: bool  # the whole reference
 
@@ -38,7 +38,7 @@ def parse_size(text: str) -> tuple[int, int] | None:
     return int(match[1]), int(match[2] or match[1])
 
 
-def parse_region(text: str) -> tuple[int, int]:
+def parse_corner(text: str) -> tuple[int, int]:
     """`X,Y` in level-0 pixels -> (x, y). Raises InputError for anything else."""
     match = re.fullmatch(r"(\d+),(\d+)", text.replace(" ", ""))
     if not match:
@@ -68,7 +68,7 @@ def pure_background(tissue: np.ndarray, window: int, height: int, width: int) ->
     """(rows, cols) bool of tiles -> (height, width) bool of latents, `window` to a tile: True where no tissue is near.
 
     A tile that touches tissue is not pure, so that tissue does not end at a tile's border. Past the last tiles the
-    canvas, no smaller than they, goes on by repetition.
+    canvas, no smaller than they, is continued by repetition.
     """
     rows, cols = tissue.shape
     padded = np.pad(tissue, 1)

@@ -28,7 +28,7 @@ def interpolate_grid(features: Tensor, y: Tensor, x: Tensor) -> Tensor:
     """Embeddings between the points of a grid: slerp along the row, then between the two rows [L, sec. 3].
 
     features: (R, C, D) float, one embedding per tile, on any device; y, x: (N,) in tiles, on the CPU, with (0, 0)
-    at the first tile. Returns (N, D) float32. The grid goes on past its edges by repetition.
+    at the first tile. Returns (N, D) float32. The grid is continued past its edges by repetition.
     """
     features = features.float()
     rows, cols, _ = features.shape

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Choice:
+class ReferenceOptions:
     """A reference, as the command line asks for it."""
 
     ref: Path | None
@@ -39,19 +39,19 @@ class Choice:
         from largegen.conditioning.region_context import (
             WEIGHTS_OPTION,
             check_region_choice,
-            surroundings_of_file,
-            surroundings_of_slide,
-            with_surroundings,
+            context_from_file,
+            context_from_slide,
+            with_region_context,
         )
         from largegen.slides.slide import open_slide
 
         given, weights = self.region_embeddings, self.region_encoder_weights
         chosen = {"--region-embeddings": given, WEIGHTS_OPTION: weights, "--no-region": self.no_region}
         check_region_choice(model, [option for option, value in chosen.items() if value], self.ref is not None)
-        found = surroundings_of_file(model, given) if given else None
+        found = context_from_file(model, given) if given else None
         if self.ref is None:
             reference = file_reference(model, self.embeddings)
-            return with_surroundings(reference, found) if found else reference
+            return with_region_context(reference, found) if found else reference
         slide = stack.enter_context(open_slide(self.ref, *self.source))
         target = self.target
         if target == Target(None, None, None) and model.mpp and slide.kind != "scene":
@@ -66,5 +66,5 @@ class Choice:
         mag = target.magnification(slide)
         reference = slide_reference(model, slide, mag=mag, encoder_weights=self.encoder_weights, **how)
         if model.region_dim and not self.no_region:
-            found = found or surroundings_of_slide(model, slide, encoder_weights=weights, **how)
-        return with_surroundings(reference, found) if found else reference
+            found = found or context_from_slide(model, slide, encoder_weights=weights, **how)
+        return with_region_context(reference, found) if found else reference

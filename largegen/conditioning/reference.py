@@ -8,14 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from largegen.conditioning.area import Region, check_size, most_tissue
+from largegen.conditioning.area import ImageArea, check_size, most_tissue
 from largegen.embeddings.embed import embed_slide, kept_tiles
 from largegen.embeddings.file import EmbeddingFile
 from largegen.embeddings.grid import EmbeddingGrid
 from largegen.errors import EmbeddingFileError, InputError
 from largegen.models.encoder import STARTER_DIR, Encoder, load_encoder
 from largegen.models.model import Model
-from largegen.runtime.distributed import from_main, join
+from largegen.runtime.distributed import process_group, run_on_main
 from largegen.runtime.files import cache_directory
 from largegen.slides.slide import Slide
 from largegen.slides.tiles import tile_grid
@@ -23,17 +23,17 @@ from largegen.slides.tiles import tile_grid
 
 @dataclass(frozen=True)
 class Reference:
-    """A grid of tiles that pictures can be laid over, each tile as large as a model's window."""
+    """A grid of tiles that images can be laid over, each tile as large as a model's window."""
 
     width: int  # px of the whole at the working resolution, with what the grid's whole tiles leave right and below
     height: int
     tissue: np.ndarray  # (rows, cols) bool
     origin_xy: tuple[int, int]  # level-0 top-left corner of the first tile
     tile_level0_px: float  # side of a tile in level-0 px
-    grid: Callable[[Region], EmbeddingGrid]  # the embeddings under a region
+    grid: Callable[[ImageArea], EmbeddingGrid]  # the embeddings under a region
 
-    def region(self, model: Model, size: tuple[int, int] | None, corner: tuple[int, int] | None = None) -> Region:
-        """Lay a picture over the grid. Raises InputError for a size that the grid or the model does not allow.
+    def area(self, model: Model, size: tuple[int, int] | None, corner: tuple[int, int] | None = None) -> ImageArea:
+        """Lay an image over the grid. Raises InputError for a size that the grid or the model does not allow.
 
         size: (width, height) in px, None for the whole. corner: the wanted top-left corner (x, y) in level-0 px,
         moved up and left to a tile's; by default the place with most tissue.
@@ -44,7 +44,7 @@ class Reference:
         if size is None:
             if corner is not None:
                 raise InputError("--region: not with --size full, which is all of the reference")
-            return Region(*largest, 0, 0, grid_rows, grid_cols, full=True)
+            return ImageArea(*largest, 0, 0, grid_rows, grid_cols, full=True)
         check_size(size, model)
         width, height = size
         if width > largest[0] or height > largest[1]:
@@ -65,7 +65,7 @@ class Reference:
                     f"--region {corner[0]},{corner[1]}: {width}x{height} px from there leave the reference;"
                     f" corners from {self._corner(0, 0)} to {self._corner(grid_rows - rows, grid_cols - cols)} fit"
                 )
-        return Region(width, height, row, col, rows, cols, full=False)
+        return ImageArea(width, height, row, col, rows, cols, full=False)
 
     def _corner(self, row: int, col: int) -> str:
         x, y = self.origin_xy
@@ -89,7 +89,7 @@ def file_reference(model: Model, path: Path) -> Reference:
         tissue=grid.tissue,
         origin_xy=grid.origin_xy,
         tile_level0_px=grid.tile_px * grid.downsample,
-        grid=lambda region: grid.crop(region.row, region.col, region.rows, region.cols),
+        grid=lambda area: grid.crop(area.row, area.col, area.rows, area.cols),
     )
 
 
@@ -107,7 +107,7 @@ def slide_reference(
 ) -> Reference:
     """A slide as a reference: its tiles are embedded when asked for, with the model's own encoder, or found in `cache`.
 
-    downsample: level-0 px per px of the picture; see embed.embed_slide for the rest.
+    downsample: level-0 px per px of the image; see embed.embed_slide for the rest.
     """
     tiles = tile_grid(slide, downsample, model.tile_px)
     filter_ = {"tissue_threshold": tissue_threshold, "tissue_filter": tissue_filter}
@@ -127,7 +127,7 @@ def slide_reference(
         tissue=kept_tiles(slide, tiles, **filter_),
         origin_xy=(0, 0),
         tile_level0_px=tiles.stride_level0_px,
-        grid=lambda region: embed((region.row, region.col, region.rows, region.cols)),
+        grid=lambda area: embed((area.row, area.col, area.rows, area.cols)),
     )
 
 
@@ -154,7 +154,7 @@ def rectangles(
         check(model, file)
         return file.grid()
 
-    return lambda place: from_main(join(model.device), lambda: embed(place))
+    return lambda place: run_on_main(process_group(model.device), lambda: embed(place))
 
 
 def _size_at(width: int, height: int, downsample: float) -> tuple[int, int]:
@@ -173,9 +173,9 @@ def check_embeddings(model: Model, file: EmbeddingFile) -> None:
     """Raise an EmbeddingFileError where a model cannot be conditioned on an embedding file."""
     info, settings = model.info, file.settings
     name = info["name"]
-    if settings.width != info["embedding_dim"]:
+    if settings.dim != info["embedding_dim"]:
         raise EmbeddingFileError(
-            f"{file.path}: embeddings of width {settings.width}, of {settings.encoder}, but model {name} needs"
+            f"{file.path}: {settings.dim}-dimensional embeddings of {settings.encoder}, but model {name} needs"
             f" {info['embedding_dim']}, of {info['encoder']}"
         )
     if settings.tile_px != model.tile_px or settings.overlap_px:

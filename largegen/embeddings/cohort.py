@@ -19,14 +19,14 @@ def find_embeddings(paths: Sequence[Path]) -> list[Path]:
 
 
 def check_together(files: Sequence[EmbeddingFile]) -> Settings:
-    """The settings that all files share. Raises EmbeddingFileError where encoder, width or tile size differ.
+    """The settings that all files share. Raises EmbeddingFileError where encoder, dimension or tile size differ.
 
     Files that do not say which weights their encoder had, as imported ones, go with those that do, with a warning.
     """
     unknown = [file for file in files if not file.settings.encoder_fingerprint]
     first = next((file for file in files if file not in unknown), files[0])
     for file in files:
-        for key in ("encoder", "width", "tile_px", *(["encoder_fingerprint"] if file not in unknown else [])):
+        for key in ("encoder", "dim", "tile_px", *(["encoder_fingerprint"] if file not in unknown else [])):
             mine, theirs = getattr(file.settings, key), getattr(first.settings, key)
             if mine != theirs:
                 raise EmbeddingFileError(f"{file.path}: {key} {mine}, but {first.path} has {theirs}")

@@ -1,7 +1,7 @@
 """Embed a slide: the tiles that hold tissue, through the encoder, into an embedding file.
 
 The work goes to `<file>.partial/` first (see partial.py), so that a run can be killed at any moment and the
-same call goes on where it stopped.
+same call resumes where it stopped.
 """
 
 import hashlib
@@ -19,7 +19,7 @@ import numpy as np
 from largegen.embeddings.file import EmbeddingFile, Settings, trident_attributes, write_embeddings
 from largegen.embeddings.partial import Blocks
 from largegen.errors import InputError, ModelError, OutputError
-from largegen.runtime.files import atomic, writing
+from largegen.runtime.files import atomic, write_errors
 from largegen.runtime.lock import lock
 from largegen.slides.tiles import TileGrid, tile_grid, tissue_fraction
 from largegen.slides.tissue import DATA_FRACTION, TISSUE_FRACTION, tissue_mask
@@ -85,7 +85,7 @@ def embed_slide(
                 f"{slide.path}: no tile holds {'data' if slide.kind == 'scene' else 'tissue'}; "
                 "lower --tissue-threshold or use --no-tissue-filter"
             )
-        _check_space(path, len(cells) * (encoder.width * 4 + 16))
+        _check_space(path, len(cells) * (encoder.dim * 4 + 16))
         _embed(path, settings, slide, encoder, grid, cells, batch_size, workers, progress, mag)
     return path
 
@@ -141,7 +141,7 @@ def _existing(path: Path, settings: Settings) -> Path:
 
 
 def _check_space(path: Path, needed: int) -> None:
-    with writing(path):
+    with write_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(path.parent).free
     if free < 2 * needed:  # the blocks, and the file made of them

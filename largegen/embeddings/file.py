@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 FORMAT = "largegen-embeddings"
 FORMAT_VERSION = 1
 CHUNK_ROWS = 64
+NAMES_ON_DISK = {"dim": "width"}  # settings whose names in the file are others
 SOURCE_KEYS = (
     *("source_name", "source_path", "source_kind", "source_width", "source_height", "source_background"),
     *("mpp", "gsd_m", "crs", "transform"),
@@ -54,7 +55,7 @@ class Settings:
     encoder: str
     encoder_fingerprint: str  # of its weights; "" where it is not known: in imported files
     encoder_licence: str
-    width: int  # D
+    dim: int  # D of an embedding; `width` in the file
     precision: str  # what the encoder computed in, or "unknown"
     grid_xy: tuple[int, int] | None = None  # level-0 corner of the tile grid, where that is not the slide's
 
@@ -96,7 +97,7 @@ class Settings:
             encoder=encoder.spec.name,
             encoder_fingerprint=encoder.fingerprint,
             encoder_licence=encoder.spec.licence,
-            width=encoder.width,
+            dim=encoder.dim,
             precision=str(encoder.dtype).removeprefix("torch."),
         )
 
@@ -104,12 +105,15 @@ class Settings:
     def from_dict(cls, values: Mapping[str, Any]) -> "Settings":
         """The inverse of `as_dict`; raises KeyError for one that is missing."""
         optional = ("mpp", "gsd_m", "crs", "transform", "grid_xy")
-        found = {k: values.get(k) if k in optional else values[k] for k in cls.__dataclass_fields__}
+        found = {
+            field: values.get(key) if field in optional else values[key]
+            for field, key in ((field, NAMES_ON_DISK.get(field, field)) for field in cls.__dataclass_fields__)
+        }
         return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in found.items()})
 
     def as_dict(self) -> dict[str, Any]:
-        """Without what is not known."""
-        return {k: v for k, v in asdict(self).items() if v is not None}
+        """The attributes of the file; without what is not known."""
+        return {NAMES_ON_DISK.get(k, k): v for k, v in asdict(self).items() if v is not None}
 
     def difference(self, other: "Settings") -> str | None:
         """The first setting, as text, in which `other` would give other embeddings; None if there is none."""
@@ -135,7 +139,7 @@ class EmbeddingFile:
                 self._check(file)
                 self.attrs = {key: _plain(value) for key, value in file.attrs.items()}
                 self.coords_attrs = {key: _plain(value) for key, value in file["coords"].attrs.items()}
-                self.count, self.width = file["features"].shape
+                self.count, self.dim = file["features"].shape
                 self.background = file["background"][:]
             self.settings = Settings.from_dict(self.attrs)
         except EmbeddingFileError:
@@ -157,10 +161,10 @@ class EmbeddingFile:
         if not file.attrs.get("complete", False):
             raise EmbeddingFileError(f"{self.path}: incomplete; embed the slide again")
         features, coords = file["features"].shape, file["coords"].shape
-        width = int(file.attrs["width"])
-        if features != (coords[0], width) or coords[1:] != (2,) or file["background"].shape != (width,):
+        dim = int(file.attrs[NAMES_ON_DISK["dim"]])
+        if features != (coords[0], dim) or coords[1:] != (2,) or file["background"].shape != (dim,):
             raise EmbeddingFileError(
-                f"{self.path}: features {features}, coords {coords} and width {width} do not fit together"
+                f"{self.path}: features {features}, coords {coords} and width {dim} do not fit together"
             )
 
     def features(self) -> np.ndarray:
@@ -217,15 +221,15 @@ class EmbeddingFile:
         )
 
 
-def read_grid(path: Path, width: int | None = None) -> EmbeddingGrid:
-    """Read the grid of an embedding file; `width` is the D that the reader's model was trained with.
+def read_grid(path: Path, dim: int | None = None) -> EmbeddingGrid:
+    """Read the grid of an embedding file; `dim` is the D that the reader's model was trained with.
 
-    Raises EmbeddingFileError for a file that is damaged, incomplete, not a grid, or of another width.
+    Raises EmbeddingFileError for a file that is damaged, incomplete, not a grid, or of another dimension.
     """
     file = EmbeddingFile(path)
-    if width is not None and file.width != width:
+    if dim is not None and file.dim != dim:
         raise EmbeddingFileError(
-            f"{path}: embeddings of width {file.width} (encoder {file.settings.encoder}), but the model needs {width}"
+            f"{path}: {file.dim}-dimensional embeddings (encoder {file.settings.encoder}), but the model needs {dim}"
         )
     return file.grid()
 
@@ -249,8 +253,8 @@ def write_embeddings(
     # Made in memory: on a full disk the HDF5 library can neither write nor close, and ends the process.
     with h5py.File(path.name, "w", driver="core", backing_store=False, block_size=2**20) as file:
         for name, data in (("features", features.astype(np.float32)), ("coords", coords.astype(np.int64))):
-            width = data.shape[1]
-            file.create_dataset(name, data=data, maxshape=(None, width), chunks=(CHUNK_ROWS, width))
+            columns = data.shape[1]
+            file.create_dataset(name, data=data, maxshape=(None, columns), chunks=(CHUNK_ROWS, columns))
         file.create_dataset("background", data=background.astype(np.float32))
         file["coords"].attrs.update(coords_attrs)
         file.attrs.update(settings.as_dict())

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from largegen.embeddings.file import Settings
-from largegen.runtime.files import atomic, remove, write_json, writing
+from largegen.runtime.files import atomic, remove, write_errors, write_json
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +34,7 @@ class Blocks:
 
     def _take_over(self, settings: Settings) -> None:
         record = self.directory / "settings.json"
-        with writing(self.directory):
+        with write_errors(self.directory):
             if self.directory.exists():
                 try:
                     earlier = Settings.from_dict(json.loads(record.read_text()))
@@ -47,15 +47,15 @@ class Blocks:
             write_json(record, settings.as_dict())
         while (file := self.directory / f"{self.done:09d}.npy").exists() and self.done < self.total:
             try:
-                rows, width = np.load(file, mmap_mode="r").shape
+                rows, dim = np.load(file, mmap_mode="r").shape
             except (OSError, ValueError, EOFError):
                 break  # lost its content in a crash of the machine
-            if width != settings.width or not 0 < rows <= self.total - self.done:
+            if dim != settings.dim or not 0 < rows <= self.total - self.done:
                 break
             self._files.append(file)
             self.done += rows
         if self.done:
-            log.info("%s: going on after %d of %d tiles", self.directory.stem, self.done, self.total)
+            log.info("%s: resuming after %d of %d tiles", self.directory.stem, self.done, self.total)
 
     def append(self, embeddings: np.ndarray) -> None:
         """Add a batch (n, D) float32; it reaches the disk within FLUSH_S seconds of appending."""
@@ -84,7 +84,7 @@ class Blocks:
         return np.concatenate([np.load(file) for file in self._files])
 
     def drop_if_empty(self) -> None:
-        """Leave no directory behind where there is nothing to go on from."""
+        """Leave no directory behind where there is nothing to resume from."""
         if not self._files:
             self.remove()
 

@@ -1,4 +1,4 @@
-"""Contact sheets of sample pictures."""
+"""Contact sheets of sample images."""
 
 from pathlib import Path
 
@@ -7,21 +7,21 @@ import numpy as np
 from largegen.runtime.files import atomic
 
 
-def lay_out(pictures: np.ndarray, columns: int, gap_px: int = 4) -> np.ndarray:
-    """Pictures (N, H, W, 3) uint8 -> one (h, w, 3) uint8 with `columns` of them per row, row by row."""
-    count, height, width, _ = pictures.shape
+def lay_out(images: np.ndarray, columns: int, gap_px: int = 4) -> np.ndarray:
+    """Images (N, H, W, 3) uint8 -> one (h, w, 3) uint8 with `columns` of them per row, row by row."""
+    count, height, width, _ = images.shape
     rows = -(-count // columns)
     sheet = np.full((rows * (height + gap_px) - gap_px, columns * (width + gap_px) - gap_px, 3), 255, np.uint8)
-    for number, picture in enumerate(pictures):
+    for number, image in enumerate(images):
         row, col = divmod(number, columns)
         top, left = row * (height + gap_px), col * (width + gap_px)
-        sheet[top : top + height, left : left + width] = picture
+        sheet[top : top + height, left : left + width] = image
     return sheet
 
 
-def contact_sheet(pictures: np.ndarray, columns: int, path: Path) -> None:
-    """Write pictures (N, H, W, 3) uint8, laid out, to the PNG `path`."""
+def contact_sheet(images: np.ndarray, columns: int, path: Path) -> None:
+    """Write images (N, H, W, 3) uint8, laid out, to the PNG `path`."""
     from PIL import Image
 
     with atomic(path) as temporary:
-        Image.fromarray(lay_out(pictures, columns)).save(temporary)
+        Image.fromarray(lay_out(images, columns)).save(temporary)

@@ -1,4 +1,4 @@
-"""From a grid of embeddings to a picture's file: lock, sample, decode, write; a killed run goes on."""
+"""From a grid of embeddings to an image's file: lock, sample, decode, write; a killed run resumes."""
 
 import hashlib
 import json
@@ -12,23 +12,23 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from largegen.conditioning.area import Region, pure_background
+from largegen.conditioning.area import ImageArea, pure_background
 from largegen.embeddings.grid import EmbeddingGrid
 from largegen.images.provenance import image_info
 from largegen.images.write import check_output, write_image
 from largegen.models.model import Model
-from largegen.runtime.distributed import from_main, join, least
+from largegen.runtime.distributed import min_over_processes, process_group, run_on_main
 from largegen.runtime.files import remove
 from largegen.runtime.lock import lock
 from largegen.sampling.cost import count_calls
-from largegen.sampling.generate import decode_bands, effective, sample_latents
+from largegen.sampling.generate import decode_bands, resolve_defaults, sample_latents
 from largegen.sampling.settings import Sampling
 
 
 def generate_file(
     model: Model,
     grid: EmbeddingGrid,
-    region: Region,
+    area: ImageArea,
     out: Path,
     sampling: Sampling,
     *,
@@ -37,36 +37,36 @@ def generate_file(
     progress: bool = False,
     save_every_s: float = 30.0,
 ) -> dict[str, Any]:
-    """Make the picture of `region` (whose tiles `grid` holds) and write it to `out`; returns what was done.
+    """Make the image of `area` (whose tiles `grid` holds) and write it to `out`; returns what was done.
 
-    The canvas is kept in `.<out>.partial` as it is sampled: the same call after a kill goes on from there, to the same
-    picture. Under several processes each samples its share of the windows, and the main one keeps and writes. Raises
-    InputError, LockedError while another process makes the same picture, and OutputError for a picture that exists
+    The canvas is kept in `.<out>.partial` as it is sampled: the same call after a kill resumes from there, to the same
+    image. Under several processes each samples its share of the windows, and the main one keeps and writes. Raises
+    InputError, LockedError while another process makes the same image, and OutputError for an image that exists
     already (unless `overwrite`) or a disk that refuses it.
     """
-    processes = join(model.device)
+    processes = process_group(model.device)
     automatic = sampling.batch_size == 0
-    sampling = effective(sampling, model)
-    sampling = replace(sampling, batch_size=least(processes, sampling.batch_size))
-    height, width = region.height // model.factor, region.width // model.factor
+    sampling = resolve_defaults(sampling, model)
+    sampling = replace(sampling, batch_size=min_over_processes(processes, sampling.batch_size))
+    height, width = area.height // model.factor, area.width // model.factor
     colour = tuple(grid.source["background"])
-    skip = pure_background(grid.tissue, model.window, height, width) if region.full else None
+    skip = pure_background(grid.tissue, model.window, height, width) if area.full else None
     partial = out.with_name(f".{out.name}.partial")
     started = time.perf_counter()
     with ExitStack() as stack:
-        from_main(processes, lambda: claim(stack, out, overwrite, (region.width, region.height), partial))
+        run_on_main(processes, lambda: lock_output(stack, out, overwrite, (area.width, area.height), partial))
         canvas = sample_latents(
             model,
             torch.from_numpy(grid.features),
-            region.height,
-            region.width,
+            area.height,
+            area.width,
             sampling,
             skip=None if skip is None else torch.from_numpy(skip),
             skip_latent=None if skip is None else _flat_latent(model, colour),
             processes=processes,
             checkpoint=partial,
             keep_batch_size=automatic,
-            fingerprint=fingerprint_of(model, grid, region),
+            fingerprint=fingerprint_of(model, grid, area),
             save_every_s=save_every_s,
             progress=progress,
         )
@@ -74,14 +74,14 @@ def generate_file(
 
         def write() -> None:
             bands = decode_bands(model, canvas, sampling, skip, colour, progress)
-            write_image(out, bands, image_info(model, grid, region, sampling, command))
+            write_image(out, bands, image_info(model, grid, area, sampling, command))
             partial.unlink(missing_ok=True)
 
-        from_main(processes, write)
+        run_on_main(processes, write)
     return {
         "out": str(out),
-        "width": region.width,
-        "height": region.height,
+        "width": area.width,
+        "height": area.height,
         "reference_xy": list(grid.origin_xy),
         "denoiser_calls": count_calls(sampling, model.window, height, width, skip),
         "sample_seconds": round(sampled - started, 2),
@@ -89,7 +89,7 @@ def generate_file(
     }
 
 
-def claim(stack: ExitStack, out: Path, overwrite: bool, size: tuple[int, int], *partials: Path) -> None:
+def lock_output(stack: ExitStack, out: Path, overwrite: bool, size: tuple[int, int], *partials: Path) -> None:
     """Lock an output for as long as `stack` lives, see that it can be written, and clear up after killed runs."""
     stack.enter_context(lock(out))
     check_output(out, overwrite, size)
@@ -99,15 +99,15 @@ def claim(stack: ExitStack, out: Path, overwrite: bool, size: tuple[int, int], *
 
 
 def _flat_latent(model: Model, colour: tuple[int, int, int]) -> Tensor:
-    """The latent (C,) of a picture of one colour."""
+    """The latent (C,) of an image of one colour."""
     flat = torch.tensor(colour).float()[None, :, None, None] / 127.5 - 1
     return model.autoencoder.encode(flat.expand(1, 3, model.tile_px, model.tile_px)).mean((0, 2, 3))
 
 
-def fingerprint_of(model: Model, grid: EmbeddingGrid, region: Region) -> str:
+def fingerprint_of(model: Model, grid: EmbeddingGrid, area: ImageArea) -> str:
     """Stands for all that the latents depend on beside the sampling's settings."""
     digest = hashlib.sha256(grid.features.tobytes() + grid.tissue.tobytes())
-    about = [asdict(region), grid.source["background"], dict(model.scheduler.config), str(model.dtype)]
+    about = [asdict(area), grid.source["background"], dict(model.scheduler.config), str(model.dtype)]
     digest.update(json.dumps([*about, model.device.type], default=str).encode())
     linear = model.linear_decoder
     weights_of = [network.parameters() for network in (model.unet, model.conditioner, model.autoencoder.vae)]

@@ -1,4 +1,4 @@
-"""What TIFF, OME-TIFF and world files say of a picture's size, resolution and place."""
+"""What TIFF, OME-TIFF and world files say of an image's size, resolution and place."""
 
 import struct
 import xml.etree.ElementTree as ET
@@ -37,7 +37,7 @@ def ome_xml(info: ImageInfo) -> str:
 
 
 def world_file(path: Path, georeference: "Georeference") -> tuple[Path, str]:
-    """Name and content of the world file of a picture: .tfw, .pgw, .jgw."""
+    """Name and content of the world file of an image: .tfw, .pgw, .jgw."""
     suffix = path.suffix.lower()
     a, b, c, d, e, f = georeference.transform[:6]
     # A world file gives the centre of the first pixel, the transform its corner.

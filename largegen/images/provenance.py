@@ -1,4 +1,4 @@
-"""What a generated picture says of itself: where it lies, and all that made it."""
+"""What a generated image says of itself: where it lies, and all that made it."""
 
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -7,7 +7,7 @@ from typing import Any
 import diffusers
 import torch
 
-from largegen.conditioning.area import Region
+from largegen.conditioning.area import ImageArea
 from largegen.embeddings.grid import EmbeddingGrid
 from largegen.models.model import Model
 from largegen.sampling.settings import Sampling
@@ -19,12 +19,12 @@ from largegen.version import __version__
 def image_info(
     model: Model,
     grid: EmbeddingGrid,
-    region: Region,
+    area: ImageArea,
     sampling: Sampling,
     command: str,
     more: Mapping[str, Any] | None = None,
 ) -> ImageInfo:
-    """What the picture says of itself: resolution and place as its reference's, and all that made it.
+    """What the image says of itself: resolution and place as its reference's, and all that made it.
 
     more: what else made it, JSON values.
     """
@@ -37,8 +37,8 @@ def image_info(
         place = Georeference(source["crs"], transform)
     info = model.info
     return ImageInfo(
-        width=region.width,
-        height=region.height,
+        width=area.width,
+        height=area.height,
         mpp=source["mpp"] and source["mpp"] * scale,
         gsd_m=source["gsd_m"] and source["gsd_m"] * scale,
         georeference=place,

@@ -1,7 +1,7 @@
-"""Pixels to a picture file: pyramidal TIFF, OME-TIFF, DeepZoom, PNG, JPEG.
+"""Pixels to an image file: pyramidal TIFF, OME-TIFF, DeepZoom, PNG, JPEG.
 
 Bands arrive top to bottom and go to an uncompressed temporary file beside the output, from which
-libvips builds the final file: memory does not grow with the picture. Everything is made under temporary
+libvips builds the final file: memory does not grow with the image. Everything is made under temporary
 names and renamed when complete. What the file says about itself is in slides/image_info.py and headers.py.
 """
 
@@ -59,7 +59,7 @@ def output_format(path: Path) -> str:
 
 
 def check_output(path: Path, overwrite: bool = False, size: tuple[int, int] | None = None) -> None:
-    """Find out before the work whether a picture of `size` (width, height) px can be written to `path`.
+    """Find out before the work whether an image of `size` (width, height) px can be written to `path`.
 
     Raises InputError for an unknown suffix or a JPEG that is too large, OutputError where the file exists and
     `overwrite` is False, or where its directory cannot be written.
@@ -82,7 +82,7 @@ def check_output(path: Path, overwrite: bool = False, size: tuple[int, int] | No
 def write_image(
     path: Path, bands: Iterable[tuple[int, np.ndarray]], info: ImageInfo, *, jpeg_quality: int = 90
 ) -> None:
-    """Write a picture, in the format that the suffix of `path` names, and its provenance to `<path>.json`.
+    """Write an image, in the format that the suffix of `path` names, and its provenance to `<path>.json`.
 
     `bands` yields (y0, (h, width, 3) uint8) from top to bottom without gaps; h may vary. An existing file is
     replaced once the new one is complete. `.tif` and `.ome.tif` are tiled pyramids with JPEG compression;
@@ -134,7 +134,7 @@ def _spooled(path: Path, bands: Iterable[tuple[int, np.ndarray]], info: ImageInf
                 file.write(np.ascontiguousarray(band))
                 y += len(band)
         if y != info.height:
-            raise ValueError(f"the bands have {y} rows, the picture {info.height}")
+            raise ValueError(f"the bands have {y} rows, the image {info.height}")
         yield pyvips.Image.tiffload(str(raw), access="sequential", revalidate=True)
     finally:
         remove(raw)
@@ -231,7 +231,7 @@ SAVERS: dict[str, Callable[["pyvips.Image", Path, ImageInfo, int], None]] = {
 
 
 def _place(path: Path, temporary: Path, info: ImageInfo) -> None:
-    """Give a scene's picture its place on Earth: GeoTIFF tags, or a world file, or the JSON only."""
+    """Give a scene's image its place on Earth: GeoTIFF tags, or a world file, or the JSON only."""
     kind = output_format(path)
     if kind == "deepzoom":
         return

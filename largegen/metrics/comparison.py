@@ -11,25 +11,25 @@ from largegen.errors import HubError, InputError, ModelError
 from largegen.metrics.features.extract import extract
 from largegen.metrics.features.networks import FeatureNetwork, load_network
 from largegen.metrics.request import Config, are_patches
-from largegen.metrics.results import NotApplicable, Unlike
-from largegen.metrics.sets.crops import WHOLE_PX, Crops, CropSettings, Samples, whole_pictures
-from largegen.metrics.sets.images import Level, Picture
+from largegen.metrics.results import IncompatibleStatistics, NotApplicable
+from largegen.metrics.sets.crops import WHOLE_PX, Crops, CropSettings, Samples, whole_images
+from largegen.metrics.sets.images import ResolutionGroup, SetImage
 from largegen.metrics.sets.sets import Sets
 from largegen.metrics.sets.statistics import Statistics, check_same_key
-from largegen.runtime.distributed import from_main, main_first
+from largegen.runtime.distributed import main_first, run_on_main
 
 if TYPE_CHECKING:
     from accelerate import PartialState
 
 
-ALIKE = 1.1  # whole pictures whose shorter sides differ by no more than this factor are of one size
+MAX_SIDE_RATIO = 1.1  # whole images whose shorter sides differ by no more than this factor are of one size
 
-# What is compared, with the side in px that its pictures have before a network sees them; no real samples where the
+# What is compared, with the side in px that its images have before a network sees them; no real samples where the
 # statistics are from a file.
 BothSamples = tuple[int, Samples | None, Samples]
 
 
-class Compared(NamedTuple):
+class SetPair(NamedTuple):
     """Both sets in a network's space."""
 
     network: FeatureNetwork
@@ -46,12 +46,12 @@ class Comparison:
 
     def __init__(self, sets: Sets, config: Config, processes: "PartialState", progress: bool = False):
         self.sets, self.config, self.processes, self.progress = sets, config, processes, progress
-        self.done: dict[tuple[str, str], Compared] = {}  # by level and network
+        self.done: dict[tuple[str, str], SetPair] = {}  # by level and network
         self._networks: dict[str, FeatureNetwork | HubError | ModelError] = {}
-        self._samples: dict[tuple[str, bool], BothSamples] = {}  # by level, and whether they are whole pictures
+        self._samples: dict[tuple[str, bool], BothSamples] = {}  # by level, and whether they are whole images
 
-    def at(self, level: Level, network: str) -> Compared:
-        """Both sets at a level in the space of `inception`, `clip` (whole pictures) or `encoder:NAME` (crops).
+    def at(self, level: ResolutionGroup, network: str) -> SetPair:
+        """Both sets at a level in the space of `inception`, `clip` (whole images) or `encoder:NAME` (crops).
 
         Raises NotApplicable where the sets do not allow it, Unlike where statistics of another kind were given,
         HubError and ModelError where there is no such network.
@@ -61,8 +61,8 @@ class Comparison:
             self.done[place] = self._extract(level, network)
         return self.done[place]
 
-    def check(self, level: Level, network: str) -> None:
-        """Raise what `at` would, before any picture goes through a network."""
+    def check(self, level: ResolutionGroup, network: str) -> None:
+        """Raise what `at` would, before any image goes through a network."""
         if (level.name, network) not in self.done:
             self._prepared(level, network)
 
@@ -80,7 +80,7 @@ class Comparison:
             raise network
         return network
 
-    def _prepared(self, level: Level, name: str) -> tuple[FeatureNetwork, BothSamples, Statistics | None]:
+    def _prepared(self, level: ResolutionGroup, name: str) -> tuple[FeatureNetwork, BothSamples, Statistics | None]:
         """A network, what is compared in its space, and the real set's statistics where they are from a file."""
         whole = name == "clip"
         if (level.name, whole) not in self._samples:  # before the network, which may have to be downloaded
@@ -92,7 +92,7 @@ class Comparison:
         network = self._network(name)
         return network, samples, self._saved(_key(network, side, level)) if real is None else None
 
-    def _extract(self, level: Level, name: str) -> Compared:
+    def _extract(self, level: ResolutionGroup, name: str) -> SetPair:
         network, (side, real_samples, fake_samples), saved = self._prepared(level, name)
         config, sets = self.config, self.sets
         take = partial(
@@ -107,48 +107,48 @@ class Comparison:
         )
         fake, fake_kept = take(fake_samples, source={"paths": sets.fake_paths, **asdict(config.crops)})
         if saved:
-            return Compared(network, saved, fake, None, fake_samples, None, fake_kept)
+            return SetPair(network, saved, fake, None, fake_samples, None, fake_kept)
         real, real_kept = take(real_samples, source={"paths": sets.real_paths, **asdict(config.crops)})
-        return Compared(network, real, fake, real_samples, fake_samples, real_kept, fake_kept)
+        return SetPair(network, real, fake, real_samples, fake_samples, real_kept, fake_kept)
 
     def _saved(self, key: dict[str, Any]) -> Statistics:
         """Those of the saved statistics that are of the same network and, if there are any, the same level and side."""
         found = [saved for saved in self.sets.statistics if saved.key["network"] == key["network"]]
         if not found:
             raise NotApplicable(f"{self.sets.real_paths[0]} holds no statistics of {key['network']}")
-        likest = max(found, key=lambda saved: sum(saved.key.get(name) == value for name, value in key.items()))
+        closest = max(found, key=lambda saved: sum(saved.key.get(name) == value for name, value in key.items()))
         try:
-            check_same_key(likest.key, key)
+            check_same_key(closest.key, key)
         except InputError as error:
-            raise Unlike(f"{self.sets.real_paths[0]}: {error}") from error
-        return likest
+            raise IncompatibleStatistics(f"{self.sets.real_paths[0]}: {error}") from error
+        return closest
 
-    def _crops_of(self, level: Level) -> BothSamples:
+    def _crops_of(self, level: ResolutionGroup) -> BothSamples:
         settings = self.config.crops
         real = self._crops_in(level.real, settings) if level.real else None
         return settings.size_px, real, self._crops_in(level.fake, settings)
 
-    def _crops_in(self, pictures: Sequence[Picture], settings: CropSettings) -> Crops:
+    def _crops_in(self, images: Sequence[SetImage], settings: CropSettings) -> Crops:
         """Crops in places that the main process finds for all, so that thumbnails are read once."""
-        draw = partial(Crops, pictures, settings, self.sets.failed)
-        return draw(from_main(self.processes, lambda: draw().places))
+        draw = partial(Crops, images, settings, self.sets.failed)
+        return draw(run_on_main(self.processes, lambda: draw().places))
 
-    def _whole(self, level: Level) -> BothSamples:
-        """Whole generated pictures, and whole real ones of their size or, of larger ones, squares side by side."""
-        sides = [_side(picture) for picture in level.fake]
+    def _whole(self, level: ResolutionGroup) -> BothSamples:
+        """Whole generated images, and whole real ones of their size or, of larger ones, squares side by side."""
+        sides = [_side(image) for image in level.fake]
         if are_patches(level.fake, self.config.crops.size_px):
-            raise NotApplicable("the generated pictures are no larger than a crop")
+            raise NotApplicable("the generated images are no larger than a crop")
         if len(sides) < 2:
-            raise NotApplicable("there is one generated picture, and a distribution of whole ones takes two or more")
+            raise NotApplicable("there is one generated image, and a distribution of whole ones takes two or more")
         side = min(sides)
-        if max(sides) > ALIKE * side:
-            raise NotApplicable(f"the generated pictures have {side} to {max(sides)} px; give those of one size")
-        fake = whole_pictures(level.fake, self.sets.failed)
+        if max(sides) > MAX_SIDE_RATIO * side:
+            raise NotApplicable(f"the generated images have {side} to {max(sides)} px; give those of one size")
+        fake = whole_images(level.fake, self.sets.failed)
         if not level.real:
             return side, None, fake
-        if max(map(_side, level.real)) <= ALIKE * side:
-            return side, whole_pictures(level.real, self.sets.failed), fake
-        shrink = max(1.0, side / WHOLE_PX)  # as whole_pictures does
+        if max(map(_side, level.real)) <= MAX_SIDE_RATIO * side:
+            return side, whole_images(level.real, self.sets.failed), fake
+        shrink = max(1.0, side / WHOLE_PX)  # as whole_images does
         shrunk = [
             replace(p, downsample=p.downsample * shrink, width=int(p.width / shrink), height=int(p.height / shrink))
             for p in level.real
@@ -156,15 +156,15 @@ class Comparison:
         settings = replace(self.config.crops, size_px=int(side / shrink), placement="grid")
         squares = self._crops_in(shrunk, settings)
         if len(squares) < 2:
-            raise NotApplicable(f"the real pictures hold {len(squares)} square of {side} px with tissue; give more")
+            raise NotApplicable(f"the real images hold {len(squares)} square of {side} px with tissue; give more")
         return side, squares, fake
 
 
-def _key(network: FeatureNetwork, side_px: int, level: Level) -> dict[str, Any]:
+def _key(network: FeatureNetwork, side_px: int, level: ResolutionGroup) -> dict[str, Any]:
     """What two sets must have in common to be compared."""
-    tissue = any(picture.tissue for picture in level.fake)
+    tissue = any(image.tissue for image in level.fake)
     return {**network.key, "side_px": side_px, "level": level.name, "tissue": tissue}
 
 
-def _side(picture: Picture) -> int:
-    return min(picture.width, picture.height)
+def _side(image: SetImage) -> int:
+    return min(image.width, image.height)

@@ -1,4 +1,4 @@
-"""`largegen eval`: from two sets of pictures to all figures that they and the weights at hand allow."""
+"""`largegen eval`: from two sets of images to all figures that they and the weights at hand allow."""
 
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -9,22 +9,22 @@ import numpy as np
 
 from largegen.errors import HubError, InputError, ModelError
 from largegen.metrics import image_figures
-from largegen.metrics.comparison import Compared, Comparison
+from largegen.metrics.comparison import Comparison, SetPair
 from largegen.metrics.request import STARTER, Config, Metric, are_patches, metrics_of
-from largegen.metrics.results import Evaluation, Figure, LeftOut, LevelFigures, NotApplicable, Unlike
+from largegen.metrics.results import Evaluation, Figure, IncompatibleStatistics, LeftOut, LevelFigures, NotApplicable
 from largegen.metrics.set_figures import frechet_figure, kernel_figure, neighbour_figures, sample_warnings
 from largegen.metrics.sets.crops import Crops
-from largegen.metrics.sets.images import Level, Picture
+from largegen.metrics.sets.images import ResolutionGroup, SetImage
 from largegen.metrics.sets.sets import Sets
 from largegen.models.encoder import Encoder, load_encoder
-from largegen.runtime.distributed import from_main
+from largegen.runtime.distributed import run_on_main
 from largegen.version import __version__
 
 if TYPE_CHECKING:
     from accelerate import PartialState
 
 
-CROWDED = 4  # crops per room for one from which on they say little of what another draw would give
+MAX_CROPS_PER_AREA = 4  # crops per room for one from which on they say little of what another draw would give
 TITLES = {"patch-fid": "Patch FID", "crop-fid": "Crop FID", "clip-fid": "CLIP FID"}
 
 
@@ -34,7 +34,7 @@ def evaluate(
     """All figures of two sets, and the features behind them. Several processes share the crops; all get the figures.
 
     Raises InputError where a metric that was asked for cannot be had, or none at all, and SlideError for a damaged
-    picture, unless such are left out.
+    image, unless such are left out.
     """
     comparison = Comparison(sets, config, processes, progress)
     for metric in config.metrics:
@@ -47,7 +47,7 @@ def evaluate(
             try:
                 figures += _measure(metric, level, comparison)
             except NotApplicable as error:
-                unlike = unlike or (error if isinstance(error, Unlike) else None)
+                unlike = unlike or (error if isinstance(error, IncompatibleStatistics) else None)
                 where = f"{level.name}: " if len(sets.levels) > 1 else ""
                 left_out.setdefault(f"{where}{error}", {})[metric.name] = None
             except (HubError, ModelError) as error:
@@ -56,8 +56,8 @@ def evaluate(
                 left_out.setdefault(str(error), {})[metric.name] = None
         if figures:
             levels.append(LevelFigures(level.name, tuple(figures)))
-    if sets.failed is not None:  # what the main process alone came upon, among pictures one by one
-        sets.failed[:] = from_main(processes, lambda: sets.failed)
+    if sets.failed is not None:  # what the main process alone came upon, among images one by one
+        sets.failed[:] = run_on_main(processes, lambda: sets.failed)
     found = {figure.metric for level in levels for figure in level.figures}
     for why, names in left_out.items():
         if config.metrics and (missing := [name for name in names if name not in found]):
@@ -78,10 +78,10 @@ def evaluate(
 
 
 def plan(sets: Sets, config: Config) -> dict[str, Any]:
-    """What `evaluate` would do: pictures, crops and metrics of each level."""
+    """What `evaluate` would do: images, crops and metrics of each level."""
 
-    def count(pictures: Sequence[Picture]) -> dict[str, int]:
-        return {"pictures": len(pictures), "crops": len(Crops(pictures, config.crops, sets.failed))}
+    def count(images: Sequence[SetImage]) -> dict[str, int]:
+        return {"pictures": len(images), "crops": len(Crops(images, config.crops, sets.failed))}
 
     levels = [
         {
@@ -111,29 +111,29 @@ def _require(metric: Metric, comparison: Comparison) -> None:
     raise InputError(f"--metrics {metric.name}: {reasons[0]}") from reasons[0]
 
 
-def _check(metric: Metric, level: Level, comparison: Comparison) -> None:
+def _check(metric: Metric, level: ResolutionGroup, comparison: Comparison) -> None:
     """Raise NotApplicable, HubError or ModelError where the metric is known beforehand not to be had."""
     patches = are_patches(level.fake, comparison.config.crops.size_px)
     if metric.network is None and patches:
-        raise NotApplicable("the generated pictures are no larger than a crop")
+        raise NotApplicable("the generated images are no larger than a crop")
     if metric.kind == "patch-fid" and not patches:
-        raise NotApplicable("the generated pictures are larger than a crop; use crop-fid")
+        raise NotApplicable("the generated images are larger than a crop; use crop-fid")
     if metric.network:
         comparison.check(level, metric.network)
     else:
         image_figures.check(metric.kind, level, comparison.sets)
 
 
-def _measure(metric: Metric, level: Level, comparison: Comparison) -> list[Figure]:
+def _measure(metric: Metric, level: ResolutionGroup, comparison: Comparison) -> list[Figure]:
     _check(metric, level, comparison)
     if metric.network is None:
-        return from_main(comparison.processes, lambda: [_single(metric, level, comparison)])
+        return run_on_main(comparison.processes, lambda: [_single(metric, level, comparison)])
     compared = comparison.at(level, metric.network)
-    return from_main(comparison.processes, lambda: _in_space(metric, compared, comparison))
+    return run_on_main(comparison.processes, lambda: _in_space(metric, compared, comparison))
 
 
-def _single(metric: Metric, level: Level, comparison: Comparison) -> Figure:
-    """A figure of generated pictures one by one."""
+def _single(metric: Metric, level: ResolutionGroup, comparison: Comparison) -> Figure:
+    """A figure of generated images one by one."""
     sets, config = comparison.sets, comparison.config
     if metric.kind == "seam":
         return image_figures.seam_figure(level, sets)
@@ -143,12 +143,12 @@ def _single(metric: Metric, level: Level, comparison: Comparison) -> Figure:
 
 
 def _encoder(config: Config, made_with: str | None) -> Encoder:
-    """The encoder of --encoder, else that which pictures were made with, else the starter."""
+    """The encoder of --encoder, else that which images were made with, else the starter."""
     name = config.encoder or made_with or STARTER
     return load_encoder(name, config.weights.get("encoder"), config.device)
 
 
-def _in_space(metric: Metric, compared: Compared, comparison: Comparison) -> list[Figure]:
+def _in_space(metric: Metric, compared: SetPair, comparison: Comparison) -> list[Figure]:
     """Figures of both sets in a network's space; only in Inception's and CLIP's is a distance called FID."""
     network, real, fake = compared.network, compared.real, compared.fake
     of_papers = network.name in ("inception", "clip") and network.standard
@@ -168,32 +168,34 @@ def _warnings(sets: Sets, config: Config, comparison: Comparison) -> list[str]:
     found += _of_compression(sets)
     for (level, _), compared in comparison.done.items():
         counts = compared.real.gaussian.count, compared.fake.gaussian.count
-        found += sample_warnings(level, compared.network.title, compared.network.width, *counts)
+        found += sample_warnings(level, compared.network.title, compared.network.dim, *counts)
     if config.crops.placement == "random":
         for level in sets.levels:
-            for name, pictures in (("real", level.real), ("generated", level.fake)):
-                room = sum(picture.width * picture.height for picture in pictures) / config.crops.size_px**2
-                if pictures and room * CROWDED < config.crops.count and not are_patches(pictures, config.crops.size_px):
+            for name, images in (("real", level.real), ("generated", level.fake)):
+                room = sum(image.width * image.height for image in images) / config.crops.size_px**2
+                if (
+                    images
+                    and room * MAX_CROPS_PER_AREA < config.crops.count
+                    and not are_patches(images, config.crops.size_px)
+                ):
                     found.append(
-                        f"{level.name}: the {name} pictures have room for {room:.0f} crops side by side, so"
+                        f"{level.name}: the {name} images have room for {room:.0f} crops side by side, so"
                         f" {config.crops.count} of them overlap: intervals are too narrow, precision and recall too low"
                     )
     return list(dict.fromkeys(found))
 
 
 def _of_compression(sets: Sets) -> list[str]:
-    real, fake = (
-        [picture.lossy for level in sets.levels for picture in getattr(level, side)] for side in ("real", "fake")
-    )
+    real, fake = ([image.lossy for level in sets.levels for image in getattr(level, side)] for side in ("real", "fake"))
     if not real or abs(np.mean(real) - np.mean(fake)) <= 0.5:
         return []
     lossy, lossless = ("real", "generated") if np.mean(real) > 0.5 else ("generated", "real")
-    return [f"the {lossy} pictures are JPEG-compressed and the {lossless} ones are not, which moves every distance"]
+    return [f"the {lossy} images are JPEG-compressed and the {lossless} ones are not, which moves every distance"]
 
 
 def _described(sets: Sets, side: str, comparison: Comparison) -> dict[str, Any]:
     """A set, for the report."""
-    lossy = {picture.path: picture.lossy for level in sets.levels for picture in getattr(level, side)}
+    lossy = {image.path: image.lossy for level in sets.levels for image in getattr(level, side)}
     crops = [getattr(c, side).gaussian.count for (_, name), c in comparison.done.items() if name != "clip"]
     found = {"paths": list(sets.real_paths if side == "real" else sets.fake_paths)}
     if crops:

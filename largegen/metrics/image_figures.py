@@ -1,4 +1,4 @@
-"""Figures of generated pictures one by one: seams, agreement with their guides, similarity to their references."""
+"""Figures of generated images one by one: seams, agreement with their guides, similarity to their references."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -12,7 +12,7 @@ from largegen.metrics.per_image.guide import guide_of, guide_psnr_of_file
 from largegen.metrics.per_image.seams import Borders, borders_of, seam_of_file, tile_borders
 from largegen.metrics.per_image.similarity import PairTiles, embed_pairs, similarity
 from largegen.metrics.results import Figure, NotApplicable
-from largegen.metrics.sets.images import Level
+from largegen.metrics.sets.images import ResolutionGroup
 from largegen.metrics.sets.pairs import Pair
 from largegen.metrics.sets.sets import Sets
 from largegen.slides.image_info import read_provenance
@@ -22,66 +22,66 @@ if TYPE_CHECKING:
     from largegen.models.encoder import Encoder
 
 
-TILE_PX = 256  # of the pictures of others
-SHRUNK = "the generated pictures are compared at a coarser resolution than their own"
-NO_PAIR = "none of the pairs has a picture of this resolution"
-NONE_LEFT = "no generated picture can be read"
+TILE_PX = 256  # of the images of others
+COARSER_NOTE = "the generated images are compared at a coarser resolution than their own"
+NO_PAIR_NOTE = "none of the pairs has an image of this resolution"
+NONE_LEFT_NOTE = "no generated image can be read"
 
 
-def check(kind: str, level: Level, sets: Sets) -> None:
-    """Raise NotApplicable where a metric has no pictures to look at."""
-    if kind == "seam" and not any(picture.downsample == 1 for picture in level.fake):
-        raise NotApplicable(SHRUNK)
+def check(kind: str, level: ResolutionGroup, sets: Sets) -> None:
+    """Raise NotApplicable where a metric has no images to look at."""
+    if kind == "seam" and not any(image.downsample == 1 for image in level.fake):
+        raise NotApplicable(COARSER_NOTE)
     if kind == "guide-psnr":
         guided(level)
     if kind == "embedding-similarity":
         paired(level, sets)
 
 
-def guided(level: Level) -> list[tuple[Path, Path]]:
-    """The generated pictures that have a guide, and it."""
+def guided(level: ResolutionGroup) -> list[tuple[Path, Path]]:
+    """The generated images that have a guide, and it."""
     found = [
-        (picture.path, guide)
-        for picture in level.fake
-        if (record := read_provenance(picture.path)) and (guide := guide_of(picture.path, record))
+        (image.path, guide)
+        for image in level.fake
+        if (record := read_provenance(image.path)) and (guide := guide_of(image.path, record))
     ]
     if not found:
-        raise NotApplicable("no generated picture has a guide, as zoom leaves beside its own")
+        raise NotApplicable("no generated image has a guide, as zoom leaves beside its own")
     return found
 
 
-def paired(level: Level, sets: Sets) -> list[Pair]:
-    """The pairs of the generated pictures that are compared in their own pixels."""
-    own = {picture.path for picture in level.fake if picture.downsample == 1}
+def paired(level: ResolutionGroup, sets: Sets) -> list[Pair]:
+    """The pairs of the generated images that are compared in their own pixels."""
+    own = {image.path for image in level.fake if image.downsample == 1}
     pairs = [pair for pair in sets.pairs if pair.fake in own]
     if not pairs:
-        raise NotApplicable(sets.unpaired[0] if sets.unpaired else SHRUNK if not own else NO_PAIR)
+        raise NotApplicable(sets.unpaired[0] if sets.unpaired else COARSER_NOTE if not own else NO_PAIR_NOTE)
     return pairs
 
 
-def seam_figure(level: Level, sets: Sets) -> Figure:
-    """The mean seam score of the pictures; its floor is that of the places in real ones that they are made after."""
+def seam_figure(level: ResolutionGroup, sets: Sets) -> Figure:
+    """The mean seam score of the images; its floor is that of the places in real ones that they are made after."""
     places = {pair.fake: pair for pair in sets.pairs}
     scores, floors, reasons = [], [], []
-    for picture in level.fake:
-        if picture.path in sets.left_out:
+    for image in level.fake:
+        if image.path in sets.left_out:
             continue
-        if picture.downsample != 1:
-            reasons.append(SHRUNK)
+        if image.downsample != 1:
+            reasons.append(COARSER_NOTE)
             continue
-        record = read_provenance(picture.path)
+        record = read_provenance(image.path)
         try:
-            borders = borders_of(record) if record else tile_borders(picture.width, picture.height, TILE_PX)
-            with picture.open() as slide:
+            borders = borders_of(record) if record else tile_borders(image.width, image.height, TILE_PX)
+            with image.open() as slide:
                 scores.append(seam_of_file(slide, *borders))
         except SlideError as error:
-            sets.leave_out(picture.path, error)
+            sets.leave_out(image.path, error)
             continue
         except InputError as error:
-            reasons.append(f"{picture.path}: {error}")
+            reasons.append(f"{image.path}: {error}")
             continue
-        pair = places.get(picture.path)
-        if pair and (pair.width, pair.height) == (picture.width, picture.height) and pair.real not in sets.left_out:
+        pair = places.get(image.path)
+        if pair and (pair.width, pair.height) == (image.width, image.height) and pair.real not in sets.left_out:
             try:
                 floors.append(_floor_of(pair, borders))
             except SlideError as error:
@@ -89,7 +89,7 @@ def seam_figure(level: Level, sets: Sets) -> Figure:
             except InputError:  # flat glass: there is no seam to compare with
                 continue
     if not scores:
-        raise NotApplicable(reasons[0] if reasons else NONE_LEFT)
+        raise NotApplicable(reasons[0] if reasons else NONE_LEFT_NOTE)
     return Figure(
         metric="seam",
         name="Seam score",
@@ -99,19 +99,19 @@ def seam_figure(level: Level, sets: Sets) -> Figure:
         fake_count=len(scores),
         standard_error=_standard_error(scores),
         floor=float(np.mean(floors)) if floors else None,
-        note=f"{len(reasons)} of the pictures have none, the first: {reasons[0]}" if reasons else "",
+        note=f"{len(reasons)} of the images have none, the first: {reasons[0]}" if reasons else "",
     )
 
 
 def _floor_of(pair: Pair, borders: Borders) -> float:
-    """The seam score of the real pixels that a picture is made after."""
+    """The seam score of the real pixels that an image is made after."""
     with open_slide(pair.real) as real:
         size = (pair.width, pair.height)
         return seam_of_file(real, *borders, xy=pair.real_xy, size=size, downsample=pair.scale)
 
 
-def guide_figure(level: Level, sets: Sets) -> Figure:
-    """The mean PSNR between the pictures of `zoom`, shrunk, and their guides: infinite if one is its guide exactly."""
+def guide_figure(level: ResolutionGroup, sets: Sets) -> Figure:
+    """The mean PSNR between the images of `zoom`, shrunk, and their guides: infinite if one is its guide exactly."""
     values, reasons = [], []
     for path, guide in guided(level):
         if path in sets.left_out:
@@ -123,7 +123,7 @@ def guide_figure(level: Level, sets: Sets) -> Figure:
         except InputError as error:
             reasons.append(str(error))
     if not values:
-        raise NotApplicable(reasons[0] if reasons else NONE_LEFT)
+        raise NotApplicable(reasons[0] if reasons else NONE_LEFT_NOTE)
     exact = sum(map(math.isinf, values))
     notes = [f"{exact} of {len(values)} show their guide exactly, which is infinite"] if exact else []
     return Figure(
@@ -139,13 +139,13 @@ def guide_figure(level: Level, sets: Sets) -> Figure:
 
 
 def similarity_figure(
-    level: Level,
+    level: ResolutionGroup,
     sets: Sets,
     load: Callable[[str | None], "Encoder"],
     batch_size: int,
     workers: int,
 ) -> Figure:
-    """The mean cosine between tiles of the pictures and of the real ones that they are made after [L].
+    """The mean cosine between tiles of the images and of the real ones that they are made after [L].
 
     load: gives the encoder that compares them, from the name of that which they were made with, if they say it.
     """
@@ -153,14 +153,14 @@ def similarity_figure(
     record: dict[str, Any] = read_provenance(Path(pairs[0].fake)) or {}
     encoder = load(record.get("encoder"))
     found = None
-    while found is None:  # begun again without each picture that turns out to be damaged
+    while found is None:  # begun again without each image that turns out to be damaged
         pairs = [pair for pair in pairs if not {pair.fake, pair.real} & sets.left_out]
         if not pairs:
-            raise NotApplicable(NONE_LEFT)
+            raise NotApplicable(NONE_LEFT_NOTE)
         try:
             tiles = PairTiles(pairs, record.get("tile_px", TILE_PX))
             if not len(tiles):
-                raise NotApplicable("no tile of a generated picture lies on tissue of its real one")
+                raise NotApplicable("no tile of a generated image lies on tissue of its real one")
             found = similarity(*embed_pairs(tiles.batches(batch_size, workers), encoder), tiles.places[:, 0])
         except SlideError as error:
             sets.leave_out(_damaged(pairs, error), error)
@@ -178,7 +178,7 @@ def similarity_figure(
 
 
 def _damaged(pairs: Sequence[Pair], error: SlideError) -> Path:
-    """The picture that an error is about: each begins with its path."""
+    """The image that an error is about: each begins with its path."""
     for path in (path for pair in pairs for path in (pair.fake, pair.real)):
         if str(error).startswith(f"{path}: "):
             return path

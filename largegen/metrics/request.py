@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from largegen.errors import InputError
 from largegen.metrics.sets.crops import CropSettings
-from largegen.metrics.sets.images import Level, Picture
+from largegen.metrics.sets.images import ResolutionGroup, SetImage
 from largegen.slides.image_info import read_provenance
 
 if TYPE_CHECKING:
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 STARTER = "starter"  # the bundled encoder
 OF_INCEPTION = ("patch-fid", "crop-fid", "kid", "precision-recall")
 ENCODER_KINDS = ("fd", "kid", "precision-recall")  # that take `:ENCODER`
-OF_PICTURES = ("embedding-similarity", "seam", "guide-psnr")
-KINDS = (*OF_INCEPTION, "clip-fid", "fd:ENCODER", *OF_PICTURES)
+OF_IMAGES = ("embedding-similarity", "seam", "guide-psnr")
+KINDS = (*OF_INCEPTION, "clip-fid", "fd:ENCODER", *OF_IMAGES)
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Metric:
 
     name: str  # as it is given: crop-fid, fd:uni_v1
     kind: str  # crop-fid, fd
-    network: str | None  # whose features it compares, as networks.load_network names it; None for single pictures
+    network: str | None  # whose features it compares, as networks.load_network names it; None for single images
 
 
 def parse_metric(text: str) -> Metric:
@@ -39,7 +39,7 @@ def parse_metric(text: str) -> Metric:
         return Metric(text, kind, "clip")
     if text in OF_INCEPTION:
         return Metric(text, kind, "inception")
-    if text in OF_PICTURES:
+    if text in OF_IMAGES:
         return Metric(text, kind, None)
     raise InputError(
         f"--metrics {text}: unknown; use {', '.join(KINDS)}; {' and '.join(ENCODER_KINDS[1:])} take :ENCODER as well"
@@ -53,7 +53,7 @@ class Config:
     crops: CropSettings
     device: "torch.device"
     metrics: tuple[Metric, ...] = ()  # none: all that inputs and weights at hand allow
-    encoder: str | None = None  # of fd and its like; None: the starter, and what pictures were made with
+    encoder: str | None = None  # of fd and its like; None: the starter, and what images were made with
     weights: dict[str, Path | None] = field(default_factory=dict)  # files of "inception", "clip" and "encoder"
     replicates: int = 20  # of the bootstrap; 0 for no intervals
     batch_size: int = 32
@@ -74,8 +74,8 @@ class Config:
         return bool(self.metrics or self.weights.get(kind) or (kind == "encoder" and self.encoder))
 
 
-def metrics_of(level: Level, config: Config) -> list[Metric]:
-    """The metrics asked for, or all that there are for patches or for large pictures."""
+def metrics_of(level: ResolutionGroup, config: Config) -> list[Metric]:
+    """The metrics asked for, or all that there are for patches or for large images."""
     if config.metrics:
         return list(config.metrics)
     made_with = (read_provenance(level.fake[0].path) or {}).get("encoder")
@@ -83,9 +83,9 @@ def metrics_of(level: Level, config: Config) -> list[Metric]:
     fid = "patch-fid" if are_patches(level.fake, config.crops.size_px) else "crop-fid"
     names = [fid, *OF_INCEPTION[2:], "clip-fid"]
     names += [f"{kind}:{encoder}" for encoder in encoders for kind in ENCODER_KINDS]
-    return [parse_metric(name) for name in (*names, *OF_PICTURES)]
+    return [parse_metric(name) for name in (*names, *OF_IMAGES)]
 
 
-def are_patches(pictures: Sequence[Picture], size_px: int) -> bool:
-    """Whether the pictures are themselves crops: all are of their size."""
-    return all((picture.width, picture.height) == (size_px, size_px) for picture in pictures)
+def are_patches(images: Sequence[SetImage], size_px: int) -> bool:
+    """Whether the images are themselves crops: all are of their size."""
+    return all((image.width, image.height) == (size_px, size_px) for image in images)

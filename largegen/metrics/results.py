@@ -11,7 +11,7 @@ class NotApplicable(InputError):
     """A metric that the inputs do not allow: left out unless it was asked for."""
 
 
-class Unlike(NotApplicable):
+class IncompatibleStatistics(NotApplicable):
     """Saved statistics that were made another way than those they would be compared with."""
 
 
@@ -52,7 +52,7 @@ class LeftOut:
 class Evaluation:
     """All that `largegen eval` says: the table, the JSON and the report are made of it."""
 
-    real: dict[str, Any]  # the set: "paths", "pictures" (their number), "crops", "compression"
+    real: dict[str, Any]  # the set: "paths", "images" (their number), "crops", "compression"
     fake: dict[str, Any]
     levels: tuple[LevelFigures, ...]
     left_out: tuple[LeftOut, ...] = ()

@@ -10,8 +10,10 @@ from largegen.metrics.distances.uncertainty import Distance, bootstrap_interval,
 from largegen.metrics.results import Figure, NotApplicable
 from largegen.metrics.sets.statistics import Statistics
 
-ENOUGH = 10_000  # samples under which a Fréchet distance is mostly bias [clean-fid and both papers use 10,000 and more]
-LEAST = 4  # samples of a side that kernel distance, and precision and recall by three neighbours, take
+MIN_FD_SAMPLES = (
+    10_000  # samples under which a Fréchet distance is mostly bias [clean-fid and both papers use 10,000 and more]
+)
+MIN_KERNEL_SAMPLES = 4  # samples of a side that kernel distance, and precision and recall by three neighbours, take
 
 
 def frechet_figure(
@@ -51,7 +53,7 @@ def frechet_figure(
         interval=interval,
         infinity=distance_at_infinity(real.features, fake.features, seed=seed),
         floor=_floor(frechet_distance_of_features, real.features, 2, seed),
-        note=f"{few} samples in {len(real.gaussian.mean)} dimensions" if few < ENOUGH else "",
+        note=f"{few} samples in {len(real.gaussian.mean)} dimensions" if few < MIN_FD_SAMPLES else "",
     )
 
 
@@ -71,7 +73,7 @@ def kernel_figure(metric: str, name: str, real: Statistics, fake: Statistics, se
         real_count=len(real.features),
         fake_count=len(fake.features),
         standard_error=error,
-        floor=_floor(distance, real.features, LEAST, seed),
+        floor=_floor(distance, real.features, MIN_KERNEL_SAMPLES, seed),
     )
 
 
@@ -88,8 +90,8 @@ def neighbour_figures(metric: str, name: str, real: Statistics, fake: Statistics
 
 def _check_count(real: Statistics, fake: Statistics) -> None:
     few = min(len(real.features), len(fake.features))
-    if few < LEAST:
-        raise NotApplicable(f"there are {few} samples on one side, and this metric takes {LEAST} or more")
+    if few < MIN_KERNEL_SAMPLES:
+        raise NotApplicable(f"there are {few} samples on one side, and this metric takes {MIN_KERNEL_SAMPLES} or more")
 
 
 def _floor(distance: Distance, real: np.ndarray, least: int, seed: int) -> float | None:
@@ -97,14 +99,14 @@ def _floor(distance: Distance, real: np.ndarray, least: int, seed: int) -> float
     return real_floor(distance, real, seed) if len(real) >= 2 * least else None
 
 
-def sample_warnings(level: str, space: str, width: int, real_count: int, fake_count: int) -> list[str]:
+def sample_warnings(level: str, space: str, dim: int, real_count: int, fake_count: int) -> list[str]:
     """What to know of a Fréchet distance of so few samples in so many dimensions."""
     few = min(real_count, fake_count)
-    if few <= width:
+    if few <= dim:
         return [
-            f"{level}, {space}: {few} samples are no more than the {width} dimensions; the distance is biased upwards,"
+            f"{level}, {space}: {few} samples are no more than the {dim} dimensions; the distance is biased upwards,"
             " and says little but in comparison with others of as many samples"
         ]
-    if few < ENOUGH:
-        return [f"{level}, {space}: {few} samples; under {ENOUGH} a Fréchet distance is biased upwards"]
+    if few < MIN_FD_SAMPLES:
+        return [f"{level}, {space}: {few} samples; under {MIN_FD_SAMPLES} a Fréchet distance is biased upwards"]
     return []

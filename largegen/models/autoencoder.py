@@ -1,4 +1,4 @@
-"""Pictures <-> latents: an autoencoder of diffusers or our own, and the normalisation of its latents."""
+"""Images <-> latents: an autoencoder of diffusers or our own, and the normalisation of its latents."""
 
 import hashlib
 from pathlib import Path
@@ -20,7 +20,7 @@ FIRST_LOGVAR = -5.0  # of the latents' posterior before training, where the late
 class ResidualAutoencoder(ModelMixin, ConfigMixin):
     """The principal components of squares of pixels, and a small KL autoencoder that mends what they get wrong.
 
-    Latents are a linear map of each f x f square plus a convolutional correction; pictures likewise. The linear maps
+    Latents are a linear map of each f x f square plus a convolutional correction; images likewise. The linear maps
     are fitted in closed form (`fit_linear`) and the corrections begin at zero, so training starts from the best linear
     autoencoder, where a plain convolutional one needs hours on a CPU to get. No attention: cost grows with the pixels
     alone. f = patch_px * 2^(levels - 1); the convolutions see squares of `patch_px` px as channels.
@@ -60,9 +60,9 @@ class ResidualAutoencoder(ModelMixin, ConfigMixin):
         return self.config.patch_px * 2 ** (len(self.config.block_out_channels) - 1)
 
     @torch.no_grad()
-    def fit_linear(self, pictures: Tensor) -> None:
-        """Set the linear maps to the principal components of pictures (N, 3, H, W), the corrections to zero."""
-        squares = F.pixel_unshuffle(pictures, self._factor).movedim(1, -1).flatten(0, -2).double()
+    def fit_linear(self, images: Tensor) -> None:
+        """Set the linear maps to the principal components of images (N, 3, H, W), the corrections to zero."""
+        squares = F.pixel_unshuffle(images, self._factor).movedim(1, -1).flatten(0, -2).double()
         mean, count = squares.mean(0), self.config.latent_channels
         variance, axes = torch.linalg.eigh(torch.cov(squares.T))
         std, axes = variance.flip(0)[:count].clamp(min=1e-8).sqrt(), axes.flip(1)[:, :count]
@@ -76,14 +76,14 @@ class ResidualAutoencoder(ModelMixin, ConfigMixin):
             nn.init.zeros_(last.bias)
         self.trunk.encoder.conv_out.bias[count:] = FIRST_LOGVAR
 
-    def encode(self, pictures: Tensor) -> AutoencoderKLOutput:
-        """Pictures (B, 3, H, W) in [-1, 1] -> the distribution of their latents (B, C, H/f, W/f)."""
-        correction = self.trunk.encode(F.pixel_unshuffle(pictures, self.config.patch_px)).latent_dist
-        mean = self.analysis(F.pixel_unshuffle(pictures, self._factor)) + correction.mean
+    def encode(self, images: Tensor) -> AutoencoderKLOutput:
+        """Images (B, 3, H, W) in [-1, 1] -> the distribution of their latents (B, C, H/f, W/f)."""
+        correction = self.trunk.encode(F.pixel_unshuffle(images, self.config.patch_px)).latent_dist
+        mean = self.analysis(F.pixel_unshuffle(images, self._factor)) + correction.mean
         return AutoencoderKLOutput(DiagonalGaussianDistribution(torch.cat([mean, correction.logvar], 1)))
 
     def decode(self, latents: Tensor) -> DecoderOutput:
-        """Latents (B, C, h, w) -> pictures (B, 3, f*h, f*w), about [-1, 1]."""
+        """Latents (B, C, h, w) -> images (B, 3, f*h, f*w), about [-1, 1]."""
         correction = F.pixel_shuffle(self.trunk.decode(latents).sample, self.config.patch_px)
         return DecoderOutput(F.pixel_shuffle(self.synthesis(latents), self._factor) + correction)
 
@@ -110,7 +110,7 @@ class Autoencoder:
 
     @property
     def importance(self) -> Tensor:
-        """How much each latent channel moves the pictures, (C, 1, 1), 1 on average; all 1 where it is not known."""
+        """How much each latent channel moves the images, (C, 1, 1), 1 on average; all 1 where it is not known."""
         if not isinstance(self.vae, ResidualAutoencoder):
             return torch.ones_like(self._std)
         change = self.vae.synthesis.weight.float().norm(dim=0) * self._std
@@ -132,7 +132,7 @@ class Autoencoder:
 
     @torch.inference_mode()
     def encode(self, images: Tensor) -> Tensor:
-        """Pictures (B, 3, H, W) in [-1, 1] -> latents (B, C, H/f, W/f) float32, without sampling."""
+        """Images (B, 3, H, W) in [-1, 1] -> latents (B, C, H/f, W/f) float32, without sampling."""
         images = images.to(self.vae.device, self.vae.dtype, memory_format=torch.channels_last)
         encoded = self.vae.encode(images)
         raw = encoded.latents if isinstance(self.vae, VQModel) else encoded.latent_dist.mode()
@@ -140,7 +140,7 @@ class Autoencoder:
 
     @torch.inference_mode()
     def decode(self, latents: Tensor) -> Tensor:
-        """Latents (B, C, h, w) -> pictures (B, 3, f*h, f*w) float32, about [-1, 1]."""
+        """Latents (B, C, h, w) -> images (B, 3, f*h, f*w) float32, about [-1, 1]."""
         raw = latents.to(self.vae.device).float() * self._std + self._mean  # unit variance => raw latents
         raw = raw.to(self.vae.dtype, memory_format=torch.channels_last)
         return self.vae.decode(raw).sample.float()

@@ -20,7 +20,7 @@ SLOTS = GRID**2  # places for the grid's tokens
 class PatchConditioner(ModelMixin, ConfigMixin):
     """One cross-attention token from one patch embedding: L2-normalise, then a linear layer [L, sec. 3].
 
-    embedding_dim: width D of the embeddings; cross_attention_dim: width C of the denoiser's cross-attention.
+    embedding_dim: dimension D of the embeddings; cross_attention_dim: dimension C of the denoiser's cross-attention.
     """
 
     @register_to_config
@@ -46,7 +46,7 @@ class PatchRegionConditioner(ModelMixin, ConfigMixin):
     """Two tokens, from a patch embedding and from that of the region around it: each L2-normalised, then a linear layer
     of its own [L]. Where there is no region its embedding counts as zero.
 
-    embedding_dim, region_dim: widths of the embeddings; cross_attention_dim: width C of the cross-attention.
+    embedding_dim, region_dim: dimensions of the embeddings; cross_attention_dim: dimension C of the cross-attention.
     """
 
     @register_to_config
@@ -58,11 +58,11 @@ class PatchRegionConditioner(ModelMixin, ConfigMixin):
     def arrange(self, grids: Tensor, level: int = 0) -> tuple[Tensor, ...]:
         """Grids (N, 1, 1, D) of level 0 -> patch embeddings (N, embedding_dim) and region embeddings (N, region_dim).
 
-        D is embedding_dim, or the sum of both widths: a patch's embedding and then its region's. Raises InputError for
+        D is embedding_dim, or the sum of both dims: a patch's embedding and then its region's. Raises InputError for
         any other grid.
         """
-        flat, width = _single(grids, level), self.config.embedding_dim
-        patch, region = flat[:, :width], flat[:, width:]
+        flat, dim = _single(grids, level), self.config.embedding_dim
+        patch, region = flat[:, :dim], flat[:, dim:]
         if not region.shape[1]:
             region = flat.new_zeros(len(flat), self.config.region_dim)
         return patch, region
@@ -76,8 +76,8 @@ class PatchRegionConditioner(ModelMixin, ConfigMixin):
     def null(self, n: int = 1) -> Tensor:
         """The condition of `n` unconditional samples: the projections of zero embeddings, (n, 2, C)."""
         device = self.patch.weight.device
-        widths = self.config.embedding_dim, self.config.region_dim
-        return self(*(torch.zeros(n, width, device=device) for width in widths))
+        dims = self.config.embedding_dim, self.config.region_dim
+        return self(*(torch.zeros(n, dim, device=device) for dim in dims))
 
 
 def _single(grids: Tensor, level: int) -> Tensor:
@@ -99,7 +99,7 @@ class Summarizer(ModelMixin, ConfigMixin):
     average-pooled to 8 there; n tokens take the slots from 32 - n // 2 on, which is the published place of 1x1, 2x2,
     4x4 and 8x8 grids.
 
-    embedding_dim: width D of the embeddings; cross_attention_dim: width C of the denoiser's cross-attention;
+    embedding_dim: dimension D of the embeddings; cross_attention_dim: dimension C of the denoiser's cross-attention;
     hidden_dim, layers, heads, mlp_dim: of the encoder; levels: how many magnifications there are.
     """
 
@@ -142,12 +142,12 @@ class Summarizer(ModelMixin, ConfigMixin):
         """
         if not 0 <= level < self.config.levels:
             raise InputError(f"level {level}: this model has levels 0 to {self.config.levels - 1}")
-        count, rows, cols, width = grids.shape
+        count, rows, cols, dim = grids.shape
         size = min(rows, GRID), min(cols, GRID)
         tokens = F.adaptive_avg_pool2d(grids.float().movedim(-1, 1), size).flatten(2).mT  # (N, D, h, w) => (N, n, D)
         tokens = (tokens - tokens.mean(-1, keepdim=True)) / tokens.std(-1, keepdim=True).clamp(min=1e-12)
         start = SLOTS // 2 - tokens.shape[1] // 2
-        slots = torch.zeros(count, SLOTS, width, device=grids.device)
+        slots = torch.zeros(count, SLOTS, dim, device=grids.device)
         slots[:, start : start + tokens.shape[1]] = tokens
         filled = torch.zeros(count, SLOTS, dtype=torch.bool, device=grids.device)
         filled[:, start : start + tokens.shape[1]] = True

@@ -10,7 +10,7 @@ from torch import nn
 class ConvStem(PatchEmbed):
     """Tokens of 4 x 4 pixels: (B, 3, H, W) => (B, H / 4, W / 4, embed_dim).
 
-    Two convolutions of 3 x 3 halve the picture, one of 1 x 1 gives the tokens their channels. CTransPath: Wang et al.,
+    Two convolutions of 3 x 3 halve the image, one of 1 x 1 gives the tokens their channels. CTransPath: Wang et al.,
     "Transformer-based unsupervised contrastive learning for histopathological image classification", Medical Image
     Analysis 81 (2022). The names of its weights are those of the published checkpoint.
     """

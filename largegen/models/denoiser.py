@@ -18,7 +18,7 @@ NOISE_SCHEDULE = {
 
 @dataclass(frozen=True)
 class SummarizerConfig:
-    """The form of the Summarizer, where that is the conditioner."""
+    """The architecture of the Summarizer, where that is the conditioner."""
 
     hidden_dim: int
     layers: int
@@ -28,12 +28,12 @@ class SummarizerConfig:
 
 @dataclass(frozen=True)
 class DenoiserConfig:
-    """The form of the denoiser and of what conditions it."""
+    """The architecture of the denoiser and of what conditions it."""
 
     channels: tuple[int, ...]  # one per resolution, from the latents' own down by halves
     attention: tuple[bool, ...]  # at which of them there is (self- and cross-) attention
     layers: int  # residual blocks per resolution (one more on the way up)
-    cross_attention_dim: int  # width of a context token
+    cross_attention_dim: int  # of a context token
     summarizer: SummarizerConfig
     heads: int = 1
     norm_groups: int = 32

@@ -66,7 +66,7 @@ def _directory_spec(name: str, directory: Path) -> EncoderSpec:
     try:
         return EncoderSpec(
             name=name,
-            width=int(config["width"]),
+            dim=int(config["width"]),
             input_px=int(config["input_px"]),
             mean=tuple(config["mean"]),
             std=tuple(config["std"]),
@@ -88,7 +88,7 @@ def _timm_spec(name: str, config: dict, source: str, page: str) -> EncoderSpec:
         raise ModelError(f"encoder {name}: its config.json is not a timm model's (no `architecture`)")
     spec = EncoderSpec(
         name=name,
-        width=0,
+        dim=0,
         input_px=int(pretrained.get("input_size", (3, 224, 224))[-1]),
         mean=tuple(pretrained.get("mean", IMAGENET_MEAN)),
         std=tuple(pretrained.get("std", IMAGENET_STD)),
@@ -100,7 +100,7 @@ def _timm_spec(name: str, config: dict, source: str, page: str) -> EncoderSpec:
         timm_kwargs=(config.get("model_args") or {}) | {"num_classes": 0},
     )
     net = _build(spec, device="meta")
-    return replace(spec, width=int(getattr(net, "head_hidden_size", None) or net.num_features))
+    return replace(spec, dim=int(getattr(net, "head_hidden_size", None) or net.num_features))
 
 
 def _timm_name_spec(name: str) -> EncoderSpec:
@@ -173,7 +173,7 @@ class Encoder:
 
     def __init__(self, spec: EncoderSpec, net: "torch.nn.Module", device: "torch.device", dtype: "torch.dtype"):
         self.spec, self.net, self.device, self.dtype = spec, net, device, dtype
-        self.width = spec.width
+        self.dim = spec.dim
 
     @cached_property
     def fingerprint(self) -> str:

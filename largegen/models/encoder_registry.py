@@ -1,4 +1,4 @@
-"""The encoders known by name: width, input, normalisation, licence, and how each is built and loaded."""
+"""The encoders known by name: dimension, input, normalisation, licence, and how each is built and loaded."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -17,12 +17,12 @@ class EncoderSpec:
     """What an encoder is and needs."""
 
     name: str  # as given on the command line
-    width: int  # length D of an embedding
-    input_px: int  # side of the square picture that the network sees
+    dim: int  # D of an embedding
+    input_px: int  # side of the square image that the network sees
     mean: tuple[float, float, float]  # subtracted from RGB in [0, 1]
     std: tuple[float, float, float]  # and divided by
     precision: str  # fp32, fp16 or bf16: what the network computes in on an accelerator; on a CPU it is fp32
-    licence: str  # travels with every embedding, model and picture made from it
+    licence: str  # travels with every embedding, model and image made from it
     page: str  # where to read about it and accept its terms
     source: str  # hf-hub:ORG/NAME, local-dir:DIR, or file:NAME where only the page has the weights
     architecture: str  # timm's name of the network
@@ -42,7 +42,7 @@ REGISTRY: Mapping[str, EncoderSpec] = MappingProxyType(
             _hub_spec(
                 "uni_v1",
                 "MahmoodLab/UNI",
-                width=1024,
+                dim=1024,
                 licence="CC-BY-NC-ND-4.0",
                 architecture="vit_large_patch16_224",
                 timm_kwargs={"init_values": 1e-5, "dynamic_img_size": True},
@@ -50,7 +50,7 @@ REGISTRY: Mapping[str, EncoderSpec] = MappingProxyType(
             _hub_spec(
                 "uni_v2",
                 "MahmoodLab/UNI2-h",
-                width=1536,
+                dim=1536,
                 precision="bf16",
                 licence="CC-BY-NC-ND-4.0",
                 architecture="vit_giant_patch14_224",
@@ -72,7 +72,7 @@ REGISTRY: Mapping[str, EncoderSpec] = MappingProxyType(
             _hub_spec(
                 "dinov2_vitl14_reg",
                 "timm/vit_large_patch14_reg4_dinov2.lvd142m",
-                width=1024,
+                dim=1024,
                 licence="Apache-2.0",
                 architecture="vit_large_patch14_reg4_dinov2",
                 # trained at 518 px: positions are resampled in the network, the weights stay as published
@@ -81,14 +81,14 @@ REGISTRY: Mapping[str, EncoderSpec] = MappingProxyType(
             _hub_spec(
                 "phikon",
                 "owkin/phikon",
-                width=768,
+                dim=768,
                 precision="fp32",
                 licence=NON_COMMERCIAL_OWKIN,
                 architecture="vit_base_patch16_224",
             ),
             EncoderSpec(
                 "hipt_vit256",
-                width=384,
+                dim=384,
                 input_px=256,
                 mean=(0.5, 0.5, 0.5),
                 std=(0.5, 0.5, 0.5),
@@ -102,7 +102,7 @@ REGISTRY: Mapping[str, EncoderSpec] = MappingProxyType(
             ),
             EncoderSpec(
                 "ctranspath",
-                width=768,
+                dim=768,
                 input_px=224,
                 mean=IMAGENET_MEAN,
                 std=IMAGENET_STD,

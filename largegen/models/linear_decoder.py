@@ -1,4 +1,4 @@
-"""The affine map nearest to an autoencoder's decoder, for what is seen of a picture from afar."""
+"""The affine map nearest to an autoencoder's decoder, for what a downsampled image shows."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -28,10 +28,10 @@ class LinearDecoder:
 
 
 def fit_linear_decoder(decode: Callable[[Tensor], Tensor], latents: Tensor) -> LinearDecoder:
-    """Least squares over what `decode` makes of latents (N, C, h, w): pictures (N, 3, f*h, f*w) in [-1, 1]."""
-    pictures = torch.cat([decode(part).float().cpu() for part in latents.split(4)]).clamp(-1, 1)
-    factor = pictures.shape[-1] // latents.shape[-1]
-    squares = F.pixel_unshuffle(pictures, factor).movedim(1, -1).flatten(0, -2).double()  # (M, 3 f f)
+    """Least squares over what `decode` makes of latents (N, C, h, w): images (N, 3, f*h, f*w) in [-1, 1]."""
+    images = torch.cat([decode(part).float().cpu() for part in latents.split(4)]).clamp(-1, 1)
+    factor = images.shape[-1] // latents.shape[-1]
+    squares = F.pixel_unshuffle(images, factor).movedim(1, -1).flatten(0, -2).double()  # (M, 3 f f)
     inputs = latents.cpu().movedim(1, -1).flatten(0, -2).double()
     inputs = torch.cat([inputs, torch.ones(len(inputs), 1, dtype=torch.float64)], 1)
     gram = inputs.T @ inputs

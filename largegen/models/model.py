@@ -31,7 +31,7 @@ LINEAR_DECODER = "linear_decoder.safetensors"
 
 
 class Model:
-    """The networks that turn embeddings into pictures.
+    """The networks that turn embeddings into images.
 
     autoencoder: see autoencoder.py; unet: predicts the noise; conditioner: embeddings -> context tokens
     (conditioners.py); scheduler: the training noise schedule; info: what travels with the weights (`name`,
@@ -225,7 +225,7 @@ def load_model(name_or_dir: str | Path = "starter", device: str = "auto", precis
             raise ModelError(f"{directory}: unet has {part} {found}, but its other networks {wanted}")
     autoencoder, linear = Autoencoder(vae), load_linear_decoder(directory / LINEAR_DECODER)
     if linear and tuple(linear.weight.shape[1:]) != (autoencoder.factor, autoencoder.factor, autoencoder.channels):
-        raise ModelError(f"{directory / LINEAR_DECODER}: does not fit to the autoencoder")
+        raise ModelError(f"{directory / LINEAR_DECODER}: does not match the autoencoder")
     model = Model(autoencoder, unet, conditioner, scheduler, index["info"], directory, linear)
     return model.to(target, dtype)
 
@@ -234,12 +234,12 @@ def build_model(
     config: DenoiserConfig,
     conditioner: str,
     autoencoder: Autoencoder,
-    width: int,
+    dim: int,
     tile_px: int,
     info: dict[str, Any],
     levels: int = 1,
 ) -> Model:
-    """A model with new weights for embeddings of `width` numbers, tiles of `tile_px` px and so many levels.
+    """A model with new weights for `dim`-dimensional embeddings, tiles of `tile_px` px and so many levels.
 
     Raises InputError for a size of tiles that the networks cannot halve as often as they do.
     """
@@ -247,7 +247,7 @@ def build_model(
     if tile_px % divisor:
         raise InputError(f"tiles of {tile_px} px: this autoencoder and preset need a multiple of {divisor} px")
     unet = build_denoiser(config, autoencoder.channels, tile_px // autoencoder.factor)
-    form = {"embedding_dim": width, "cross_attention_dim": config.cross_attention_dim}
+    form = {"embedding_dim": dim, "cross_attention_dim": config.cross_attention_dim}
     if conditioner == "Summarizer":
         form |= {**asdict(config.summarizer), "levels": levels}
     tokens = CONDITIONERS[conditioner](**form)
@@ -263,7 +263,7 @@ def start_from(model: Model, directory: Path) -> None:
     for name, classes in (("unet", DENOISERS), ("conditioner", CONDITIONERS)):
         own = getattr(model, name)
         if name == "conditioner" and index.get(name) != type(own).__name__:
-            log.info("--init-from %s: another kind of conditioner; ours begins anew", directory)
+            log.info("--init-from %s: another kind of conditioner; ours starts over", directory)
             continue
         try:
             own.load_state_dict(load_network(directory / name, classes, index[name]).state_dict())

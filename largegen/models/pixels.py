@@ -10,13 +10,13 @@ def to_uint8(pixels: Tensor) -> Tensor:
     return ((pixels.clamp(-1, 1) + 1) * 127.5).to(torch.uint8)
 
 
-def to_network(pictures: np.ndarray) -> torch.Tensor:
-    """Pictures (..., H, W, 3) uint8 -> (..., 3, H, W) float32 in [-1, 1]."""
-    tensor = torch.from_numpy(np.ascontiguousarray(pictures)).movedim(-1, -3)
+def to_network(images: np.ndarray) -> torch.Tensor:
+    """Images (..., H, W, 3) uint8 -> (..., 3, H, W) float32 in [-1, 1]."""
+    tensor = torch.from_numpy(np.ascontiguousarray(images)).movedim(-1, -3)
     return tensor.float() / 127.5 - 1
 
 
-def to_pictures(tensor: torch.Tensor) -> np.ndarray:
-    """(..., 3, H, W) float in [-1, 1] -> pictures (..., H, W, 3) uint8."""
+def to_images(tensor: torch.Tensor) -> np.ndarray:
+    """(..., 3, H, W) float in [-1, 1] -> images (..., H, W, 3) uint8."""
     scaled = (tensor.float().clamp(-1, 1) + 1) * 127.5
     return scaled.round().to(torch.uint8).movedim(-3, -1).cpu().numpy()

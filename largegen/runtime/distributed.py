@@ -1,4 +1,4 @@
-"""Several processes that share one picture: how they find each other, and what the first one does for all."""
+"""Several processes that share one image: how they find each other, and what the first one does for all."""
 
 import atexit
 from collections.abc import Callable
@@ -11,15 +11,15 @@ from accelerate.utils import broadcast_object_list, gather_object
 
 from largegen.errors import InputError, LargegenError, first_line
 
-# The others wait while the first one embeds a reference or writes a picture.
-PATIENCE = timedelta(days=7)
+# The others wait while the first one embeds a reference or writes an image.
+PROCESS_TIMEOUT = timedelta(days=7)
 
 Result = TypeVar("Result")
 
 
-def join(device: torch.device) -> PartialState:
+def process_group(device: torch.device) -> PartialState:
     """The group of processes that a launcher (`accelerate launch`, torchrun) started; without one, this one alone."""
-    processes = PartialState(cpu=device.type == "cpu", timeout=PATIENCE)
+    processes = PartialState(cpu=device.type == "cpu", timeout=PROCESS_TIMEOUT)
     if processes.num_processes > 1:
         atexit.unregister(_leave)
         atexit.register(_leave)
@@ -32,13 +32,13 @@ def _leave() -> None:
         torch.distributed.destroy_process_group()
 
 
-def alone(device: torch.device) -> None:
+def require_single_process(device: torch.device) -> None:
     """Raise an InputError under torchrun or accelerate launch, for what one process does."""
-    if join(device).num_processes > 1:
+    if process_group(device).num_processes > 1:
         raise InputError("this command runs in one process: start it without torchrun or accelerate launch")
 
 
-def from_main(processes: PartialState, compute: Callable[[], Result]) -> Result:
+def run_on_main(processes: PartialState, compute: Callable[[], Result]) -> Result:
     """What `compute` gives in the main process, in all of them; its LargegenError is raised in all.
 
     Any other exception of it ends the others with a LargegenError, so that none waits for what does not come.
@@ -51,7 +51,7 @@ def from_main(processes: PartialState, compute: Callable[[], Result]) -> Result:
     return result
 
 
-def gathered(processes: PartialState, compute: Callable[[], Result]) -> list[Result]:
+def gather(processes: PartialState, compute: Callable[[], Result]) -> list[Result]:
     """What `compute` gives in each process, in all of them; a LargegenError of any is raised in all.
 
     Any other exception of one ends the others with a LargegenError.
@@ -70,8 +70,8 @@ def main_first(processes: PartialState, compute: Callable[[], Result]) -> Result
     A LargegenError of any is raised in all.
     """
     found: list[Result] = []  # stays in its process: what is computed need not be fit for sending
-    from_main(processes, lambda: found.append(compute()))
-    gathered(processes, lambda: None if found else found.append(compute()))
+    run_on_main(processes, lambda: found.append(compute()))
+    gather(processes, lambda: None if found else found.append(compute()))
     return found[0]
 
 
@@ -98,6 +98,6 @@ def _raise(own: _Tried, failure: LargegenError | None) -> None:
         raise own.error or failure
 
 
-def least(processes: PartialState, number: int) -> int:
+def min_over_processes(processes: PartialState, number: int) -> int:
     """The smallest of the processes' numbers."""
     return min(gather_object([number])) if processes.num_processes > 1 else number

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 from largegen.errors import HubError, InputError, first_line
 from largegen.runtime.files import atomic, cache_directory
 
-STALLED_S = 30.0  # a server that is silent for so long has gone
+STALL_TIMEOUT_S = 30.0  # a server that is silent for so long has gone
 
 
 def cached_file(url: str, sha256: str, name: str, option: str) -> Path:
@@ -46,7 +46,7 @@ def _chunks(url: str, name: str, instead: str) -> Iterator[bytes]:
 
     done = 0
     try:
-        with urllib.request.urlopen(url, timeout=STALLED_S) as response:
+        with urllib.request.urlopen(url, timeout=STALL_TIMEOUT_S) as response:
             size = response.length
             with tqdm(total=size, desc=name, unit="B", unit_scale=True, disable=None) as bar:
                 while chunk := response.read(2**20):

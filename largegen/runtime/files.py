@@ -20,7 +20,7 @@ def cache_directory() -> Path:
 
 
 @contextlib.contextmanager
-def writing(path: Path) -> Iterator[None]:
+def write_errors(path: Path) -> Iterator[None]:
     """Turn the errors of the operating system, safetensors and torch.save while writing `path` into OutputErrors."""
     try:
         yield
@@ -64,7 +64,7 @@ def atomic(path: Path) -> Iterator[Path]:
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp{path.suffix}")
     try:
-        with writing(path):
+        with write_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             yield temporary
             replace(temporary, path)

@@ -27,7 +27,7 @@ def hub_file(repo: str, *names: str, option: str = "--encoder-weights") -> Path:
     page, instead = page_of(repo), f"give {option} FILE"
     repo, _, revision = repo.partition("@")
     online = _hub_reachable()
-    with _told(repo, instead):
+    with _hub_errors(repo, instead):
         for name in names:
             try:
                 return Path(hf_hub_download(repo, name, revision=revision or None, local_files_only=not online))
@@ -51,7 +51,7 @@ def hub_folder(source: str) -> tuple[Path, str]:
     repo, revision, folder = match.groups()
     instead = "give the folder that it was saved to"
     online, files = _hub_reachable(), [f"{folder}/*"] if folder else None
-    with _told(repo, instead):
+    with _hub_errors(repo, instead):
         try:
             found = snapshot_download(repo, revision=revision, allow_patterns=files, local_files_only=not online)
         except LocalEntryNotFoundError as error:  # not cached
@@ -65,7 +65,7 @@ def hub_folder(source: str) -> tuple[Path, str]:
 
 
 @contextmanager
-def _told(repo: str, instead: str) -> Iterator[None]:
+def _hub_errors(repo: str, instead: str) -> Iterator[None]:
     """Say in one line why the hub does not give a repository."""
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from largegen.errors import LockedError
-from largegen.runtime.files import remove, writing
+from largegen.runtime.files import remove, write_errors
 
 
 @contextlib.contextmanager
@@ -23,7 +23,7 @@ def lock(path: Path) -> Iterator[None]:
     """
     file = Path(path).with_name(f"{Path(path).name}.lock")
     pid = os.getpid()
-    with writing(file):
+    with write_errors(file):
         file.parent.mkdir(parents=True, exist_ok=True)
         while True:
             try:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 DEVICE_CANVAS_VALUES = 2**27  # a canvas of up to 512 MB lives on the device, a larger one on the host
-SAVES_APART = 20  # as long as the last save took, so that a huge canvas is not saved all the time
+SAVE_INTERVAL_RATIO = 20  # as long as the last save took, so that a huge canvas is not saved all the time
 KEPT_CONTEXT_VALUES = 2**26  # up to 256 MB of the windows' contexts are kept from step to step
 
 
@@ -82,7 +82,7 @@ def sample_canvas(
     skip: (H, W) bool, True for background: windows of nothing else are not denoised. Latents that no other
         window covers are taken for noise around `skip_latent`, (C,) (default: 0), and end up there.
     checkpoint: a file for the canvas, written at the end and at most every `save_every_s` before, nor in more than a
-        20th of the time (0: at every step). A run that finds it goes on from there, to the same result bit for bit,
+        20th of the time (0: at every step). A run that finds it resumes from there, to the same result bit for bit,
         if settings and `fingerprint` are equal.
     fingerprint: stands for what the settings don't tell: model, conditions, skip, latents, correct.
     keep_batch_size: go on with the batch size of the run that wrote the checkpoint.
@@ -127,7 +127,7 @@ def sample_canvas(
         first, canvas = saved["step"], saved["canvas"].to(canvas.device)
         restore_memory(scheduler, saved["memory"], canvas.device)
         batch_size = saved["batch_size"] if keep_batch_size else batch_size
-        log.info("%s: going on after step %d of %d", checkpoint, first, steps)
+        log.info("%s: resuming after step %d of %d", checkpoint, first, steps)
 
     main = processes is None or processes.is_main_process
     last_saved, pause = time.monotonic(), save_every_s
@@ -163,7 +163,7 @@ def sample_canvas(
                 started = time.monotonic()
                 save_progress(checkpoint, fingerprint, step + 1, batch_size, canvas, scheduler)
                 last_saved = time.monotonic()
-                pause = save_every_s and max(save_every_s, SAVES_APART * (last_saved - started))
+                pause = save_every_s and max(save_every_s, SAVE_INTERVAL_RATIO * (last_saved - started))
     return canvas[..., :height, :width].cpu()
 
 

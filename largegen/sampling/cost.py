@@ -33,11 +33,11 @@ def trial(model: "Model", windows: int) -> Cost:
     latents = torch.zeros(windows, model.autoencoder.channels, model.window, model.window)
     contexts = model.null_context().expand(windows, -1, -1)
     few = latents[:4]
-    picture = torch.zeros(len(few), 3, model.tile_px, model.tile_px)
+    image = torch.zeros(len(few), 3, model.tile_px, model.tile_px)
     return Cost(
         call=_seconds(lambda: model.eps(latents, 0, contexts).cpu()) / windows,
         decode=_seconds(lambda: model.autoencoder.decode(few).cpu()) / len(few),
-        encode=_seconds(lambda: model.autoencoder.encode(picture).cpu()) / len(few),
+        encode=_seconds(lambda: model.autoencoder.encode(image).cpu()) / len(few),
     )
 
 
@@ -80,7 +80,7 @@ def _peak_memory(model: "Model") -> int:
 def count_calls(sampling: Sampling, window: int, height: int, width: int, skip: np.ndarray | None = None) -> int:
     """How many windows the denoiser sees for a canvas of height x width latents, each twice under guidance.
 
-    sampling: as `effective` gives it; skip: (height, width) bool, True for background.
+    sampling: as `resolve_defaults` gives it; skip: (height, width) bool, True for background.
     """
     s = sampling
     plan, _ = plan_windows(s.windows, height, width, window, s.stride, s.seed, s.steps, skip)

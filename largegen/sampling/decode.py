@@ -33,7 +33,7 @@ def decode_canvas(
     decode: (B, C, h, w) latents on `device` -> (B, 3, h * factor, w * factor) in [-1, 1].
     latents: (1, C, H, W) float32. window, stride: in latents. batch_size: windows per call of `decode`.
     margin: latents along a window's inner edges that count for nothing: there the decoder saw padding in place of
-        the picture's other side. 0 is the published way; at most half of what windows overlap.
+        the image's other side. 0 is the published way; at most half of what windows overlap.
     skip: (H, W) bool, True for background, painted `skip_colour`; windows of nothing else are not decoded.
 
     Yields (y0_px, band (h_px, W * factor, 3) uint8), top to bottom without gaps. A band goes out as soon as
@@ -56,15 +56,15 @@ def decode_canvas(
             batch = places[start : start + batch_size]
             windows = torch.cat([latents[..., top : top + h, left : left + w] for left in batch])
             pixels = decode(windows.to(device)).float().cpu()
-            for left, picture in zip(batch, pixels, strict=True):
+            for left, image in zip(batch, pixels, strict=True):
                 x = left * factor
-                band[..., x : x + w * factor] += picture * row_weights[top][:, None] * col_weights[left]
+                band[..., x : x + w * factor] += image * row_weights[top][:, None] * col_weights[left]
         done = (following - top) * factor  # pixel rows that no later window touches
         mean = band[:, :done] / row_total[top * factor :][:done, None] / col_total
-        picture = to_uint8(mean).permute(1, 2, 0).contiguous().numpy()  # (3, h, W) => (h, W, 3)
+        image = to_uint8(mean).permute(1, 2, 0).contiguous().numpy()  # (3, h, W) => (h, W, 3)
         painted = skip[top:following].repeat(factor, 0).repeat(factor, 1)
-        picture[painted] = skip_colour
-        yield top * factor, picture
+        image[painted] = skip_colour
+        yield top * factor, image
         band = torch.cat([band[:, done:], torch.zeros_like(band[:, :done])], dim=1)
 
 

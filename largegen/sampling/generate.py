@@ -1,4 +1,4 @@
-"""From a grid of embeddings to a large picture in memory: noise -> condition -> denoise -> decode [L, sec. 3]."""
+"""From a grid of embeddings to a large image in memory: noise -> condition -> denoise -> decode [L, sec. 3]."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -40,7 +40,7 @@ def generate(
     output: Literal["image", "latent"] = "image",
     progress: bool = False,
 ) -> np.ndarray | Tensor:
-    """Make a picture in memory from a grid of embeddings; for files and large sizes, `generate_file`.
+    """Make an image in memory from a grid of embeddings; for files and large sizes, `generate_file`.
 
     embeddings: (R, C, D), one for each tile of `model.tile_px` pixels, with that of the region around the tile appended
     for a model that takes it (without, it counts as zero). size: side or (width, height) in px, by default
@@ -53,9 +53,9 @@ def generate(
             raise InputError(f"the model needs embeddings of tiles of {model.tile_px} px without overlap")
         embeddings = embeddings.features
     features = torch.as_tensor(embeddings, dtype=torch.float32)
-    widths = [model.info["embedding_dim"], model.info["embedding_dim"] + model.region_dim]
-    if features.ndim != 3 or features.shape[2] not in widths:
-        raise InputError(f"embeddings of shape {tuple(features.shape)}: must be (rows, columns, {widths[-1]})")
+    dims = [model.info["embedding_dim"], model.info["embedding_dim"] + model.region_dim]
+    if features.ndim != 3 or features.shape[2] not in dims:
+        raise InputError(f"embeddings of shape {tuple(features.shape)}: must be (rows, columns, {dims[-1]})")
     if output not in ("image", "latent"):
         raise InputError(f"output {output!r}: use image or latent")
     covered = features.shape[1] * model.tile_px, features.shape[0] * model.tile_px
@@ -73,14 +73,14 @@ def generate(
         batch_size=batch_size,
         seed=seed if generator is None else seed_from(generator),
     )
-    sampling = effective(sampling, model)
+    sampling = resolve_defaults(sampling, model)
     canvas = sample_latents(model, features, height, width, sampling, latents=latents, progress=progress)
     if output == "latent":
         return canvas
     return np.concatenate([band for _, band in decode_bands(model, canvas, sampling, progress=progress)])
 
 
-def effective(sampling: Sampling, model: Model) -> Sampling:
+def resolve_defaults(sampling: Sampling, model: Model) -> Sampling:
     """The settings with every default (0) filled in for a model. Raises InputError where they do not suit it."""
     sampling.check(model.window)
     make_scheduler(sampling.scheduler, model.scheduler, sampling.steps)
@@ -96,9 +96,9 @@ def effective(sampling: Sampling, model: Model) -> Sampling:
 def sample_latents(
     model: Model, features: Tensor, height: int, width: int, sampling: Sampling, **options: Any
 ) -> Tensor:
-    """Sample the latents (1, C, H/f, W/f) of a picture of height x width px from embeddings (R, C, D).
+    """Sample the latents (1, C, H/f, W/f) of an image of height x width px from embeddings (R, C, D).
 
-    sampling: as `effective` gives it. options: further arguments of canvas.sample_canvas.
+    sampling: as `resolve_defaults` gives it. options: further arguments of canvas.sample_canvas.
     """
     return sample_canvas(
         model.eps,
@@ -121,8 +121,8 @@ def sample_latents(
 def interpolated(model: Model, features: Tensor) -> ConditionAt:
     """The condition of windows anywhere over a grid of embeddings (R, C, D): interpolated between its points, those of
     the tiles and those of the regions around them each by themselves."""
-    width = model.info["embedding_dim"]
-    parts = [part for part in features.to(model.device).tensor_split([width], -1) if part.shape[-1]]
+    dim = model.info["embedding_dim"]
+    parts = [part for part in features.to(model.device).tensor_split([dim], -1) if part.shape[-1]]
 
     def condition_at(places: list[Place]) -> Tensor:
         y, x = (torch.tensor(places, dtype=torch.float64) / model.window).T

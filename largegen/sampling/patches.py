@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from largegen.conditioning.area import Region
+from largegen.conditioning.area import ImageArea
 from largegen.conditioning.reference import Reference
 from largegen.embeddings.grid import EmbeddingGrid
 from largegen.models.model import Model
@@ -42,7 +42,7 @@ def grids_at(
     side, (rows, cols) = 2**level, reference.tissue.shape
     # One by one, unless that is more work than all of the reference.
     whole = len(places) * side**2 >= reference.tissue.sum()
-    grid = reference.grid(Region(cols * tile_px, rows * tile_px, 0, 0, rows, cols, full=True)) if whole else None
+    grid = reference.grid(ImageArea(cols * tile_px, rows * tile_px, 0, 0, rows, cols, full=True)) if whole else None
     found = []
     for top, left in places:
         row, col = max(top, 0), max(left, 0)
@@ -50,7 +50,7 @@ def grids_at(
         if grid is not None:
             part = grid.crop(row, col, height, width)
         else:
-            part = reference.grid(Region(width * tile_px, height * tile_px, row, col, height, width, full=False))
+            part = reference.grid(ImageArea(width * tile_px, height * tile_px, row, col, height, width, full=False))
         features = np.tile(part.background, (side, side, 1))
         features[row - top : row - top + height, col - left : col - left + width] = part.features
         found.append(torch.from_numpy(features))
@@ -69,9 +69,9 @@ def sample_patches(
 ) -> Tensor:
     """One patch at `level` for each grid of base embeddings, (N, h, w, D) -> latents (N, C, w, w) float32.
 
-    sampling: as generate.effective gives it. draft: latents (1, C, w, w) of one patch, whose noise is added and taken
-    away again by the `last_steps` of the scheduler. The noise of patch n is the same however many there are, and no
-    canvas'.
+    sampling: as generate.resolve_defaults gives it. draft: latents (1, C, w, w) of one patch, whose noise is
+    added and taken away again by the `last_steps` of the scheduler. The noise of patch n is the same however many
+    there are, and no canvas'.
     """
     contexts = torch.cat([model.context(part, level) for part in grids.split(16)])
     count, window, origin = len(grids), model.window, (-model.window, 0)

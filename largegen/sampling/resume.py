@@ -1,4 +1,4 @@
-"""The progress of a sampling run on disk, so that a run that was killed goes on where it stopped."""
+"""The progress of a sampling run on disk, so that a run that was killed resumes where it stopped."""
 
 import json
 import logging

@@ -9,7 +9,7 @@ from largegen.errors import InputError
 SCHEDULERS = ("ddim", "dpm++", "unipc")
 WINDOWS = ("overlap", "shift")
 ZOOM_METHODS = ("fast", "published")
-ZOOM_STEPS = 20  # [Z]: the guide holds the picture together, so fewer steps do
+ZOOM_STEPS = 20  # [Z]: the guide holds the image together, so fewer steps do
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Zooming:
-    """How a picture is made to agree with its guide; all but the method is of the published one [Z]."""
+    """How an image is made to agree with its guide; all but the method is of the published one [Z]."""
 
     method: str = "fast"  # fast or published
     inner_steps: int = 10  # K, per tile and step; 0 leaves the tiles alone

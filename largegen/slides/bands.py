@@ -1,4 +1,4 @@
-"""A picture read in bands from top to bottom, so that its size does not matter."""
+"""An image read in bands from top to bottom, so that its size does not matter."""
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING

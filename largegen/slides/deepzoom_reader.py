@@ -1,4 +1,4 @@
-"""A DeepZoom picture: a small XML file, `a.dzi`, and beside it the folder `a_files` of tiles for each level."""
+"""A DeepZoom image: a small XML file, `a.dzi`, and beside it the folder `a_files` of tiles for each level."""
 
 import threading
 import xml.etree.ElementTree as ET

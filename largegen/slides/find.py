@@ -39,7 +39,7 @@ def find_slides(paths: Sequence[Path | str]) -> list[Path]:
 
 
 def walk_images(directory: Path) -> Iterator[Path]:
-    """Pictures in a directory and below; not the tiles of DeepZoom trees, and of a folder of DICOM files the first."""
+    """Images in a directory and below; not the tiles of DeepZoom trees, and of a folder of DICOM files the first."""
     for folder, below, names in os.walk(directory):
         files = [Path(folder, n) for n in sorted(names) if n[0] != "." and Path(n).suffix.lower() in SUFFIXES]
         trees = {tiles_directory(file).name for file in files if file.suffix.lower() == ".dzi"}

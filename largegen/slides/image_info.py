@@ -1,4 +1,4 @@
-"""What a picture file says about itself: size, resolution, place, provenance.
+"""What an image file says about itself: size, resolution, place, provenance.
 
 Nothing is invented: a resolution that is not known is left out of the file, or marked as none.
 """
@@ -22,13 +22,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ImageInfo:
-    """What a picture file says about itself."""
+    """What an image file says about itself."""
 
     width: int  # px
     height: int  # px
     mpp: float | None = None  # um per px (slides)
     gsd_m: float | None = None  # metres per px (scenes)
-    georeference: "Georeference | None" = None  # of this picture: its transform maps its own pixels (scenes)
+    georeference: "Georeference | None" = None  # of this image: its transform maps its own pixels (scenes)
     description: str = ""  # one line for people
     provenance: dict = field(default_factory=dict)  # command, model, encoder, licence, seed...: JSON values
 
@@ -47,7 +47,7 @@ class ImageInfo:
         }
 
     def at(self, shrink: int, more: Mapping[str, Any]) -> "ImageInfo":
-        """Of the same picture, shrunk to a `shrink`-th in each direction; `more` joins the provenance."""
+        """Of the same image, shrunk to a `shrink`-th in each direction; `more` joins the provenance."""
         place = self.georeference
         if place is not None:
             a, b, c, d, e, f = place.transform
@@ -78,14 +78,14 @@ class ImageInfo:
 
 
 def sidecar(path: Path) -> Path:
-    """The JSON file beside a picture."""
+    """The JSON file beside an image."""
     return path.with_name(f"{path.name}.json")
 
 
 def read_provenance(path: Path, image: "pyvips.Image | None" = None) -> dict | None:
-    """Return what a picture says of its making: ImageInfo.record, from the file itself or `<path>.json`.
+    """Return what an image says of its making: ImageInfo.record, from the file itself or `<path>.json`.
 
-    image: the file as libvips has it open, where it does. None if `path` is not a picture of ours.
+    image: the file as libvips has it open, where it does. None if `path` is not an image of ours.
     """
     path = Path(path)
     image = image or _open(path)
@@ -106,7 +106,7 @@ def _open(path: Path) -> "pyvips.Image | None":
 
 
 def _header_text(image: "pyvips.Image") -> str:
-    """All the text that a picture's header carries."""
+    """All the text that an image's header carries."""
     fields = image.get_fields()
     names = [name for name in fields if name == "image-description" or name.startswith("png-comment-")]
     texts = [image.get(name) for name in names]

@@ -2,7 +2,7 @@
 
 libvips is fast and reads TIFF, SVS (JPEG), OME-TIFF, PNG and JPEG; OpenSlide reads JPEG 2000 SVS and the
 makers' own formats (NDPI, MRXS, SCN, BIF, DICOM); deepzoom_reader.py reads DeepZoom trees. All readers give the same
-things: `levels`, `properties` (OpenSlide's names), `provenance` (of pictures of ours, else empty), `lossy` (whether
+things: `levels`, `properties` (OpenSlide's names), `provenance` (of images of ours, else empty), `lossy` (whether
 JPEG or the like stored the pixels), and `read`.
 """
 

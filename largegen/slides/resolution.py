@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 DEFAULT_MAG = 20.0
-SAME = 0.02  # resolutions that differ by no more than this part are one
+SCALE_TOLERANCE = 0.02  # resolutions that differ by no more than this part are one
 
 
 class Resolution(NamedTuple):
@@ -68,7 +68,7 @@ def _magnification(mpp: float) -> str:
     """10 / mpp: the objective (40x, 20x, ... 1.25x and so on) within 1 % of it, else to three digits."""
     magnification = 10 / mpp
     objective = 40 * 2.0 ** round(math.log2(magnification / 40))
-    near = abs(magnification / objective - 1) <= SAME / 2  # so that two levels never share a name
+    near = abs(magnification / objective - 1) <= SCALE_TOLERANCE / 2  # so that two levels never share a name
     return f"{objective:g}x" if near else f"{magnification:.3g}x"
 
 

@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 WHITE = (255, 255, 255)
 LANCZOS_SUPPORT = 3
-LARGEST_READ = 2**24  # level pixels decoded at once; larger regions are read in bands
+MAX_READ_PX = 2**24  # level pixels decoded at once; larger regions are read in bands
 
 
 class Slide:
@@ -29,7 +29,7 @@ class Slide:
     path, name (its stem); kind: "slide", "scene" or "image"; width, height: in level-0 pixels; levels: sizes.
     mpp: um per level-0 pixel, None for scenes or if unknown; gsd_m: metres per level-0 pixel of a scene;
     magnification: the objective in the metadata or `source_mag`, never derived; background: see there.
-    provenance: what a picture of ours says of itself, else empty; lossy: whether its pixels are stored as JPEG or so.
+    provenance: what an image of ours says of itself, else empty; lossy: whether its pixels are stored as JPEG or so.
     """
 
     def __init__(self, path: Path, sources: tuple[float | None, float | None, float | None], check: bool):
@@ -42,7 +42,7 @@ class Slide:
         self.width, self.height = self.levels[0]
         self._downsamples = [level_downsample(self.levels[0], level) for level in self.levels]
         properties, said = self._reader.properties, self._reader.provenance
-        # A picture that was cropped or resized elsewhere is no longer what its header says.
+        # An image that was cropped or resized elsewhere is no longer what its header says.
         self.provenance = said if (said.get("width"), said.get("height")) == self.levels[0] else {}
         self.vendor = properties.get("openslide.vendor", "")
         geo = read_geotiff(path) if path.suffix.lower() in (".tif", ".tiff") else None
@@ -103,7 +103,7 @@ class Slide:
 
         level = self._level_for(downsample)
         scale_x, scale_y = (downsample / d for d in self._downsamples[level])
-        if width * scale_x * height * scale_y > LARGEST_READ and height > 1:
+        if width * scale_x * height * scale_y > MAX_READ_PX and height > 1:
             half = height // 2
             parts = ((y, half), (y + half * downsample, height - half))
             return np.concatenate([self._resample(x, start, width, rows, downsample) for start, rows in parts])

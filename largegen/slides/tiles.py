@@ -90,9 +90,9 @@ def draw_preview(slide: "Slide", grid: TileGrid, keep: np.ndarray, path: Path, m
 
     from largegen.runtime.files import atomic
 
-    picture = Image.fromarray(slide.thumbnail(max_px))
-    draw = ImageDraw.Draw(picture, "RGBA")
-    scale = picture.width / slide.width
+    image = Image.fromarray(slide.thumbnail(max_px))
+    draw = ImageDraw.Draw(image, "RGBA")
+    scale = image.width / slide.width
     side = grid.tile_px * grid.downsample * scale
     # Kept tiles last, so that their outline is whole.
     for row, col in sorted(np.ndindex(keep.shape), key=lambda place: bool(keep[place])):
@@ -103,4 +103,4 @@ def draw_preview(slide: "Slide", grid: TileGrid, keep: np.ndarray, path: Path, m
         else:
             draw.rectangle(box, fill=(128, 128, 128, 110), outline=(128, 128, 128, 255))
     with atomic(Path(path)) as temporary:
-        picture.save(temporary, "PNG")
+        image.save(temporary, "PNG")

@@ -1,6 +1,6 @@
 """Images read by libvips: TIFF, SVS (JPEG), OME-TIFF, PNG and JPEG.
 
-libvips keeps one error buffer for all threads, so readers share it under `Notes`.
+libvips keeps one error buffer for all threads, so readers share it under `VipsErrorLock`.
 """
 
 import logging
@@ -35,7 +35,7 @@ def import_pyvips():
     return pyvips
 
 
-class Notes:
+class VipsErrorLock:
     """Turns of the threads at libvips' note of errors, which is one for all: many read at once, or one alone."""
 
     def __init__(self) -> None:
@@ -45,7 +45,7 @@ class Notes:
         self._reading = 0
 
     @contextmanager
-    def shared(self) -> Iterator[None]:
+    def reading(self) -> Iterator[None]:
         """While others may read too, so that a new note may be theirs; none is erased on purpose."""
         with self._turn, self._left:
             self._reading += 1
@@ -57,7 +57,7 @@ class Notes:
                 self._left.notify_all()
 
     @contextmanager
-    def alone(self) -> Iterator[None]:
+    def exclusive(self) -> Iterator[None]:
         """While no other thread reads: old notes may be erased, and a new one is of this thread."""
         with self._turn:
             with self._left:
@@ -72,8 +72,8 @@ class Notes:
         import_pyvips().vips_lib.vips_error_clear()
 
 
-notes = Notes()
-os.register_at_fork(after_in_child=notes.__init__)  # the other threads are gone, and their turns with them
+error_lock = VipsErrorLock()
+os.register_at_fork(after_in_child=error_lock.__init__)  # the other threads are gone, and their turns with them
 
 
 class VipsReader:
@@ -107,7 +107,7 @@ class VipsReader:
                 str(self.path), access="random", fail_on="truncated", revalidate=True, **page
             )
         except pyvips.Error as error:
-            notes.erased += 1
+            error_lock.erased += 1
             with self.path.open("rb") as file:
                 is_tiff = file.read(2) in (b"II", b"MM")
             reason = "a truncated or damaged TIFF" if is_tiff else "not an image in a known format"
@@ -154,20 +154,20 @@ class VipsReader:
         # libvips paints a damaged tile black, keeps it so, notes the error for all threads to see, and returns as if
         # all were well. So what may be anyone's trouble is read again, past the cache, while no other thread reads.
         pyvips = import_pyvips()
-        with notes.shared():
-            erased = notes.erased
+        with error_lock.reading():
+            erased = error_lock.erased
             try:
                 pixels = self._pixels(level, x, y, width, height)
-                if not notes.pending() and notes.erased == erased:
+                if not error_lock.pending() and error_lock.erased == erased:
                     return pixels
             except pyvips.Error:  # erases the note
-                notes.erased += 1
+                error_lock.erased += 1
             self._images[level] = self._open(**self._pages[level])
-        with notes.alone():
-            notes.erase()
+        with error_lock.exclusive():
+            error_lock.erase()
             try:
                 pixels = self._pixels(level, x, y, width, height)
-                if not notes.pending():
+                if not error_lock.pending():
                     return pixels
                 raise pyvips.Error("")
             except pyvips.Error as error:

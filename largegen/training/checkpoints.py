@@ -10,9 +10,9 @@ from accelerate import Accelerator
 from safetensors import SafetensorError
 
 from largegen.errors import InputError, OutputError, TrainingError
-from largegen.runtime.files import remove, replace, writing
+from largegen.runtime.files import remove, replace, write_errors
 
-# What a run must share with the one that it goes on: the rest of its settings may change on the way.
+# What a run must share with the one that it resumes: the rest of its settings may change on the way.
 OF_THE_RUN = ("seed", "batch_size")
 OF_THE_TASK = (
     *("kind", "encoder_fingerprint", "embedding_dim", "tile_px", "prediction", "channels", "latent_channels"),
@@ -32,7 +32,7 @@ def step_of(checkpoint: Path) -> int:
 
 
 def find_checkpoint(out: Path, resume: str | None, overwrite: bool) -> Path | None:
-    """The checkpoint to go on from; None to start anew.
+    """The checkpoint to resume from; None to start over.
 
     resume: `latest`, a checkpoint directory or None. Raises OutputError where a run or another one is in the way, and
     InputError where there is no such checkpoint.
@@ -40,7 +40,7 @@ def find_checkpoint(out: Path, resume: str | None, overwrite: bool) -> Path | No
     there = checkpoints(out)
     if resume is None:
         if (there or (out / "model").exists()) and not overwrite:
-            raise OutputError(f"{out}: holds a run already; --resume latest goes on with it, --overwrite starts anew")
+            raise OutputError(f"{out}: holds a run already; --resume latest continues it, --overwrite starts over")
         return None
     if resume == "latest":
         return there[-1] if there else None
@@ -69,7 +69,7 @@ def check_same_run(checkpoint: Path, settings: dict[str, Any]) -> None:
         for name in names:
             if name in old and old[name] != new.get(name):
                 values = f"{name} {old[name]!s:.200}, not {new.get(name)!s:.200}"
-                raise InputError(f"--resume {checkpoint}: that run has {values}; go on with the same, or start anew")
+                raise InputError(f"--resume {checkpoint}: that run has {values}; resume with the same, or start over")
 
 
 def load_checkpoint(accelerator: Accelerator, checkpoint: Path) -> None:
@@ -95,7 +95,7 @@ def save_checkpoint(accelerator: Accelerator, out: Path, step: int, keep: int) -
         remove(temporary)
     accelerator.wait_for_everyone()
     try:
-        with writing(final):
+        with write_errors(final):
             accelerator.save_state(str(temporary))
             accelerator.wait_for_everyone()
             if main:
@@ -110,7 +110,7 @@ def save_checkpoint(accelerator: Accelerator, out: Path, step: int, keep: int) -
 
 
 def remove_later(out: Path, step: int) -> None:
-    """Delete the checkpoints after `step`: a run that goes on from there takes their place."""
+    """Delete the checkpoints after `step`: a run that resumes from there takes their place."""
     for path in reversed(checkpoints(out)):
         if step_of(path) > step:
             remove(path)

@@ -1,4 +1,4 @@
-"""How a network is fitted, whichever it is: the settings of the loop, and the devices and precision it works in."""
+"""How a network is trained, whichever it is: the settings of the loop, and the devices and precision it works in."""
 
 import os
 from dataclasses import dataclass
@@ -8,12 +8,12 @@ from accelerate import Accelerator
 
 from largegen.errors import InputError
 from largegen.runtime.device import keep_freed_memory, resolve_device, resolve_precision
-from largegen.runtime.distributed import join
+from largegen.runtime.distributed import process_group
 
 
 @dataclass(frozen=True)
 class LoopConfig:
-    """How a network is fitted, whichever it is."""
+    """How a network is trained, whichever it is."""
 
     steps: int = 10_000  # optimizer steps in all
     batch_size: int = 32  # samples per optimizer step, over all processes and accumulation steps
@@ -33,7 +33,7 @@ class LoopConfig:
     checkpoint_every: int = 500  # steps
     checkpoints_limit: int = 2  # how many are kept; 0 keeps all
     resume: str | None = None  # "latest", or a checkpoint directory
-    overwrite: bool = False  # start anew where a run is
+    overwrite: bool = False  # start over where a run is
 
 
 def make_accelerator(config: LoopConfig) -> Accelerator:
@@ -51,7 +51,7 @@ def make_accelerator(config: LoopConfig) -> Accelerator:
         precision = "bf16" if resolve_precision("auto", device) == torch.bfloat16 else "no"
     if precision == "fp16" and device.type == "cpu":
         raise InputError("--mixed-precision fp16: not on a CPU; use bf16 or no")
-    join(device)
+    process_group(device)
     return Accelerator(
         mixed_precision=precision, gradient_accumulation_steps=config.accumulation, cpu=device.type == "cpu"
     )

@@ -13,16 +13,16 @@ from largegen.slides.slide import Slide
 from largegen.slides.tiles import tile_grid, tissue_fraction
 from largegen.slides.tissue import tissue_mask
 from largegen.training.held_out import HeldOut
-from largegen.training.sampler import sample_rng, turn
+from largegen.training.sampler import orient, sample_rng
 
 IN_MEMORY_BYTES = 2**30  # a slide smaller than this at the wanted resolution is decoded once and kept
-TRIES = 20  # draws of a crop that avoids the held-out blocks, before it stays where its tile is
+MAX_TRIES = 20  # draws of a crop that avoids the held-out blocks, before it stays where its tile is
 
 
 class SlidePixels:
     """A slide's pixels at one resolution, in its own pixels; decoded once if that fits into memory.
 
-    slide: open slide; downsample: level-0 pixels per pixel. `width` and `height` are the picture's size in pixels.
+    slide: open slide; downsample: level-0 pixels per pixel. `width` and `height` are the image's size in pixels.
     """
 
     def __init__(self, slide: Slide, downsample: float):
@@ -33,7 +33,7 @@ class SlidePixels:
             self._pixels = slide.read(0, 0, self.width, self.height, downsample)
 
     def crop(self, x: int, y: int, size_px: int) -> np.ndarray:
-        """The (size_px, size_px, 3) uint8 picture with its top-left corner at (x, y)."""
+        """The (size_px, size_px, 3) uint8 image with its top-left corner at (x, y)."""
         if self._pixels is not None:
             return self._pixels[y : y + size_px, x : x + size_px]
         x0, y0 = round(x * self.downsample), round(y * self.downsample)
@@ -46,8 +46,8 @@ class CropDataset(Dataset):
     slides: (slide, downsample) pairs, drawn equally often. Sample n is a dict with `image`: (views, 3, crop_px,
     crop_px) float32 in [-1, 1]. Views of one sample are at most `shift_px` apart, at the base. With `levels` > 1 some
     samples show 2^k crop sides, k < levels, at a 2^k-th of the resolution: half as many for each k as for the one
-    before. Crops never touch the blocks kept for validation, a part `held_out` of all. Raises InputError where no crop
-    is left.
+    before. Crops never touch the blocks kept for validation, a fraction `held_out` of all. Raises InputError
+    where no crop is left.
     """
 
     def __init__(
@@ -90,12 +90,12 @@ class CropDataset(Dataset):
         for k in range(level, -1, -1):
             pixels, side = self.pyramids[number][k], self.crop_px << k
             limit = (pixels.width - self.crop_px, pixels.height - self.crop_px)
-            for _ in range(TRIES if min(limit) >= 0 else 0):
+            for _ in range(MAX_TRIES if min(limit) >= 0 else 0):
                 corner = np.add((x, y), rng.integers(self.crop_px - side - reach, reach + 1, 2))
                 near_x, near_y = np.clip(corner >> k, 0, limit).tolist()
                 if not self.held_out.touches(name, near_x << k, near_y << k, side):
-                    return turn(pixels.crop(near_x, near_y, self.crop_px), int(rng.integers(8)))
-        return turn(self.pixels[number].crop(x, y, self.crop_px), int(rng.integers(8)))
+                    return orient(pixels.crop(near_x, near_y, self.crop_px), int(rng.integers(8)))
+        return orient(self.pixels[number].crop(x, y, self.crop_px), int(rng.integers(8)))
 
     def describe(self) -> dict[str, Any]:
         """The slides and their size, for the record."""

@@ -11,9 +11,9 @@ from torch.utils.data import Dataset
 
 from largegen.errors import InputError
 from largegen.models.denoiser import TIMESTEPS
-from largegen.training.latents import TURNS
-from largegen.training.regions import EmbeddingGrids, Regions, split
-from largegen.training.sampler import sample_rng, turn
+from largegen.training.latents import ORIENTATIONS
+from largegen.training.regions import EmbeddingGrids, TrainingRegions, split
+from largegen.training.sampler import orient, sample_rng
 
 CONDITION_DROPOUT = 0.1  # [L] and [Z]: part of the samples that see the null condition
 
@@ -27,11 +27,16 @@ class LatentRegions(Dataset):
     conditioner's. The level is drawn uniformly, so that scarce levels are seen as often as plentiful ones [Z], then one
     of its regions. A sample is the `latents` (C, h, w) and the condition (`condition.0`, ...) of a region laid one of
     the cached ways, a `timestep`, the `noise`, and whether to `drop` the condition. Regions that touch a validation
-    block, a part `held_out` of all blocks, are left out. Raises InputError for a level without training regions.
+    block, a fraction `held_out` of all blocks, are left out. Raises InputError for a level without training regions.
     """
 
     def __init__(
-        self, sources: Sequence[tuple[Regions, Path]], levels: int, arrange: Callable, held_out: float, seed: int
+        self,
+        sources: Sequence[tuple[TrainingRegions, Path]],
+        levels: int,
+        arrange: Callable,
+        held_out: float,
+        seed: int,
     ):
         self.sources, self.arrange, self.seed = sources, arrange, seed
         grids = {regions.file.path: EmbeddingGrids(regions.file) for regions, _ in sources}
@@ -70,7 +75,7 @@ class LatentRegions(Dataset):
         cache = self._open[source]
         way = int(rng.integers(cache.shape[1])) if rng else 0
         latents = torch.from_numpy(cache[n, way].astype(np.float32))
-        grid = turn(self.grids[source].under(regions, n), TURNS[cache.shape[1]][way])
+        grid = orient(self.grids[source].under(regions, n), ORIENTATIONS[cache.shape[1]][way])
         condition = self.arrange(torch.from_numpy(grid.copy())[None], regions.level)
         return latents, [part[0] for part in condition]
 

@@ -13,57 +13,65 @@ from tqdm import tqdm
 
 from largegen.models.autoencoder import Autoencoder
 from largegen.models.pixels import to_network
-from largegen.runtime.files import writing
+from largegen.runtime.files import write_errors
 from largegen.runtime.lock import lock
 from largegen.slides.slide import Slide
-from largegen.training.regions import Regions
-from largegen.training.sampler import turn
+from largegen.training.regions import TrainingRegions
+from largegen.training.sampler import orient
 
 log = logging.getLogger(__name__)
 
-# Ways to lay a tile (arguments of sampler.turn): as it is; turned by half; and flipped; and by quarters.
-TURNS = {1: (0,), 2: (0, 2), 4: (0, 2, 4, 6), 8: (0, 1, 2, 3, 4, 5, 6, 7)}
+# Orientations of a tile (arguments of sampler.orient): as it is; turned by half; and flipped; and by quarters.
+ORIENTATIONS = {1: (0,), 2: (0, 2), 4: (0, 2, 4, 6), 8: (0, 1, 2, 3, 4, 5, 6, 7)}
 
 
 def latents_path(
-    regions: Regions, autoencoder_fingerprint: str, directory: Path, turns: int, dtype: torch.dtype
+    regions: TrainingRegions, autoencoder_fingerprint: str, directory: Path, orientations: int, dtype: torch.dtype
 ) -> Path:
     """The cache of the regions of one level: `<directory>/<slide>.level-<k>.<hash of all it depends on>.npy`.
 
     dtype: what the autoencoder computes in.
     """
     settings, level = regions.file.settings, regions.level
-    key = json.dumps([settings.as_dict(), level, autoencoder_fingerprint, turns, dtype], sort_keys=True, default=str)
+    key = json.dumps(
+        [settings.as_dict(), level, autoencoder_fingerprint, orientations, dtype], sort_keys=True, default=str
+    )
     digest = hashlib.sha256(key.encode() + regions.cells.tobytes()).hexdigest()[:12]
     return Path(directory) / f"{settings.source_name}.level-{level}.{digest}.npy"
 
 
 def cache_latents(
-    regions: Regions, slide: Slide, autoencoder: Autoencoder, path: Path, *, turns: int = 4, batch_size: int = 16
+    regions: TrainingRegions,
+    slide: Slide,
+    autoencoder: Autoencoder,
+    path: Path,
+    *,
+    orientations: int = 4,
+    batch_size: int = 16,
 ) -> None:
-    """Encode the pictures of regions, `turns` ways, into the NumPy file `path`.
+    """Encode the images of regions, each in some of the 8 orientations, into the NumPy file `path`.
 
-    It is (N, turns, C, h, w) float16, normalised, in the order of the regions; turns: 1, 2, 4 or 8, see TURNS.
+    It is (N, orientations, C, h, w) float16, normalised, in the order of the regions; orientations: 1, 2, 4 or 8.
     A complete cache is kept, an interrupted one (`<path>.partial`) is continued. NumPy's format grows by plain
     appending: what is done survives a kill and a full disk, both of which damage an HDF5 file.
     """
     count, side = len(regions.cells), regions.file.settings.tile_px // autoencoder.factor
-    shape = (count, turns, autoencoder.channels, side, side)
+    shape = (count, orientations, autoencoder.channels, side, side)
     partial = path.with_name(f"{path.name}.partial")
-    with lock(path), writing(path):
+    with lock(path), write_errors(path):
         if path.exists():
             return
         with partial.open("ab") as cache:
             done = _continue(cache, shape)
-            tiles_at_once = max(1, batch_size // turns)
+            tiles_at_once = max(1, batch_size // orientations)
             quiet = None if log.isEnabledFor(logging.WARNING) else True
             name = f"latents {slide.name} level {regions.level}"
             with tqdm(total=count, initial=done, desc=name, unit="region", disable=quiet) as bar:
                 for start in range(done, count, tiles_at_once):
                     numbers = range(start, min(start + tiles_at_once, count))
-                    pictures = [regions.picture(n, slide) for n in numbers]
-                    turned = np.stack([turn(picture, k) for picture in pictures for k in TURNS[turns]])
-                    cache.write(autoencoder.encode(to_network(turned)).cpu().numpy().astype("<f2").tobytes())
+                    images = [regions.image(n, slide) for n in numbers]
+                    oriented = np.stack([orient(image, k) for image in images for k in ORIENTATIONS[orientations]])
+                    cache.write(autoencoder.encode(to_network(oriented)).cpu().numpy().astype("<f2").tobytes())
                     cache.flush()
                     bar.update(len(numbers))
         partial.replace(path)

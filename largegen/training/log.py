@@ -5,11 +5,11 @@ import math
 from pathlib import Path
 from typing import Any
 
-from largegen.runtime.files import atomic, writing
+from largegen.runtime.files import atomic, write_errors
 
 
 class Metrics:
-    """The log `metrics.jsonl` of the run in `out`, which goes on after step `start`.
+    """The log `metrics.jsonl` of the run in `out`, which resumes after step `start`.
 
     What an interrupted run logged of later steps is dropped, because those steps are done again.
     """
@@ -25,7 +25,7 @@ class Metrics:
     def log(self, step: int, **figures: float) -> None:
         """Report `figures` of an optimizer step; one that is not finite is null in the file."""
         line = {"step": step} | {name: value if math.isfinite(value) else None for name, value in figures.items()}
-        with writing(self.path):
+        with write_errors(self.path):
             with self.path.open("a") as file:
                 file.write(json.dumps(line) + "\n")
             for name, value in figures.items() if self._board else ():
@@ -33,7 +33,7 @@ class Metrics:
 
     def close(self) -> None:
         if self._board:
-            with writing(self.path):
+            with write_errors(self.path):
                 self._board.close()
 
 
@@ -73,5 +73,5 @@ def _tensorboard(out: Path, start: int) -> Any | None:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         return None
-    with writing(out):
+    with write_errors(out):
         return SummaryWriter(str(out / "tensorboard"), purge_step=start + 1)

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from largegen.errors import TrainingError
-from largegen.runtime.files import atomic, remove, write_json, writing
+from largegen.runtime.files import atomic, remove, write_errors, write_json
 from largegen.runtime.lock import lock
 from largegen.training.checkpoints import (
     check_same_run,
@@ -37,7 +37,7 @@ log = logging.getLogger(__name__)
 
 
 class Task(nn.Module):
-    """What is fitted: a module whose forward is the loss, with its data and its ways to look at the result.
+    """What is trained: a module whose forward is the loss, with its data and its ways to look at the result.
 
     dataset: maps a sample number to a dict of tensors, purely (see crops.py). `forward(batch)` returns the scalar
     loss and a dict of scalar tensors to log.
@@ -56,10 +56,10 @@ class Task(nn.Module):
         return {}
 
     def preview(self, path: Path) -> None:
-        """Write a picture at `path` (.png) that shows how good the network is now."""
+        """Write an image at `path` (.png) that shows how good the network is now."""
 
     def export(self, directory: Path) -> None:
-        """Write the fitted networks, in the form that the other commands load."""
+        """Write the trained networks, in the form that the other commands load."""
         raise NotImplementedError
 
 
@@ -163,7 +163,7 @@ class _Run:
 
     def _make_directory(self) -> None:
         out = self.out
-        with writing(out):
+        with write_errors(out):
             out.mkdir(parents=True, exist_ok=True)
             remove_unfinished(out)
             if self.config.overwrite and not self.resume_from:
@@ -176,7 +176,7 @@ class _Run:
         return {"version": __version__, **asdict(self.config), "task": self.bare.settings}
 
     def _resume(self) -> int:
-        """Load the checkpoint to go on from, but for the settings, which are today's; returns its step."""
+        """Load the checkpoint to resume from, but for the settings, which are today's; returns its step."""
         if not self.resume_from:
             return 0
         check_same_run(self.resume_from, self._settings())
@@ -191,7 +191,7 @@ class _Run:
         start = step_of(self.resume_from)
         self.accelerator.wait_for_everyone()
         if self.accelerator.is_main_process:
-            with writing(self.out):
+            with write_errors(self.out):
                 remove_later(self.out, start)
         log.info("resuming after step %d from %s", start, self.resume_from)
         return start
@@ -208,7 +208,7 @@ class _Run:
             sampler=sampler,
             num_workers=config.workers,
             pin_memory=accelerator.device.type == "cuda",
-            generator=torch.Generator(),  # else it draws from the global one, and a resumed run would go on otherwise
+            generator=torch.Generator(),  # else it draws from the global one, and a resumed run would differ
         )
         batches = iter(loader)
         for _ in sampler.steps:
@@ -241,14 +241,14 @@ class _Run:
         for name, value in (("loss", loss), ("gradient", norm)):
             if not math.isfinite(value) and not (name == "gradient" and self.accelerator.scaler):
                 raise TrainingError(
-                    f"step {step}: the {name} is {value}; go on from a checkpoint with --resume and a lower"
+                    f"step {step}: the {name} is {value}; resume from a checkpoint with --resume and a lower"
                     " --learning-rate or --mixed-precision no"
                 )
 
     def _validate(self, step: int, metrics: Metrics) -> None:
-        """Log figures on the held-out data and draw a sample picture, both with the EMA weights."""
+        """Log figures on the held-out data and draw a sample image, both with the EMA weights."""
         with self._averaged(), torch.no_grad():
-            with writing(self.out):
+            with write_errors(self.out):
                 (self.out / "samples").mkdir(exist_ok=True)
             self.bare.preview(self.out / "samples" / f"step-{step:06d}.png")
             figures = self.bare.validate()

@@ -1,4 +1,4 @@
-"""From embedding files and slides to a fitted denoiser: the preparation around the training loop."""
+"""From embedding files and slides to a trained denoiser: the preparation around the training loop."""
 
 import copy
 import logging
@@ -22,7 +22,7 @@ from largegen.training.config import LoopConfig, make_accelerator
 from largegen.training.dataset import LatentRegions
 from largegen.training.latents import cache_latents, latents_path
 from largegen.training.regions import find_regions
-from largegen.training.sample_metrics import Judge
+from largegen.training.sample_metrics import SampleMetrics
 from largegen.training.tasks.denoiser import DiffusionTask
 from largegen.version import __version__
 
@@ -33,7 +33,7 @@ CONDITIONER_CLASSES = {"patch": "PatchConditioner", "summarizer": "Summarizer"}
 
 @dataclass(frozen=True)
 class CohortConfig:
-    """What a denoiser is fitted on, and to what form."""
+    """What a denoiser is trained on, and its architecture."""
 
     embeddings: tuple[Path, ...]  # embedding files, or directories of them
     slides: Path | None  # directory of the slides, where they have moved
@@ -42,20 +42,20 @@ class CohortConfig:
     conditioner: str  # patch or summarizer
     levels: int  # magnifications, each half the one before; more than 1 needs the summarizer
     init_from: str | None  # model to take the first weights from
-    turns: int  # ways each region is laid, see latents.TURNS
+    orientations: int  # in which each region is encoded, see latents.ORIENTATIONS
     cache: Path  # directory of the latents
     held_out: float  # fraction of the blocks kept for validation
     name: str  # of the model
     licence: str  # of its weights; empty: the encoder's
     export_dtype: torch.dtype  # of the exported weights
-    eval_every: int = 0  # steps between looks at samples, see sample_metrics.Judge; 0 for none
+    eval_every: int = 0  # steps between looks at samples, see sample_metrics.SampleMetrics; 0 for none
     eval_samples: int = 128  # regions per level that are sampled then
     eval_encoder: str | None = None  # that compares them; by default that of the embeddings
     encoder_weights: Path | None = None  # of that encoder, where they are in no usual place
 
 
 def denoiser_task(config: CohortConfig, loop: LoopConfig, encode: bool = True) -> DiffusionTask:
-    """The denoiser to fit and its data; encodes the regions' latents into the cache, unless `encode` is false.
+    """The denoiser to train and its data; encodes the regions' latents into the cache, unless `encode` is false.
 
     Raises InputError, EmbeddingFileError or ModelError where embedding files, slides, autoencoder and preset do not fit
     together.
@@ -69,38 +69,40 @@ def denoiser_task(config: CohortConfig, loop: LoopConfig, encode: bool = True) -
     autoencoder = load_autoencoder(BUNDLED.get(config.vae, Path(config.vae)))
     form, conditioner = PRESETS[config.preset], CONDITIONER_CLASSES[config.conditioner]
     info = _info(config, files, settings)
-    model = build_model(form, conditioner, autoencoder, settings.width, settings.tile_px, info, config.levels)
+    model = build_model(form, conditioner, autoencoder, settings.dim, settings.tile_px, info, config.levels)
     if config.init_from:
         start_from(model, find_model(config.init_from))
     dtype = resolve_precision("auto", processes.device)
     fingerprint = autoencoder.fingerprint
     found = [find_regions(file, level) for level in range(config.levels) for file in files]
     found = [regions for regions in found if len(regions.cells)]
-    sources = [(r, latents_path(r, fingerprint, config.cache, config.turns, dtype)) for r in found]
+    sources = [(r, latents_path(r, fingerprint, config.cache, config.orientations, dtype)) for r in found]
     dataset = LatentRegions(sources, config.levels, model.conditioner.arrange, config.held_out, loop.seed)
     for level, name in enumerate(model.level_names):
         counts = len(dataset.training[level]), len(dataset.validation[level])
         log.info("level %d (%s): %d regions to train on, %d held out", level, name, *counts)
-    judge = _judge(config, settings.encoder, dataset, processes.device) if config.eval_every else None
+    sample_metrics = _sample_metrics(config, settings.encoder, dataset, processes.device) if config.eval_every else None
     if encode:
         encoder = copy.deepcopy(autoencoder)  # the model keeps the weights that it will be saved with
         encoder.to(processes.device, dtype)
         for number, (regions, path) in enumerate(sources):
             if number % processes.num_processes == processes.process_index:  # its share of the work
                 with find_slide(regions.file, config.slides) as slide:
-                    cache_latents(regions, slide, encoder, path, turns=config.turns)
+                    cache_latents(regions, slide, encoder, path, orientations=config.orientations)
         processes.wait_for_everyone()
-    task = DiffusionTask(dataset, model, form, _encoder_directory(settings.encoder), config.export_dtype, judge)
+    task = DiffusionTask(
+        dataset, model, form, _encoder_directory(settings.encoder), config.export_dtype, sample_metrics
+    )
     autoencoder.to(processes.device, torch.float32)
     return task
 
 
-def _judge(config: CohortConfig, own: str, dataset: LatentRegions, device: torch.device) -> Judge:
+def _sample_metrics(config: CohortConfig, own: str, dataset: LatentRegions, device: torch.device) -> SampleMetrics:
     """Who looks at samples; `own` is the embeddings' encoder. Raises InputError where nothing is held out."""
     if max(map(len, dataset.validation)) < 2:
         raise InputError(f"--eval-every {config.eval_every}: fewer than two regions are held out; raise --validation")
     encoder = load_encoder(config.eval_encoder or own, config.encoder_weights, device)
-    return Judge(encoder, config.eval_every, config.eval_samples)
+    return SampleMetrics(encoder, config.eval_every, config.eval_samples)
 
 
 def _info(config: CohortConfig, files: Sequence[EmbeddingFile], settings: Settings) -> dict[str, Any]:
@@ -114,7 +116,7 @@ def _info(config: CohortConfig, files: Sequence[EmbeddingFile], settings: Settin
         "encoder_fingerprint": settings.encoder_fingerprint,
         "encoder_licence": settings.encoder_licence,
         "licence": config.licence or "; ".join(licences),
-        "embedding_dim": settings.width,
+        "embedding_dim": settings.dim,
         "tile_px": settings.tile_px,
         "trained_on": [
             {"name": f.settings.source_name, "tiles": f.count, "mpp": working_mpp(f), "gsd_m": working_gsd(f)}

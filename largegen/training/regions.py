@@ -1,4 +1,4 @@
-"""Regions of a slide at several levels: 2^k x 2^k tiles of the base grid, seen as one picture of a tile's size [Z].
+"""Regions of a slide at several levels: 2^k x 2^k tiles of the base grid, seen as one image of a tile's size [Z].
 
 Level k shows 2^k tile sides at a 2^k-th of the base resolution: for a base of 20x, level 1 is 10x, level 2 is 5x, ...
 A region's condition is the grid of the base embeddings under it; tiles without tissue, or off the slide, count with the
@@ -15,11 +15,11 @@ from largegen.slides.slide import Slide
 from largegen.slides.tissue import MIN_TISSUE
 from largegen.training.held_out import HeldOut
 
-APART = 8  # regions of one level start an eighth of their side apart, or a tile's stride if that is more
+STARTS_PER_SIDE = 8  # regions of one level start an eighth of their side apart, or a tile's stride if that is more
 
 
 @dataclass(frozen=True)
-class Regions:
+class TrainingRegions:
     """The regions of one embedding file at one level."""
 
     file: EmbeddingFile
@@ -33,7 +33,7 @@ class Regions:
 
     @property
     def downsample(self) -> float:
-        """Level-0 px per pixel of a region's picture."""
+        """Level-0 px per pixel of a region's image."""
         return self.file.settings.downsample * self.side
 
     def xy(self, n: int) -> tuple[int, int]:
@@ -41,7 +41,7 @@ class Regions:
         settings = self.file.settings
         return settings.xy(*(self.cells[n] + settings.region[:2]))
 
-    def picture(self, n: int, slide: Slide) -> np.ndarray:
+    def image(self, n: int, slide: Slide) -> np.ndarray:
         """Region `n` as (tile_px, tile_px, 3) uint8, read from the nearest larger pyramid level."""
         tile_px = self.file.settings.tile_px
         return slide.read(*self.xy(n), tile_px, tile_px, self.downsample)
@@ -52,7 +52,7 @@ class Regions:
         return self.cells[n, 0] + steps, self.cells[n, 1] + steps
 
 
-def find_regions(file: EmbeddingFile, level: int, min_tissue: float = MIN_TISSUE) -> Regions:
+def find_regions(file: EmbeddingFile, level: int, min_tissue: float = MIN_TISSUE) -> TrainingRegions:
     """All regions of a level, an eighth of their side apart: at level 0 the file's tiles.
 
     min_tissue: part of a region's tiles that must hold tissue, 0 to 1; it also limits how far regions stick out of the
@@ -60,9 +60,9 @@ def find_regions(file: EmbeddingFile, level: int, min_tissue: float = MIN_TISSUE
     side by side.
     """
     if level == 0:
-        return Regions(file, 0, file.cells)
+        return TrainingRegions(file, 0, file.cells)
     apart, side = _cells_per_tile(file, level), 2**level
-    step = max(1, side * apart // APART)
+    step = max(1, side * apart // STARTS_PER_SIDE)
     tissue = np.zeros(file.settings.region[2:], bool)
     tissue[tuple(file.cells.T)] = True
     reach = (side - 1) * apart
@@ -74,7 +74,7 @@ def find_regions(file: EmbeddingFile, level: int, min_tissue: float = MIN_TISSUE
         for right in range(0, reach + 1, apart):
             count += padded[np.ix_(rows + reach + down, cols + reach + right)]
     kept = np.argwhere(count >= max(1, min_tissue * side**2))
-    return Regions(file, level, np.stack([rows[kept[:, 0]], cols[kept[:, 1]]], 1))
+    return TrainingRegions(file, level, np.stack([rows[kept[:, 0]], cols[kept[:, 1]]], 1))
 
 
 class EmbeddingGrids:
@@ -86,7 +86,7 @@ class EmbeddingGrids:
         self.index = np.full((rows + 1, cols + 1), len(self.features) - 1)  # the last row and column: off the grid
         self.index[tuple(file.cells.T)] = np.arange(file.count)
 
-    def under(self, regions: Regions, n: int) -> np.ndarray:
+    def under(self, regions: TrainingRegions, n: int) -> np.ndarray:
         """The grid under region `n`."""
         rows, cols = (
             np.where((tiles >= 0) & (tiles < size - 1), tiles, size - 1)
@@ -95,10 +95,10 @@ class EmbeddingGrids:
         return self.features[self.index[np.ix_(rows, cols)]]
 
 
-def split(regions: Regions, held_out: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def split(regions: TrainingRegions, held_out: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Numbers of the regions to train on, and of those to validate on; what lies in both is left out.
 
-    The slide is cut into blocks of a region's side (256 px of its picture at least), and a part `held_out` of them is
+    The slide is cut into blocks of a region's side (256 px of its image at least), and a fraction `held_out` of them is
     kept for validation: at every level by itself, for at low magnification nearly every region shows a piece of a block
     that is kept at a high one. What is held out at one level may be seen at another.
     """

@@ -8,11 +8,11 @@ from largegen.metrics.distances.frechet import frechet_distance_of_features
 from largegen.metrics.per_image.similarity import unit
 from largegen.models.encoder import Encoder
 
-BATCH = 32  # pictures through the encoder at once
+BATCH = 32  # images through the encoder at once
 
 
 @dataclass(frozen=True)
-class Judge:
+class SampleMetrics:
     """Holds samples against the held-out regions whose embeddings they were made from."""
 
     encoder: Encoder
@@ -29,6 +29,6 @@ class Judge:
         distance = frechet_distance_of_features(a, b)
         return {f"fd:{self.encoder.spec.name}": distance, "similarity": float((a * b).sum(1).mean())}
 
-    def _embed(self, pictures: np.ndarray) -> np.ndarray:
-        parts = [self.encoder.encode(pictures[i : i + BATCH]) for i in range(0, len(pictures), BATCH)]
+    def _embed(self, images: np.ndarray) -> np.ndarray:
+        parts = [self.encoder.encode(images[i : i + BATCH]) for i in range(0, len(images), BATCH)]
         return unit(np.concatenate(parts))

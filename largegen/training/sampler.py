@@ -1,6 +1,6 @@
 """The random numbers of training samples, and the order in which processes draw them.
 
-Sample n is the same whatever process or worker draws it, and whenever: a resumed run goes on with exactly the samples
+Sample n is the same whatever process or worker draws it, and whenever: a resumed run continues with exactly the samples
 that the uninterrupted one would have seen, and two processes see what one would.
 """
 
@@ -15,10 +15,10 @@ def sample_rng(seed: int, sample: int) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(key=np.array([seed % 2**64, sample], np.uint64)))
 
 
-def turn(picture: np.ndarray, k: int) -> np.ndarray:
+def orient(image: np.ndarray, k: int) -> np.ndarray:
     """One of the 8 flips and quarter turns of a (H, W, ...) array: k % 4 quarter turns, mirrored where k >= 4."""
-    picture = np.rot90(picture, k % 4)
-    return picture[:, ::-1] if k >= 4 else picture
+    image = np.rot90(image, k % 4)
+    return image[:, ::-1] if k >= 4 else image
 
 
 class StepSampler(Sampler[int]):

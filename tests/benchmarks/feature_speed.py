@@ -21,8 +21,8 @@ from torch import nn
 from largegen.metrics.features.extract import extract
 from largegen.metrics.features.networks import load_network
 from largegen.metrics.sets.crops import Crops, CropSettings
-from largegen.metrics.sets.images import find_pictures, matched_levels
-from largegen.runtime.distributed import join
+from largegen.metrics.sets.images import find_images, resolution_groups
+from largegen.runtime.distributed import process_group
 
 BATCH = 32
 WEIGHTS = "inception-2015-12-05.pt"  # the name that clean-fid opens
@@ -31,7 +31,7 @@ WEIGHTS = "inception-2015-12-05.pt"  # the name that clean-fid opens
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--inception-weights", type=Path)
-    parser.add_argument("--count", type=int, default=256, help="pictures (default: 256)")
+    parser.add_argument("--count", type=int, default=256, help="images (default: 256)")
     parser.add_argument("--size", type=int, default=256, help="their side in px (default: 256)")
     parser.add_argument("--rounds", type=int, default=2, help="the best of so many counts (default: 2)")
     parser.add_argument("--device", default="cpu")
@@ -44,7 +44,7 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as folder:
         args.work = Path(folder)
-        save_pictures(args.work / "pictures", args.count, args.size)
+        save_images(args.work / "pictures", args.count, args.size)
         if args.inception_weights:
             (args.work / WEIGHTS).symlink_to(args.inception_weights.absolute())
         else:
@@ -67,7 +67,7 @@ def compare(args: argparse.Namespace) -> None:
         {
             "way": way,
             "s": seconds[way],
-            "pictures / s": args.count / seconds[way],
+            "images / s": args.count / seconds[way],
             "times clean-fid's best": clean_fid / seconds[way],
             "largest difference / largest feature": float(np.abs(features[way] - reference).max() / reference.max()),
         }
@@ -97,10 +97,10 @@ def clean_fid(weights: Path, device: str, workers: int) -> Callable[[list[Path]]
 
 def largegen(weights: Path, device: str) -> Callable[[list[Path]], np.ndarray]:
     network = load_network("inception", weights, device)
-    options = {"processes": join(network.device), "batch_size": BATCH, "workers": 2}
+    options = {"processes": process_group(network.device), "batch_size": BATCH, "workers": 2}
 
     def extract_all(files: list[Path]) -> np.ndarray:
-        (level,) = matched_levels((), find_pictures(files))
+        (level,) = resolution_groups((), find_images(files))
         crops = Crops(level.fake, CropSettings(len(files), level.fake[0].width))
         statistics, _ = extract(network, crops, {"level": level.name}, {"paths": ()}, **options)
         return statistics.features  # in the files' order, and all as long as no more than KEPT
@@ -115,7 +115,7 @@ WAYS = {
 }
 
 
-def save_pictures(folder: Path, count: int, size: int) -> None:
+def save_images(folder: Path, count: int, size: int) -> None:
     """Write `count` PNG files of smooth noise."""
     folder.mkdir()
     rng = np.random.default_rng(0)

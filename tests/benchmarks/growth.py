@@ -1,4 +1,4 @@
-"""Time per pixel and peak memory of `largegen generate` as the picture grows.
+"""Time per pixel and peak memory of `largegen generate` as the image grows.
 
 Each size is a process of its own, so that its peak memory is its own. Options that this script does not know go to
 `largegen generate`, such as `--windows overlap --steps 50`.
@@ -17,19 +17,17 @@ from measure import machine, options, report, run, run_measured
 def parse() -> tuple[argparse.Namespace, list[str]]:
     parser = options(__doc__, needs_ref=False)
     parser.add_argument("--ref", type=Path, required=True, help="reference slide, as large as the largest size")
-    parser.add_argument(
-        "--sizes", type=int, nargs="+", default=[512, 1024, 2048, 4096], help="sides of the pictures, px"
-    )
+    parser.add_argument("--sizes", type=int, nargs="+", default=[512, 1024, 2048, 4096], help="sides of the images, px")
     parser.add_argument("--repeats", type=int, default=1, help="runs of each size, in turn; the median counts")
     return parser.parse_known_args()
 
 
 def generate_once(args: argparse.Namespace, more: list[str], size: int) -> dict[str, float]:
-    """One picture by the command line, the reference embedded anew: its times in seconds and peak memory in MB."""
+    """One image by the command line, the reference embedded anew: its times in seconds and peak memory in MB."""
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "largegen", "generate", "--ref", str(args.ref), "--size", str(size), "--json"]
         command += ["--model", args.model, "--device", args.device, "--cache", f"{folder}/cache"]
-        printed, seconds, peak_mb = run_measured([*command, "--out", f"{folder}/picture.tif", *more])
+        printed, seconds, peak_mb = run_measured([*command, "--out", f"{folder}/image.tif", *more])
     done = json.loads(printed)
     work = done["sample_seconds"] + done["decode_seconds"]
     return {"wall": seconds, "work": work, "peak_mb": peak_mb, "calls": done["denoiser_calls"]}

@@ -21,14 +21,14 @@ from largegen.errors import LargegenError
 from largegen.models.encoder import Encoder, load_encoder
 from largegen.models.model import Model
 from largegen.runtime.files import write_json
-from largegen.sampling.generate import decode_bands, effective
+from largegen.sampling.generate import decode_bands, resolve_defaults
 from largegen.sampling.settings import Sampling
 from largegen.slides.slide import open_slide
 from largegen.version import __version__
 
 
 def options(description: str, size: int | None = None, needs_ref: bool = True) -> argparse.ArgumentParser:
-    """A parser with the options of most benchmarks; those of the reference and its picture where it `needs_ref`."""
+    """A parser with the options of most benchmarks; those of the reference and its image where it `needs_ref`."""
     parser = argparse.ArgumentParser(description=description.splitlines()[0])
     parser.add_argument("--json", type=Path, help="also write the numbers to this file")
     parser.add_argument("--model", default="starter", help="bundled model's name or model directory")
@@ -37,18 +37,18 @@ def options(description: str, size: int | None = None, needs_ref: bool = True) -
         parser.add_argument("--ref", type=Path, required=True, help="reference slide")
         parser.add_argument("--source-mag", type=float, help="the reference's magnification, if it does not say")
         parser.add_argument("--mag", type=float, default=20.0, help="magnification to work at (default: 20)")
-        parser.add_argument("--size", type=int, default=size, help=f"side of the picture in px (default: {size})")
+        parser.add_argument("--size", type=int, default=size, help=f"side of the image in px (default: {size})")
         parser.add_argument("--guidance", type=float, default=Sampling.guidance)
     return parser
 
 
 def read_reference(args: argparse.Namespace, model: Model) -> tuple[EmbeddingGrid, np.ndarray]:
-    """The grid of embeddings under a picture of --size, and the real picture (size, size, 3) uint8 itself."""
+    """The grid of embeddings under an image of --size, and the real image (size, size, 3) uint8 itself."""
     with open_slide(args.ref, source_mag=args.source_mag) as slide, tempfile.TemporaryDirectory() as cache:
         downsample = slide.downsample_for(mag=args.mag)
         size = (args.size, args.size)
         reference = slide_reference(model, slide, downsample=downsample, mag=args.mag, cache=Path(cache))
-        grid = reference.grid(reference.region(model, size))
+        grid = reference.grid(reference.area(model, size))
         return grid, slide.read(*grid.origin_xy, *size, downsample)
 
 
@@ -74,8 +74,8 @@ def counted(model: Model) -> Iterator[list[int]]:
 
 
 def decode(model: Model, canvas: torch.Tensor, stride: int = 0) -> np.ndarray:
-    """The picture (H, W, 3) uint8 of a canvas of latents, as `generate` decodes it; stride: in latents, 0 its own."""
-    settings = effective(Sampling(decode_stride=stride), model)
+    """The image (H, W, 3) uint8 of a canvas of latents, as `generate` decodes it; stride: in latents, 0 its own."""
+    settings = resolve_defaults(Sampling(decode_stride=stride), model)
     return np.concatenate([band for _, band in decode_bands(model, canvas, settings)])
 
 

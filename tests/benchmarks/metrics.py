@@ -1,33 +1,33 @@
-"""Figures of a generated picture's quality: PSNR, probes."""
+"""Figures of a generated image's quality: PSNR, probes."""
 
 from collections.abc import Callable
 
 import numpy as np
 
 
-def random_crops(picture: np.ndarray, size_px: int, count: int, seed: int) -> np.ndarray:
-    """`count` random crops, overlapping, (count, size_px, size_px, 3) uint8, of a picture (H, W, 3)."""
+def random_crops(image: np.ndarray, size_px: int, count: int, seed: int) -> np.ndarray:
+    """`count` random crops, overlapping, (count, size_px, size_px, 3) uint8, of an image (H, W, 3)."""
     rng = np.random.default_rng(seed)
-    height, width = picture.shape[:2]
+    height, width = image.shape[:2]
     tops = rng.integers(height - size_px + 1, size=count)
     lefts = rng.integers(width - size_px + 1, size=count)
-    return np.stack([picture[y : y + size_px, x : x + size_px] for y, x in zip(tops, lefts, strict=True)])
+    return np.stack([image[y : y + size_px, x : x + size_px] for y, x in zip(tops, lefts, strict=True)])
 
 
-def tiles_of(picture: np.ndarray, size_px: int) -> np.ndarray:
+def tiles_of(image: np.ndarray, size_px: int) -> np.ndarray:
     """Whole tiles side by side, row by row: (N, size_px, size_px, 3)."""
-    rows, cols = picture.shape[0] // size_px, picture.shape[1] // size_px
-    whole = picture[: rows * size_px, : cols * size_px]
+    rows, cols = image.shape[0] // size_px, image.shape[1] // size_px
+    whole = image[: rows * size_px, : cols * size_px]
     return whole.reshape(rows, size_px, cols, size_px, 3).swapaxes(1, 2).reshape(-1, size_px, size_px, 3)
 
 
-def encode_all(encode: Callable[[np.ndarray], np.ndarray], pictures: np.ndarray, batch: int = 32) -> np.ndarray:
-    """Embeddings (N, D) of pictures (N, h, w, 3), `batch` at a time."""
-    return np.concatenate([encode(pictures[i : i + batch]) for i in range(0, len(pictures), batch)])
+def encode_all(encode: Callable[[np.ndarray], np.ndarray], images: np.ndarray, batch: int = 32) -> np.ndarray:
+    """Embeddings (N, D) of images (N, h, w, 3), `batch` at a time."""
+    return np.concatenate([encode(images[i : i + batch]) for i in range(0, len(images), batch)])
 
 
 def psnr(a: np.ndarray, b: np.ndarray) -> tuple[float, float]:
-    """PSNR in dB of pictures (N, h, w, 3) uint8: of the mean squared error over all, and the mean over pictures."""
+    """PSNR in dB of images (N, h, w, 3) uint8: of the mean squared error over all, and the mean over images."""
     errors = np.square(a.astype(np.float64) - b).mean((1, 2, 3))
     decibel = 10 * np.log10(255**2 / np.maximum([errors.mean(), *errors], 1e-12))
     return float(decibel[0]), float(decibel[1:].mean())

@@ -1,8 +1,8 @@
 """One call of the published 401 M denoiser and of its decoder: the published way of calling them against largegen's.
 
 The published way: fp32, one window at a time, the null condition in a call of its own. Ours: windows and their null
-conditions in one batch, channels-last, fp32 and bf16, and bf16 compiled. Seconds for whole pictures are those of a call
-times the calls that a picture takes: published, every quarter of a window and 50 steps; ours, shifted windows and the
+conditions in one batch, channels-last, fp32 and bf16, and bf16 compiled. Seconds for whole images are those of a call
+times the calls that an image takes: published, every quarter of a window and 50 steps; ours, shifted windows and the
 default steps. Weights are random, which changes no time.
 """
 
@@ -19,7 +19,7 @@ from measure import machine, options, report, run, timed
 from largegen.models.model import Model
 from largegen.runtime.device import resolve_device
 from largegen.sampling.cost import count_calls, count_decoded
-from largegen.sampling.generate import effective
+from largegen.sampling.generate import resolve_defaults
 from largegen.sampling.settings import Sampling
 
 WAYS = {  # precision, guided windows in a batch (0: one call for each condition), compiled
@@ -74,7 +74,7 @@ def main() -> None:
         latents = torch.randn(max(1, windows), model.autoencoder.channels, model.window, model.window)
         decoded = per_window(partial(model.autoencoder.decode, latents), windows, args.repeats)
         sampling = Sampling(**(PUBLISHED | {"stride": model.window // 4}) if not batched else {"guidance": 4.0})
-        sampling = effective(sampling, model)
+        sampling = resolve_defaults(sampling, model)
         row = {
             "way": name,
             "guided window, s": denoised,

@@ -2,7 +2,7 @@
 
 The published way is written here for reference: windows one after another in fp32, every quarter of a window, 50 DDIM
 steps, the null condition computed for each window in a call of its own, windows decoded one after another every
-quarter. Ours with the same settings must give the same picture, to rounding.
+quarter. Ours with the same settings must give the same image, to rounding.
 """
 
 import argparse
@@ -64,7 +64,7 @@ class PublishedWay:
 
     @torch.inference_mode()
     def decode(self, canvas: torch.Tensor) -> np.ndarray:
-        """The picture (H, W, 3) uint8."""
+        """The image (H, W, 3) uint8."""
         f, side = self.factor, self.window * self.factor
         total, weights = torch.zeros(3, self.size * f, self.size * f), torch.zeros(self.size * f, self.size * f)
         d = torch.linspace(-1, 1, side)
@@ -123,12 +123,12 @@ def main() -> None:
 
     first, *_, last = ways
     rows = []
-    for name, (latents, picture, calls) in results.items():
+    for name, (latents, image, calls) in results.items():
         row = {"way": name, "denoiser calls": calls, "seconds": median(seconds[name])}
         row["times faster"] = median(seconds[first]) / row["seconds"]
         difference = (latents - results[first][0]).abs().max() / results[first][0].abs().max()
-        levels = np.abs(picture.astype(int) - results[first][1])
-        compared = name not in (first, last)  # the last way makes another picture of the same kind
+        levels = np.abs(image.astype(int) - results[first][1])
+        compared = name not in (first, last)  # the last way makes another image of the same kind
         row["largest latent difference, relative"] = difference.item() if compared else None
         row["largest grey-level difference"] = int(levels.max()) if compared else None
         rows.append(row)

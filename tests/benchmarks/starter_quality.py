@@ -1,4 +1,4 @@
-"""How good a model is on a slide: autoencoder PSNR, tile retrieval, what the encoder keeps, and a picture to look at.
+"""How good a model is on a slide: autoencoder PSNR, tile retrieval, what the encoder keeps, and an image to look at.
 
 The autoencoder is tried on the blocks that its training left out: those of --held-out and seed 0.
 """
@@ -15,7 +15,7 @@ from largegen.errors import InputError
 from largegen.metrics.per_image.similarity import retrieval
 from largegen.models.encoder import Encoder
 from largegen.models.model import Model
-from largegen.models.pixels import to_network, to_pictures
+from largegen.models.pixels import to_images, to_network
 from largegen.runtime.files import atomic, write_json
 from largegen.sampling.settings import Sampling
 from largegen.slides.slide import Slide, open_slide
@@ -39,7 +39,7 @@ def autoencoder_psnr(model: Model, slide: Slide, downsample: float, fraction: fl
     for kept_out, name in ((True, "held out"), (False, "trained on")):
         real = np.stack(crops[kept_out])
         decoded = [model.autoencoder.decode(model.autoencoder.encode(to_network(crop)[None])) for crop in real]
-        of_mean_error, mean = psnr(real, np.concatenate([to_pictures(one) for one in decoded]))
+        of_mean_error, mean = psnr(real, np.concatenate([to_images(one) for one in decoded]))
         rows.append(
             {
                 "blocks": name,
@@ -91,11 +91,11 @@ def encoder_keeps(encoder: Encoder, slide: Slide, downsample: float, size_px: in
 
 def main() -> None:
     parser = options(__doc__, size=1024)
-    parser.add_argument("--seeds", type=int, default=3, help="pictures for tile retrieval (default: 3)")
+    parser.add_argument("--seeds", type=int, default=3, help="images for tile retrieval (default: 3)")
     parser.add_argument("--steps", type=int, default=Sampling.steps)
     parser.add_argument("--precision", default="auto")
     parser.add_argument("--held-out", type=float, default=0.1, help="the autoencoder's --validation (default: 0.1)")
-    parser.add_argument("--out", type=Path, default=Path("starter_quality.png"), help="reference and first picture")
+    parser.add_argument("--out", type=Path, default=Path("starter_quality.png"), help="reference and first image")
     args = parser.parse_args()
     model = load_model(args.model, args.device, args.precision)
     encoder = own_encoder(model)
@@ -107,17 +107,17 @@ def main() -> None:
     real_codes = encode_all(encoder.encode, tiles_of(real, model.tile_px))
     retrieved = []
     for seed in range(args.seeds):
-        picture = generate(model, grid, size=args.size, steps=args.steps, guidance=args.guidance, seed=seed)
-        codes = encode_all(encoder.encode, tiles_of(picture, model.tile_px))
+        image = generate(model, grid, size=args.size, steps=args.steps, guidance=args.guidance, seed=seed)
+        codes = encode_all(encoder.encode, tiles_of(image, model.tile_px))
         retrieved.append({"seed": seed, "tiles": len(codes), "found their own": retrieval(codes, real_codes)})
         if seed == 0:
             gap = np.full((len(real), 16, 3), 255, np.uint8)
             with atomic(args.out) as temporary:
-                Image.fromarray(np.concatenate([real, gap, picture], axis=1)).save(temporary)
+                Image.fromarray(np.concatenate([real, gap, image], axis=1)).save(temporary)
 
     results = {"autoencoder": blocks, "encoder": kept, "retrieval": retrieved}
     print("\n\n".join(table(rows) for rows in results.values()))
-    print(f"\n{args.out}: the reference, and the picture of seed 0")
+    print(f"\n{args.out}: the reference, and the image of seed 0")
     if args.json:
         write_json(args.json, {"machine": machine(model.device), **results})
 

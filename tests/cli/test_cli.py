@@ -299,7 +299,7 @@ def test_an_interrupt_is_130_and_says_how_to_go_on(embed, slide_path, monkeypatc
 
     monkeypatch.setattr("largegen.embeddings.embed.embed_slide", interrupt)
     code, _, err = embed(slide_path)
-    assert code == 130 and "goes on" in err and "Traceback" not in err
+    assert code == 130 and "resumes" in err and "Traceback" not in err
 
 
 @pytest.mark.parametrize(
@@ -384,7 +384,7 @@ def test_info_of_what_other_trainings_leave(capfd, encoder, tmp_path):
         assert (found["factor"], found["channels"]) == (8, 4) and found["weights_mb"] > 0
 
 
-def test_info_of_a_generated_picture(capfd, tmp_path):
+def test_info_of_a_generated_image(capfd, tmp_path):
     from largegen.images.write import write_image
     from largegen.slides.image_info import ImageInfo
 
@@ -393,7 +393,7 @@ def test_info_of_a_generated_picture(capfd, tmp_path):
     for name in ("made.tif", "made.png"):
         write_image(tmp_path / name, iter([(0, pixels)]), about)
         found = info(capfd, tmp_path / name)
-        assert found["what"] == "generated picture" and found["width"] == 400
+        assert found["what"] == "generated image" and found["width"] == 400
         assert "Apache-2.0" in json.dumps(found["provenance"])
 
 

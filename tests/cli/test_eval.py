@@ -21,7 +21,7 @@ QUICK = ("--device", "cpu", "--crop-px", 64, "--crops", 40, "--replicates", 2)
 
 
 def cut(folder, count, seed, size=64):
-    """A folder of squares of one H&E-like picture."""
+    """A folder of squares of one H&E-like image."""
     folder.mkdir(parents=True)
     pixels, rng = tissue_like(700, 700, 5), np.random.default_rng(seed)
     for number in range(count):
@@ -32,7 +32,7 @@ def cut(folder, count, seed, size=64):
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
-    """Sets of patches, a slide, a tiny model's picture of it, and a tiny encoder. Read only."""
+    """Sets of patches, a slide, a tiny model's image of it, and a tiny encoder. Read only."""
     root = tmp_path_factory.mktemp("eval")
     save_slide(root / "slide.tif", tissue_like(700, 600), 0.5)
     encoder = save_encoder(root / "encoder")
@@ -105,10 +105,10 @@ def test_by_default_all_that_can_be_had_and_a_reason_for_the_rest(figures):
     metrics = {figure["metric"] for figure in found.values()}
     assert {"fd:starter", "kid:starter", "precision-recall:starter", "seam", "embedding-similarity"} <= metrics
     assert {level for level, _ in found} == {"20x"} and all(type(f["value"]) is float for f in found.values())
-    assert any(name.startswith("fd:local-dir:") for name in metrics)  # what the picture was made with
+    assert any(name.startswith("fd:local-dir:") for name in metrics)  # what the image was made with
     why = {name: left["why"] for left in content["left_out"] for name in left["metric"].split(", ")}
     assert why.keys() == {"crop-fid", "kid", "precision-recall", "clip-fid", "guide-psnr"}
-    assert "--inception-weights" in why["crop-fid"] and "one generated picture" in why["clip-fid"]
+    assert "--inception-weights" in why["crop-fid"] and "one generated image" in why["clip-fid"]
     assert not any("\n" in line for line in [*why.values(), *content["warnings"]])
     assert any("JPEG" in line for line in content["warnings"]) and any("40 samples" in w for w in content["warnings"])
     assert found["20x", "Seam score"]["floor"] > 0
@@ -130,8 +130,8 @@ def test_an_unknown_metric_names_those_there_are(fails, metrics):
     ("sets", "metrics", "words"),
     [
         ({"real": "slide.tif", "fake": "a.png"}, "patch-fid", "use crop-fid"),
-        ({"real": "slide.tif", "fake": "a.png"}, "clip-fid", "one generated picture"),
-        ({"real": "slide.tif", "fake": "a.png"}, "guide-psnr", "no generated picture has a guide"),
+        ({"real": "slide.tif", "fake": "a.png"}, "clip-fid", "one generated image"),
+        ({"real": "slide.tif", "fake": "a.png"}, "guide-psnr", "no generated image has a guide"),
         ({}, "seam", "no larger than a crop"),
         ({}, "clip-fid", "no larger than a crop"),
         ({}, "kid", "--inception-weights"),
@@ -222,13 +222,13 @@ def test_a_set_has_no_distance_from_itself(figures, fd, tmp_path):
     distance, precision, recall = (figure["value"] for figure in found.values())
     assert distance == pytest.approx(0, abs=1e-6) and precision == recall == 1
     table = tmp_path / "pairs.csv"
-    table.write_text("generated,real\n" + "".join(f"{picture},{picture}\n" for picture in save_pictures(tmp_path, 2)))
+    table.write_text("generated,real\n" + "".join(f"{image},{image}\n" for image in save_images(tmp_path, 2)))
     options = "--metrics", "embedding-similarity", "--pairs", table
     _, found = figures(*options, "--encoder", fd.removeprefix("fd:"), real=tmp_path / "0.png", fake=tmp_path)
     assert [figure["value"] for figure in found.values()] == [pytest.approx(1, abs=1e-6)]
 
 
-def save_pictures(folder, count, size=512):
+def save_images(folder, count, size=512):
     return [save_slide(folder / f"{number}.png", tissue_like(size, size, number)).name for number in range(count)]
 
 
@@ -238,7 +238,7 @@ def test_what_spoils_a_distance_is_said(figures, fd, root, tmp_path):
     jpeg = [Image.open(path).save(tmp_path / f"{path.stem}.jpg") for path in sorted((root / "fake").iterdir())]
     content, _ = figures("--metrics", fd, fake=tmp_path)
     assert len(jpeg) == content["fake"]["pictures"] == 50 and content["fake"]["compression"] == "JPEG"
-    assert content["warnings"][0].startswith("the generated pictures are JPEG-compressed and the real ones are not")
+    assert content["warnings"][0].startswith("the generated images are JPEG-compressed and the real ones are not")
     content, _ = figures("--metrics", fd, "--crops", 80, real="a.png", fake="a.png")
     assert any("have room for 16 crops side by side, so 80 of them overlap" in line for line in content["warnings"])
 
@@ -269,7 +269,7 @@ def test_the_page_has_every_figure_and_nothing_is_done_where_it_cannot_be_writte
     code, table, _ = evaluate(*metrics, "--report", page, **sets)
     text = page.read_text()
     assert code == 0 and "Seam score" in table and "Seam score" in text and f"Fréchet distance, {fd[3:]}" in text
-    monkeypatch.setattr("largegen.metrics.sets.sets.find_pictures", lambda *_: pytest.fail("worked first"))
+    monkeypatch.setattr("largegen.metrics.sets.sets.find_images", lambda *_: pytest.fail("worked first"))
     assert "--overwrite" in fails(*metrics, "--report", page, code=1)
     assert "must end in .html" in fails(*metrics, "--report", "report.pdf")
     assert "must end in .npz" in fails(*metrics, "--save-stats", "stats.npy")

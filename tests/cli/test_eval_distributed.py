@@ -58,8 +58,8 @@ def on_two(commands):
     return [tuple(map(json.loads, lines)) for lines in zip(*both, strict=True)]
 
 
-def pictures(folder, count, size, tint):
-    """Noise, each picture about a colour of its own."""
+def images(folder, count, size, tint):
+    """Noise, each image about a colour of its own."""
     folder.mkdir()
     rng = np.random.default_rng(tint)
     for number in range(count):
@@ -83,9 +83,9 @@ def commands(tmp_path_factory):
     encoder = f"local-dir:{save_encoder(folder / 'encoder')}"
     common = ["--crop-px", 32, "--batch-size", 4, "--device", "cpu", "--replicates", 3, "--json"]
     metrics = ["--metrics", f"fd:{encoder},kid:{encoder},precision-recall:{encoder}"]
-    large = [pictures(folder / "large-real", 3, 300, 0), pictures(folder / "large-fake", 2, 512, 40)]
-    small = [pictures(folder / "real", 30, 32, 0), damaged(pictures(folder / "fake", 30, 32, 40), 5, 8)]
-    uneven = pictures(folder / "uneven", 4, 100, 0)
+    large = [images(folder / "large-real", 3, 300, 0), images(folder / "large-fake", 2, 512, 40)]
+    small = [images(folder / "real", 30, 32, 0), damaged(images(folder / "fake", 30, 32, 40), 5, 8)]
+    uneven = images(folder / "uneven", 4, 100, 0)
     save_slide(uneven / "small.png", np.zeros((20, 20, 3), np.uint8))
     files = ["--save-stats", folder / "real.npz", "--report", folder / "report.html", "--overwrite"]
 

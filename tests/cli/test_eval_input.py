@@ -76,9 +76,9 @@ def values(content):
 
 
 @pytest.mark.parametrize(
-    "spoil", [truncate, lambda path: path.write_text("no picture"), lambda path: path.write_bytes(b"")]
+    "spoil", [truncate, lambda path: path.write_text("no image"), lambda path: path.write_bytes(b"")]
 )
-def test_a_damaged_picture_is_an_error_or_left_out(evaluate, fails, patches, copy, spoil):
+def test_a_damaged_image_is_an_error_or_left_out(evaluate, fails, patches, copy, spoil):
     spoil(copy / "07.png")
     assert "07.png: " in fails(patches, copy)
     code, content, err = evaluate(patches, copy, "--keep-going")
@@ -87,7 +87,7 @@ def test_a_damaged_picture_is_an_error_or_left_out(evaluate, fails, patches, cop
     assert next(line for line in content["warnings"] if "07.png" in line).startswith("left out: ")
 
 
-def test_damage_that_only_pictures_as_a_whole_show_is_left_out_too(evaluate, fails, tmp_path):
+def test_damage_that_only_images_as_a_whole_show_is_left_out_too(evaluate, fails, tmp_path):
     reals, fakes = tmp_path / "real", tmp_path / "fake"
     for folder in (reals, fakes):
         folder.mkdir()
@@ -108,7 +108,7 @@ def test_damage_that_only_pictures_as_a_whole_show_is_left_out_too(evaluate, fai
 
 
 def test_sets_that_are_not_there_are_named(fails, patches, tmp_path):
-    assert f"{tmp_path}: no pictures in this directory" in fails(patches, tmp_path)
+    assert f"{tmp_path}: no images in this directory" in fails(patches, tmp_path)
     assert "gone: no such file or directory" in fails(tmp_path / "gone", patches)
     assert "there is one generated crop" in fails(patches, patches / "00.png")
     for more in ((), ("--keep-going",)):
@@ -132,7 +132,7 @@ def test_too_few_samples_cost_the_figures_that_they_do_not_allow(evaluate, fails
     assert code == 0 and len(values(content)) == 3 and content["levels"][0]["figures"][0]["floor"] is None
 
 
-def test_pictures_of_every_kind_are_read(evaluate, patches, copy):
+def test_images_of_every_kind_are_read(evaluate, patches, copy):
     for number, mode in enumerate(("L", "RGBA", "P", "I;16", "1")):
         path = copy / f"0{number}.png"
         image = Image.open(path)
@@ -147,7 +147,7 @@ def test_pictures_of_every_kind_are_read(evaluate, patches, copy):
     assert (code, err) == (0, "") and content["fake"]["pictures"] == 51
 
 
-def test_pictures_without_any_variance_have_figures(evaluate, tmp_path):
+def test_images_without_any_variance_have_figures(evaluate, tmp_path):
     white = tmp_path / "white"
     white.mkdir()
     for number in range(8):
@@ -208,7 +208,7 @@ def test_damaged_statistics_are_never_a_figure(evaluate, fails, patches, tmp_pat
 
 
 def test_features_that_are_not_numbers_are_an_error(fails, patches, monkeypatch):
-    monkeypatch.setattr(Encoder, "encode", lambda self, batch: np.full((len(batch), self.width), np.nan, np.float32))
+    monkeypatch.setattr(Encoder, "encode", lambda self, batch: np.full((len(batch), self.dim), np.nan, np.float32))
     assert "NaN or infinite features" in fails(patches, patches)
 
 
@@ -218,7 +218,7 @@ def test_an_interrupt_says_that_nothing_is_kept(evaluate, patches, monkeypatch):
 
     monkeypatch.setattr(Encoder, "encode", interrupt)
     code, _, err = evaluate(patches, patches)
-    assert code == 130 and err == "interrupted; nothing is kept, and the same command begins anew\n"
+    assert code == 130 and err == "interrupted; nothing is kept, and the same command starts over\n"
 
 
 def test_any_seed_will_do_and_a_folder_that_cannot_be_written(evaluate, patches, tmp_path, monkeypatch):

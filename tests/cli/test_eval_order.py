@@ -1,4 +1,4 @@
-"""The metrics put pictures in the right order: what is visibly worse than the starter's own picture scores worse."""
+"""The metrics put images in the right order: what is visibly worse than the starter's own image scores worse."""
 
 import json
 
@@ -28,7 +28,7 @@ def _one_thread():
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """The starter's picture, in pixels alone, and the place in the slide that it was made after."""
+    """The starter's image, in pixels alone, and the place in the slide that it was made after."""
     folder = tmp_path_factory.mktemp("order")
     options = ["--region", "0,0", "--size", SIZE, "--steps", 20, "--cache", folder, "--out", folder / "made.tif"]
     assert run(["generate", "-q", *map(str, ["--ref", EXAMPLE, "--device", "cpu", *options])]) == 0
@@ -50,7 +50,7 @@ def made(folder):
 
 @pytest.fixture
 def measure(folder, capsys):
-    """A metric's value for a picture: `measure("fd:starter", "blurred", pixels)`."""
+    """A metric's value for an image: `measure("fd:starter", "blurred", pixels)`."""
 
     def value(metric, name="made", pixels=None, crop_px=TILE, folder=folder):
         if pixels is not None:
@@ -82,7 +82,7 @@ def test_shuffled_tiles_are_not_like_what_they_were_made_after(measure, tiles):
     assert measure("embedding-similarity") > 0.4 + measure("embedding-similarity", "shuffled", shuffled)
 
 
-def test_a_blur_is_far_from_the_real_picture(measure, folder):
+def test_a_blur_is_far_from_the_real_image(measure, folder):
     blurred = np.asarray(Image.open(folder / "made.png").filter(ImageFilter.GaussianBlur(2)))
     assert 2 * measure("fd:starter") < measure("fd:starter", "blurred", blurred)
 
@@ -108,7 +108,7 @@ def test_strong_compression_shows_in_crops_that_the_encoder_sees_enlarged(measur
     assert 1.03 * plain < measure("fd:starter", "compressed", compressed, crop_px=64)
 
 
-def test_strong_compression_shows_beside_lossless_pictures(measure, tmp_path):
+def test_strong_compression_shows_beside_lossless_images(measure, tmp_path):
     save(tmp_path, "real", tissue_like(SIZE, SIZE, 0))
     save(tmp_path, "made", tissue_like(SIZE, SIZE, 1))
     compressed = saved_as_jpeg(tmp_path / "made.png", 20)

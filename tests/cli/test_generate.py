@@ -121,7 +121,7 @@ def test_a_region_is_embedded_once(generate, cache, tmp_path):
     assert json.loads((tmp_path / "b.png.json").read_text())["reference_xy"] == [512, 384]
 
 
-def test_an_embedding_file_makes_the_same_picture_as_its_slide(generate, model, slide_path, tmp_path):
+def test_an_embedding_file_makes_the_same_image_as_its_slide(generate, model, slide_path, tmp_path):
     encoder = ["--encoder", f"local-dir:{model}/encoder", "--tile-px", "64", "--device", "cpu"]
     assert run(["embed", str(slide_path), "--out", str(tmp_path), *encoder]) == 0
     for place in ([], ["--region", "256,128"], ["--size", "1296x1000", "--steps", 1]):
@@ -132,12 +132,12 @@ def test_an_embedding_file_makes_the_same_picture_as_its_slide(generate, model, 
 
 def test_full_is_laid_over_the_whole_slide(generate, slide_path, tmp_path):
     code, _, _ = generate("--windows", "overlap", "--stride", 8, "--json", size="full")
-    picture = pixels(tmp_path / "a.png")
-    assert code == 0 and picture.shape == (1000, 1296, 3)  # of 1300x1000, what is a multiple of 8
+    image = pixels(tmp_path / "a.png")
+    assert code == 0 and image.shape == (1000, 1296, 3)  # of 1300x1000, what is a multiple of 8
     with open_slide(slide_path) as slide:
         assert np.ptp(slide.background) <= 2 and abs(slide.background[0] - GLASS) <= 2
-        assert (picture[:64, :64] == slide.background).all() and (picture[-8:, -8:] == slide.background).all()
-    assert picture[448:512, 608:672].std() > 20
+        assert (image[:64, :64] == slide.background).all() and (image[-8:, -8:] == slide.background).all()
+    assert image[448:512, 608:672].std() > 20
 
 
 def test_a_scene_lies_over_its_region(generate, scene_path, tmp_path):
@@ -277,7 +277,7 @@ def test_a_reference_smaller_than_a_tile(fails, make_slide):
     [
         ({"encoder_fingerprint": "beef"}, ["beef", "trained with"]),
         ({"tile_px": 32}, ["tiles of 32 px", "64 px"]),
-        ({"width": 8}, ["width 8", "needs 16"]),
+        ({"width": 8}, ["8-dimensional", "needs 16"]),
         ({"complete": False}, ["incomplete"]),
     ],
 )
@@ -334,7 +334,7 @@ def wait_for(path: Path, process: subprocess.Popen) -> None:
 LONG = ("--steps", 50, "--save-every", 0)
 
 
-def test_a_killed_run_goes_on_to_the_same_picture(arguments, generate, tmp_path):
+def test_a_killed_run_goes_on_to_the_same_image(arguments, generate, tmp_path):
     first = start(arguments(*LONG))
     wait_for(tmp_path / ".a.png.partial", first)
     first.kill()
@@ -342,7 +342,7 @@ def test_a_killed_run_goes_on_to_the_same_picture(arguments, generate, tmp_path)
     assert not (tmp_path / "a.png").exists() and (tmp_path / "a.png.lock").exists()
     code, out, err = generate(*LONG)
     assert code == 0 and out == f"{tmp_path / 'a.png'}: 128x128 px\n"
-    assert "going on after step" in err
+    assert "resuming after step" in err
     assert {p.name for p in tmp_path.iterdir()} == {"a.png", "a.png.json"}
     assert generate(*LONG, out="whole.png")[0] == 0
     assert np.array_equal(pixels(tmp_path / "a.png"), pixels(tmp_path / "whole.png"))
@@ -354,12 +354,12 @@ def test_ctrl_c(arguments, tmp_path):
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=200)
     assert process.returncode == 130 and out == ""
-    assert err.splitlines()[-1].startswith("interrupted; the same command again goes on where it stopped")
+    assert err.splitlines()[-1].startswith("interrupted; the same command again resumes where it stopped")
     assert "Traceback" not in err
     assert [p.name for p in tmp_path.iterdir()] == [".a.png.partial"]
 
 
-def test_two_processes_make_the_same_picture(arguments, generate, tmp_path):
+def test_two_processes_make_the_same_image(arguments, generate, tmp_path):
     command = arguments("--cache", tmp_path / "cache", "--batch-size", 3, "--windows", "overlap", "--json")
     both = start(command, "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m")
     out, err = both.communicate(timeout=200)

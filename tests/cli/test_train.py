@@ -25,7 +25,7 @@ from largegen.models.encoder import load_encoder
 from largegen.models.model import load_model
 from largegen.models.storage import WEIGHTS
 from largegen.training.log import read_metrics
-from largegen.training.sample_metrics import Judge
+from largegen.training.sample_metrics import SampleMetrics
 
 LOOP = ["--warmup-steps", "2", "--workers", "0", "--log-every", "1", "--mixed-precision", "no", "--device", "cpu"]
 
@@ -133,7 +133,7 @@ def test_train_vae_learns_and_measures(vae):
 
 def test_train_encoder_makes_an_encoder(encoder):
     loaded = load_encoder(f"local-dir:{encoder / 'model'}", device="cpu")
-    assert loaded.width == 16 and loaded.spec.licence == "CC0-1.0"
+    assert loaded.dim == 16 and loaded.spec.licence == "CC0-1.0"
     lines = read_metrics(encoder / "metrics.jsonl")
     assert all(0 <= line["retrieval"] <= 1 for line in lines if "retrieval" in line)
     assert Image.open(next((encoder / "samples").iterdir())).size[0] > 100
@@ -206,11 +206,11 @@ def test_samples_of_each_level_are_evaluated_by_the_encoder_asked_for(train, tmp
 
 
 def test_figures_of_samples_order_good_before_bad():
-    judge = Judge(load_encoder("starter", device="cpu"), every=1, samples=8)
+    sample_metrics = SampleMetrics(load_encoder("starter", device="cpu"), every=1, samples=8)
     rng = np.random.default_rng(0)
     real = np.stack([tissue_like(256, 256, seed) for seed in range(8)])
     noisy = (real + rng.normal(0, 40, real.shape)).clip(0, 255).astype(np.uint8)
-    same, worse = judge.figures(real, real), judge.figures(real, noisy)
+    same, worse = sample_metrics.figures(real, real), sample_metrics.figures(real, noisy)
     assert same["fd:starter"] == pytest.approx(0, abs=1e-6) and same["similarity"] == pytest.approx(1, abs=1e-6)
     assert worse["fd:starter"] > 0.01 and worse["similarity"] < 0.95
 
@@ -373,13 +373,13 @@ def test_json_result(train, tmp_path, capsys):
 
 def test_a_run_is_not_overwritten_unasked(train, short, capsys):
     before = (short / "metrics.jsonl").read_bytes()
-    fails(capsys, train("--out", short), 1, "holds a run already; --resume latest goes on with it")
+    fails(capsys, train("--out", short), 1, "holds a run already; --resume latest continues it")
     assert names(short) == RUN and (short / "metrics.jsonl").read_bytes() == before
 
 
 def test_a_loss_that_explodes(train, tmp_path, capsys):
     options = words("--steps 50 --learning-rate 1e30 --warmup-steps 0 --checkpoint-every 50")
-    fails(capsys, train(*options, "--out", tmp_path), 1, "go on from a checkpoint with --resume and a lower")
+    fails(capsys, train(*options, "--out", tmp_path), 1, "resume from a checkpoint with --resume and a lower")
     assert not list(tmp_path.glob("*checkpoint*")) and not (tmp_path / "model").exists()
 
 

@@ -17,11 +17,11 @@ from largegen.cli import run
 from largegen.conditioning.reference import slide_reference
 from largegen.errors import InputError
 from largegen.models.linear_decoder import fit_linear_decoder
-from largegen.sampling.generate import effective, sample_latents
+from largegen.sampling.generate import resolve_defaults, sample_latents
 from largegen.sampling.patches import choose_places, grids_at, sample_patches
 from largegen.sampling.settings import Sampling, Zooming
-from largegen.sampling.zoom.downsample import watching
-from largegen.sampling.zoom.zoom import guide_picture, guide_psnr, level_of, zoom_latents
+from largegen.sampling.zoom.downsample import tee_bands
+from largegen.sampling.zoom.zoom import guide_image, guide_psnr, level_of, zoom_latents
 from largegen.slides.image_info import read_provenance
 from largegen.slides.slide import open_slide
 
@@ -65,10 +65,10 @@ def features(side=4):
 
 
 def settings(model, **changes):
-    return effective(Sampling(steps=4, **changes), model)
+    return resolve_defaults(Sampling(steps=4, **changes), model)
 
 
-def test_a_picture_its_guide_and_the_levels_between(zoom, tmp_path, capsys):
+def test_an_image_its_guide_and_the_levels_between(zoom, tmp_path, capsys):
     assert zoom("--levels", "--json") == 0
     report = json.loads(capsys.readouterr().out)
     assert sorted(p.name for p in tmp_path.iterdir()) == [
@@ -100,7 +100,7 @@ def test_the_fast_method_agrees_with_its_guide(model):
 
     def disagreement(latents):
         seen = torch.nn.functional.avg_pool2d(linear.autoencoder.decode(latents), 4)
-        return (seen - guide_picture(linear, guide)).square().mean().item()
+        return (seen - guide_image(linear, guide)).square().mean().item()
 
     assert disagreement(canvas) < 0.1 * disagreement(free)
 
@@ -113,7 +113,7 @@ def test_a_dry_run_tells_the_work(zoom, model, tmp_path, capsys, method):
     assert report["settings"]["method"] == method and report["seconds"] > 0
     calls, eps = [], model.eps
     model.eps = lambda latents, *rest: calls.append(len(latents)) or eps(latents, *rest)
-    zoom_latents(model, features(), effective(Sampling(steps=3), model), Zooming(method))
+    zoom_latents(model, features(), resolve_defaults(Sampling(steps=3), model), Zooming(method))
     del model.eps
     assert report["denoiser_calls"] == sum(calls)
 
@@ -131,7 +131,7 @@ def test_the_same_seed_gives_the_same_for_every_batch_size(model, method):
         assert (b - c).abs().max() > 0.1
 
 
-# Killed in the draft or the picture under its guide; early in the joint sampling, or in the pass against seams.
+# Killed in the draft or the image under its guide; early in the joint sampling, or in the pass against seams.
 @pytest.mark.parametrize(("method", "left"), [("fast", 8), ("fast", -3), ("published", 20), ("published", 35)])
 def test_killed_it_goes_on_to_the_same_result(model, method, left, tmp_path, monkeypatch):
     zooming = Zooming(method, inner_steps=1, seam_steps=2) if method == "published" else Zooming()
@@ -162,7 +162,7 @@ def test_killed_it_goes_on_to_the_same_result(model, method, left, tmp_path, mon
     other = settings(model, seed=1)
     calls.clear()
     zoom_latents(model, features(), other, zooming, checkpoint=tmp_path / "killed", **options)
-    assert len(calls) == all_calls  # another seed begins anew
+    assert len(calls) == all_calls  # another seed starts over
 
 
 def test_the_pass_against_seams_can_be_switched_off(model):
@@ -216,16 +216,16 @@ def test_options_that_cannot_be(fails, options, text):
     assert text in fails(*options)
 
 
-def test_what_lies_beside_the_picture_is_not_overwritten_unasked(zoom, tmp_path, capfd):
+def test_what_lies_beside_the_image_is_not_overwritten_unasked(zoom, tmp_path, capfd):
     (tmp_path / "a_guide.png").write_text("mine")
     assert zoom("-q") == 1 and "a_guide.png" in capfd.readouterr().err
     assert (tmp_path / "a_guide.png").read_text() == "mine" and not (tmp_path / "a.tif").exists()
     assert zoom("-q", "--overwrite") == 0 and Image.open(tmp_path / "a_guide.png").size == (TILE_PX, TILE_PX)
 
 
-def test_killed_while_the_picture_is_written_it_is_made_whole_again(zoom, tmp_path, monkeypatch):
+def test_killed_while_the_image_is_written_it_is_made_whole_again(zoom, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr("largegen.images.zoom_file.watching", dying_after_the_bands)
+        patch.setattr("largegen.images.zoom_file.tee_bands", dying_after_the_bands)
         assert zoom("-q", "--levels") == 130
     assert not (tmp_path / "a.tif").exists()
     assert zoom("-q", "--levels") == 0
@@ -235,7 +235,7 @@ def test_killed_while_the_picture_is_written_it_is_made_whole_again(zoom, tmp_pa
 
 
 def dying_after_the_bands(bands, *watchers):
-    yield from watching(bands, *watchers)
+    yield from tee_bands(bands, *watchers)
     raise KeyboardInterrupt
 
 

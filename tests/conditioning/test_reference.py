@@ -1,11 +1,11 @@
-"""Where on a reference a picture lies."""
+"""Where on a reference an image lies."""
 
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from largegen.conditioning.area import most_tissue, parse_region, parse_size, pure_background
+from largegen.conditioning.area import most_tissue, parse_corner, parse_size, pure_background
 from largegen.conditioning.reference import Reference, check_embeddings
 from largegen.errors import EmbeddingFileError, InputError
 
@@ -32,45 +32,45 @@ def test_what_is_no_size(text):
 
 
 def test_regions():
-    assert parse_region("12, 30") == (12, 30)
+    assert parse_corner("12, 30") == (12, 30)
     for text in ("12", "-1,3", "1,2,3", "a,b"):
         with pytest.raises(InputError, match="--region"):
-            parse_region(text)
+            parse_corner(text)
 
 
-def test_a_picture_takes_the_tiles_that_it_touches():
-    region = reference().region(MODEL, (512 + 8, 256), (512, 1024))
+def test_an_image_takes_the_tiles_that_it_touches():
+    region = reference().area(MODEL, (512 + 8, 256), (512, 1024))
     assert (region.row, region.col, region.rows, region.cols, region.full) == (2, 1, 1, 3, False)
     assert region.tiles == (slice(2, 3), slice(1, 4))
 
 
 def test_full_is_all_tiles():
-    region = reference().region(MODEL, None)
+    region = reference().area(MODEL, None)
     assert (region.width, region.height, region.rows, region.cols, region.full) == (7 * 256, 5 * 256, 5, 7, True)
     with pytest.raises(InputError, match="--region"):
-        reference().region(MODEL, None, (0, 0))
+        reference().area(MODEL, None, (0, 0))
 
 
 def test_full_and_the_largest_size_hold_the_strip_that_fills_no_tile():
     whole = reference(strip=100)  # 96 of them in multiples of 8
-    region = whole.region(MODEL, None)
+    region = whole.area(MODEL, None)
     assert (region.width, region.height, region.rows, region.cols) == (7 * 256 + 96, 5 * 256 + 96, 5, 7)
-    region = whole.region(MODEL, (7 * 256 + 96, 5 * 256 + 88))
+    region = whole.area(MODEL, (7 * 256 + 96, 5 * 256 + 88))
     assert (region.width, region.height, region.tiles) == (7 * 256 + 96, 5 * 256 + 88, (slice(0, 5), slice(0, 7)))
     with pytest.raises(InputError, match="the largest size that fits is 1888x1376"):
-        whole.region(MODEL, (7 * 256 + 104, 256))
+        whole.area(MODEL, (7 * 256 + 104, 256))
 
 
 @pytest.mark.parametrize("size", [(0, 0), (255, 256), (260, 256), (256, 300), (128, 128)])
 def test_sizes_that_the_model_cannot_make(size):
     with pytest.raises(InputError, match=f"--size {size[0]}x{size[1]}: .*256 px and multiples of 8"):
-        reference().region(MODEL, size)
+        reference().area(MODEL, size)
 
 
 @pytest.mark.parametrize("size", [(2048, 256), (256, 1288), (10**9, 10**9)])
 def test_a_size_that_does_not_fit_names_the_largest(size):
     with pytest.raises(InputError, match="the largest size that fits is 1792x1280"):
-        reference().region(MODEL, size)
+        reference().area(MODEL, size)
 
 
 def test_the_default_place_has_most_tissue_and_is_central():
@@ -79,7 +79,7 @@ def test_the_default_place_has_most_tissue_and_is_central():
     assert most_tissue(tissue, 2, 3) == (3, 5)
     assert most_tissue(np.ones((5, 7), bool), 1, 1) == (2, 3)
     assert most_tissue(np.ones((5, 7), bool), 5, 7) == (0, 0)
-    region = reference(tissue=tissue).region(MODEL, (768, 512))
+    region = reference(tissue=tissue).area(MODEL, (768, 512))
     assert (region.row, region.col) == (3, 5)
 
 
@@ -88,17 +88,17 @@ def test_the_corner_of_a_tile_means_that_tile_though_it_is_rounded():
     whole = reference(40, 40, (1000, 2000), tile)
     for n in range(39):
         corner = 1000 + round(n * tile), 2000 + round(n * tile)
-        region = whole.region(MODEL, (256, 256), corner)
+        region = whole.area(MODEL, (256, 256), corner)
         assert (region.row, region.col) == (n, n)
-        inside = whole.region(MODEL, (256, 256), (corner[0] + 512, corner[1] + 512))
+        inside = whole.area(MODEL, (256, 256), (corner[0] + 512, corner[1] + 512))
         assert (inside.row, inside.col) == (n, n)
 
 
 @pytest.mark.parametrize("corner", [(99, 200), (100, 199 - 512), (100 + 512 * 6, 200), (10**9, 10**9)])
 def test_a_place_outside_names_those_that_fit(corner):
     with pytest.raises(InputError, match="corners from 100,200 to 2660,2248 fit"):
-        reference(origin_xy=(100, 200)).region(MODEL, (512, 256), corner)
-    assert reference(origin_xy=(100, 200)).region(MODEL, (512, 256), (2660, 2248)).tiles == (slice(4, 5), slice(5, 7))
+        reference(origin_xy=(100, 200)).area(MODEL, (512, 256), corner)
+    assert reference(origin_xy=(100, 200)).area(MODEL, (512, 256), (2660, 2248)).tiles == (slice(4, 5), slice(5, 7))
 
 
 def test_background_beside_tissue_is_not_pure():
@@ -120,7 +120,7 @@ def test_past_the_last_tiles_background_goes_on():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"width": 8}, "width 8, of theirs, but model m needs 16, of ours"),
+        ({"dim": 8}, "8-dimensional embeddings of theirs, but model m needs 16, of ours"),
         ({"tile_px": 512}, "tiles of 512 px with an overlap of 0 px, but model m needs 256 px"),
         ({"overlap_px": 32}, "overlap of 32 px"),
         ({"encoder_fingerprint": "beef"}, r"theirs \(beef\), but model m was trained with ours \(cafe\)"),
@@ -128,7 +128,7 @@ def test_past_the_last_tiles_background_goes_on():
 )
 def test_embeddings_that_do_not_suit_the_model(changes, message):
     info = {"name": "m", "embedding_dim": 16, "encoder": "ours", "encoder_fingerprint": "cafe"}
-    settings = {"width": 16, "tile_px": 256, "overlap_px": 0, "encoder": "theirs", "encoder_fingerprint": "cafe"}
+    settings = {"dim": 16, "tile_px": 256, "overlap_px": 0, "encoder": "theirs", "encoder_fingerprint": "cafe"}
     model = SimpleNamespace(info=info, tile_px=256)
     check_embeddings(model, SimpleNamespace(path="a.h5", settings=SimpleNamespace(**settings)))
     with pytest.raises(EmbeddingFileError, match=message):

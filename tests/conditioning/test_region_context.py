@@ -13,7 +13,7 @@ from PIL import Image
 
 from largegen import generate, load_model
 from largegen.cli import run
-from largegen.conditioning.region_context import features_around
+from largegen.conditioning.region_context import context_features
 from largegen.embeddings.file import EmbeddingFile
 from largegen.models.conditioners import PatchRegionConditioner
 
@@ -50,7 +50,7 @@ def test_each_tile_lies_in_its_region(model):
     loaded = load_model(model, "cpu", "fp32")
     tiles = flat_grid(loaded, 9, 10, origin_xy=(64 * 2 * 4, 0), downsample=2.0)  # begins at the second region's column
     wider = replace(flat_grid(loaded, 2, 3, downsample=8.0, origin_xy=(0, 0)), features=coordinates(2, 3))
-    around = features_around(tiles, wider)
+    around = context_features(tiles, wider)
     assert around[..., 0].tolist() == [[0] * 10] * 4 + [[1] * 10] * 5  # past the last region: the last
     assert around[..., 1].tolist() == [[1] * 4 + [2] * 6] * 9
 
@@ -59,12 +59,12 @@ def test_the_region_matters_and_may_be_left_out(model):
     loaded = load_model(model, "cpu", "fp32")
     tiles = torch.randn(2, 3, WIDTH, generator=torch.Generator().manual_seed(0))
     region = torch.randn(2, 3, REGION_WIDTH, generator=torch.Generator().manual_seed(1))
-    pictures = [
+    images = [
         generate(loaded, torch.cat([tiles, more], -1), steps=2)
         for more in (region, torch.zeros_like(region), torch.zeros(2, 3, 0))
     ]
-    assert not np.array_equal(pictures[0], pictures[1])
-    assert np.array_equal(pictures[1], pictures[2])
+    assert not np.array_equal(images[0], images[1])
+    assert np.array_equal(images[1], images[2])
     with pytest.raises(ValueError, match=rf"must be \(rows, columns, {WIDTH + REGION_WIDTH}\)"):
         generate(loaded, torch.zeros(2, 3, WIDTH + 1))
 
@@ -85,7 +85,7 @@ def call(model, tmp_path, capfd):
 def test_from_a_slide_and_from_files(call, model, region_encoder, slide_path, tmp_path):
     """A slide's regions are embedded at a quarter of the resolution, as by hand."""
     assert call("--ref", slide_path)[0] == 0
-    regions = [f for f in map(EmbeddingFile, tmp_path.glob("*.h5")) if f.width == REGION_WIDTH]
+    regions = [f for f in map(EmbeddingFile, tmp_path.glob("*.h5")) if f.dim == REGION_WIDTH]
     assert [f.settings.downsample for f in regions] == [4.0]
     for encoder, name, mpp in ((f"local-dir:{model / 'encoder'}", "tiles", 0.5), (region_encoder, "regions", 2)):
         options = ["--encoder", encoder, "--out", tmp_path / name, "--tile-px", 64, "--mpp", mpp, "--device", "cpu"]
@@ -144,7 +144,7 @@ def test_a_region_must_come_from_somewhere(call, model, says, slide_path, tmp_pa
     assert run(["embed", str(slide_path), *map(str, options)]) == 0
     tiles = tmp_path / f"{slide_path.stem}.h5"
     code, error = call("--ref", slide_path, "--region-embeddings", tiles)
-    assert code == 2 and f"regions of width {REGION_WIDTH}" in error
+    assert code == 2 and f"needs {REGION_WIDTH}-dimensional ones of regions" in error
     for more in (["--region-embeddings", tiles, "--no-region"], [*weights, "--no-region"]):
         code, error = call("--ref", slide_path, *more)
         assert code == 2 and f"{more[0]}, --no-region: give only one of them" in error

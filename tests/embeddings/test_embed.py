@@ -28,7 +28,7 @@ from largegen.slides.tiles import tile_grid
 class MeanColour:
     """An encoder whose embedding is the tile's mean and spread of each colour, so that it can be foretold."""
 
-    width, dtype, fingerprint = 6, torch.float32, "mean"
+    dim, dtype, fingerprint = 6, torch.float32, "mean"
     spec = SimpleNamespace(name="mean-colour", licence="Apache-2.0")
 
     def __init__(self, fail_after: int | None = None):
@@ -337,7 +337,7 @@ def test_a_full_disk_is_one_line_and_leaves_no_file(slide, tmp_path, monkeypatch
 
 
 class Wide(MeanColour):
-    width = 600
+    dim = 600
 
     def encode(self, images):
         return np.tile(super().encode(images), (1, 100))
@@ -416,9 +416,11 @@ def test_damaged_files_are_one_line(slide, tmp_path):
 
 def test_a_model_of_another_width_says_so(slide, tmp_path):
     path = embed(slide, tmp_path)
-    assert read_grid(path, width=6).features.shape[-1] == 6
-    with pytest.raises(EmbeddingFileError, match=r"width 6 \(encoder mean-colour\), but the model needs 1024"):
-        read_grid(path, width=1024)
+    assert read_grid(path, dim=6).features.shape[-1] == 6
+    with pytest.raises(
+        EmbeddingFileError, match=r"6-dimensional embeddings \(encoder mean-colour\), but the model needs 1024"
+    ):
+        read_grid(path, dim=1024)
 
 
 def test_settings_survive_the_partial_record(slide, tmp_path, monkeypatch):

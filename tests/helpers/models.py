@@ -33,7 +33,7 @@ def save_encoder(directory: Path, seed: int = 0, width: int = WIDTH) -> Path:
 
 
 def save_model(directory: Path, encoder: Path, seed: int = 0, levels: int = 1) -> Path:
-    """Write a model directory for tiles of 64 px (8 latents), whose pictures are noise, but not flat."""
+    """Write a model directory for tiles of 64 px (8 latents), whose images are noise, but not flat."""
     torch.manual_seed(seed)
     loaded = load_encoder(f"local-dir:{encoder}", device="cpu")
     vae = build_autoencoder(AUTOENCODERS["tiny"])

@@ -1,4 +1,4 @@
-"""From embeddings to a picture, in memory and in files."""
+"""From embeddings to an image, in memory and in files."""
 
 import json
 import logging
@@ -13,12 +13,12 @@ import torch
 from helpers.models import WIDTH, flat_grid, save_encoder, save_model
 
 from largegen import generate, load_model
-from largegen.conditioning.area import Region
+from largegen.conditioning.area import ImageArea
 from largegen.errors import InputError, LockedError, OutputError
 from largegen.images.generate_file import generate_file
 from largegen.runtime.lock import lock
 from largegen.sampling.cost import count_calls
-from largegen.sampling.generate import effective
+from largegen.sampling.generate import resolve_defaults
 from largegen.sampling.noise import noise
 from largegen.sampling.schedulers import SCHEDULERS
 from largegen.sampling.settings import SCHEDULERS as NAMES
@@ -26,7 +26,7 @@ from largegen.sampling.settings import Sampling
 from largegen.slides.slide import open_slide
 
 QUICK = Sampling(steps=3)
-WHOLE = Region(256, 192, 0, 0, 3, 4, full=False)
+WHOLE = ImageArea(256, 192, 0, 0, 3, 4, full=False)
 
 
 @pytest.fixture(scope="module")
@@ -57,9 +57,9 @@ def test_the_settings_names_are_the_samplers():
 
 
 def test_the_default_size_is_all_of_the_grid(model, grid):
-    picture = generate(model, grid, steps=1)
-    assert picture.shape == (192, 256, 3) and picture.dtype == np.uint8
-    assert picture.std() > 20  # not flat, so that what follows compares something
+    image = generate(model, grid, steps=1)
+    assert image.shape == (192, 256, 3) and image.dtype == np.uint8
+    assert image.std() > 20  # not flat, so that what follows compares something
 
 
 @pytest.mark.parametrize(("size", "shape"), [(64, (64, 64, 3)), ((136, 64), (64, 136, 3))])
@@ -67,12 +67,12 @@ def test_sizes(model, grid, size, shape):
     assert generate(model, grid.features, size=size, steps=1).shape == shape
 
 
-def test_latents_are_what_the_picture_is_decoded_from(model, grid):
+def test_latents_are_what_the_image_is_decoded_from(model, grid):
     latents = generate(model, grid, size=64, steps=2, output="latent")
     assert latents.shape == (1, 4, 8, 8) and latents.dtype == torch.float32
     decoded = ((model.autoencoder.decode(latents).clamp(-1, 1) + 1) * 127.5).byte()
-    picture = generate(model, grid, size=64, steps=2)
-    assert levels_apart(picture, decoded[0].permute(1, 2, 0).numpy()) <= 1
+    image = generate(model, grid, size=64, steps=2)
+    assert levels_apart(image, decoded[0].permute(1, 2, 0).numpy()) <= 1
 
 
 def test_the_seed_decides(model, grid):
@@ -107,7 +107,7 @@ def test_eta_adds_noise(model, grid):
 @pytest.mark.parametrize("scheduler", NAMES)
 @pytest.mark.parametrize("windows", ["overlap", "shift"])
 @pytest.mark.parametrize("guidance", [0.0, 1.0, 2.0])
-def test_the_same_picture_for_every_batch_size(model, grid, scheduler, windows, guidance):
+def test_the_same_image_for_every_batch_size(model, grid, scheduler, windows, guidance):
     options = {"steps": 3, "scheduler": scheduler, "windows": windows, "guidance": guidance}
     first = generate(model, grid, batch_size=1, **options)
     assert first.std() > 20
@@ -160,15 +160,15 @@ def test_a_stride_need_not_divide_the_window(model, grid):
 
 
 def test_defaults_are_filled_in(model):
-    found = effective(Sampling(windows="overlap"), model)
+    found = resolve_defaults(Sampling(windows="overlap"), model)
     assert (found.stride, found.decode_stride, found.decode_margin, found.batch_size) == (4, 4, 1, 8)
-    assert effective(found, model) == found
+    assert resolve_defaults(found, model) == found
 
 
 # In files
 
 
-def test_a_file_holds_the_picture_of_the_function(model, grid, tmp_path):
+def test_a_file_holds_the_image_of_the_function(model, grid, tmp_path):
     report = generate_file(model, grid, WHOLE, tmp_path / "a.png", QUICK)
     assert np.array_equal(pixels(tmp_path / "a.png"), generate(model, grid, steps=3))
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.png", "a.png.json"]
@@ -193,11 +193,11 @@ def test_the_whole_reference_skips_its_background(model, tmp_path):
     tissue[0:2, 0:2] = True
     grid = flat_grid(model, 6, 8, tissue=tissue)
     sampling = Sampling(steps=2, windows="overlap", stride=8)
-    report = generate_file(model, grid, Region(512, 384, 0, 0, 6, 8, full=True), tmp_path / "a.png", sampling)
-    picture = pixels(tmp_path / "a.png")
+    report = generate_file(model, grid, ImageArea(512, 384, 0, 0, 6, 8, full=True), tmp_path / "a.png", sampling)
+    image = pixels(tmp_path / "a.png")
     near = 3 * 64  # tissue and the tiles beside it
-    assert (picture[near:] == (240, 241, 242)).all() and (picture[:, near:] == (240, 241, 242)).all()
-    assert picture[:near, :near].std() > 20
+    assert (image[near:] == (240, 241, 242)).all() and (image[:, near:] == (240, 241, 242)).all()
+    assert image[:near, :near].std() > 20
     assert report["denoiser_calls"] == 2 * 2 * 9
 
 
@@ -237,7 +237,7 @@ def test_a_stopped_run_goes_on(model, grid, tmp_path, stop_after, caplog, monkey
     stop_after(2)
     with caplog.at_level(logging.INFO, "largegen"):
         generate_file(model, grid, WHOLE, out, sampling, save_every_s=0)
-    assert "going on after step 4 of 6" in caplog.text
+    assert "resuming after step 4 of 6" in caplog.text
     assert np.array_equal(pixels(out), whole)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.png", "a.png.json"]
 
@@ -297,7 +297,7 @@ def test_two_at_once(model, grid, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_an_existing_picture_stays(model, grid, tmp_path, stop_after):
+def test_an_existing_image_stays(model, grid, tmp_path, stop_after):
     out = tmp_path / "a.png"
     out.write_bytes(b"mine")
     stop_after(0)
@@ -330,7 +330,7 @@ def test_a_disk_too_full_for_the_unfinished_canvas(model, grid, small_disk):
 
 
 @pytest.mark.parametrize("seen_early", [True, False])
-def test_a_disk_too_full_for_the_picture(model, grid, small_disk, monkeypatch, seen_early):
+def test_a_disk_too_full_for_the_image(model, grid, small_disk, monkeypatch, seen_early):
     folder = small_disk(100)  # of 147 kB
     if not seen_early:
         monkeypatch.setattr("largegen.images.write.shutil.disk_usage", lambda _: SimpleNamespace(free=10**9))

@@ -34,7 +34,7 @@ class Place:  # what writers needs of slide.Georeference
 
 
 @pytest.fixture(scope="module")
-def picture():
+def image():
     """(HEIGHT, WIDTH, 3) uint8, smooth, no two places alike: a JPEG keeps it, and a flip or a shift shows."""
     y, x = np.mgrid[:HEIGHT, :WIDTH]
     return np.stack([x * 255 // WIDTH, y * 255 // HEIGHT, (x + y) * 255 // (WIDTH + HEIGHT)], -1).astype(np.uint8)
@@ -42,16 +42,16 @@ def picture():
 
 @pytest.fixture
 def info():
-    return ImageInfo(WIDTH, HEIGHT, mpp=0.499, description="a synthetic picture", provenance=PROVENANCE)
+    return ImageInfo(WIDTH, HEIGHT, mpp=0.499, description="a synthetic image", provenance=PROVENANCE)
 
 
-def in_bands(picture, edges=(0, 100, 101, 357, HEIGHT)):
+def in_bands(image, edges=(0, 100, 101, 357, HEIGHT)):
     for top, bottom in pairwise(edges):
-        yield top, picture[top:bottom]
+        yield top, image[top:bottom]
 
 
-def write(path, picture, info, **options):
-    write_image(path, in_bands(picture), info, **options)
+def write(path, image, info, **options):
+    write_image(path, in_bands(image), info, **options)
     return path
 
 
@@ -64,15 +64,15 @@ def assert_close(actual, expected):
     assert np.abs(actual.astype(int) - expected).mean() < 2
 
 
-def test_tiff_opens_with_all_levels_and_mpp_in_openslide_and_tifffile(tmp_path, picture, info):
+def test_tiff_opens_with_all_levels_and_mpp_in_openslide_and_tifffile(tmp_path, image, info):
     tifffile = pytest.importorskip("tifffile")
-    path = write(tmp_path / "out.tif", picture, info)
+    path = write(tmp_path / "out.tif", image, info)
     slide = openslide.OpenSlide(path)
     assert slide.level_dimensions == ((700, 530), (350, 265), (175, 132))
     assert float(slide.properties["openslide.mpp-x"]) == pytest.approx(0.499, rel=1e-5)
     assert float(slide.properties["openslide.mpp-y"]) == pytest.approx(0.499, rel=1e-5)
-    assert_close(np.asarray(slide.read_region((0, 0), 0, (700, 530)))[..., :3], picture)
-    assert_close(np.asarray(slide.read_region((0, 0), 1, (350, 265)))[..., :3], picture[::2, ::2])
+    assert_close(np.asarray(slide.read_region((0, 0), 0, (700, 530)))[..., :3], image)
+    assert_close(np.asarray(slide.read_region((0, 0), 1, (350, 265)))[..., :3], image[::2, ::2])
     with tifffile.TiffFile(path) as tiff:
         assert [page.shape for page in tiff.pages] == [(530, 700, 3), (265, 350, 3), (132, 175, 3)]
         assert all(page.tilewidth == 256 and page.compression.name == "JPEG" for page in tiff.pages)
@@ -83,10 +83,10 @@ def test_tiff_opens_with_all_levels_and_mpp_in_openslide_and_tifffile(tmp_path, 
 
 
 @pytest.mark.parametrize("bigtiff_from", [2**31, 1])
-def test_tiff_without_a_known_resolution_claims_none(tmp_path, picture, info, monkeypatch, bigtiff_from):
+def test_tiff_without_a_known_resolution_claims_none(tmp_path, image, info, monkeypatch, bigtiff_from):
     tifffile = pytest.importorskip("tifffile")
     monkeypatch.setattr(writers, "CLASSIC_TIFF_BYTES", bigtiff_from)
-    path = write(tmp_path / "out.tif", picture, replace(info, mpp=None))
+    path = write(tmp_path / "out.tif", image, replace(info, mpp=None))
     slide = openslide.OpenSlide(path)
     assert slide.level_count == 3
     assert "openslide.mpp-x" not in slide.properties
@@ -96,9 +96,9 @@ def test_tiff_without_a_known_resolution_claims_none(tmp_path, picture, info, mo
 
 
 @pytest.mark.parametrize(("mpp", "gsd_m", "unit"), [(0.5, None, "µm"), (None, 5.0, "m"), (None, None, None)])
-def test_ome_tiff_has_its_pyramid_and_physical_size(tmp_path, picture, info, mpp, gsd_m, unit):
+def test_ome_tiff_has_its_pyramid_and_physical_size(tmp_path, image, info, mpp, gsd_m, unit):
     tifffile = pytest.importorskip("tifffile")
-    path = write(tmp_path / "out.ome.tif", picture, replace(info, mpp=mpp, gsd_m=gsd_m))
+    path = write(tmp_path / "out.ome.tif", image, replace(info, mpp=mpp, gsd_m=gsd_m))
     with tifffile.TiffFile(path) as tiff:
         assert tiff.is_ome
         series = tiff.series[0]
@@ -108,23 +108,23 @@ def test_ome_tiff_has_its_pyramid_and_physical_size(tmp_path, picture, info, mpp
     assert (described["SizeX"], described["SizeY"], described["SizeC"]) == ("700", "530", "3")
     assert described.get("PhysicalSizeXUnit") == described.get("PhysicalSizeYUnit") == unit
     assert described.get("PhysicalSizeX") == (str(mpp or gsd_m) if unit else None)
-    assert_close(pixels(path), picture)
+    assert_close(pixels(path), image)
 
 
-def test_deepzoom_has_tiles_that_make_the_picture(tmp_path, picture, info):
-    path = write(tmp_path / "out.dzi", picture, info)
+def test_deepzoom_has_tiles_that_make_the_image(tmp_path, image, info):
+    path = write(tmp_path / "out.dzi", image, info)
     size = ET.parse(path).find("{*}Size").attrib
     assert (size["Width"], size["Height"]) == ("700", "530")
     levels = sorted(int(level.name) for level in (tmp_path / "out_files").iterdir() if level.is_dir())
     assert levels == list(range(11))  # 1 px to 2**10 px
-    assert_close(pixels(tmp_path / "out_files" / "10" / "0_0.jpg"), picture[:255, :255])
-    assert_close(pixels(tmp_path / "out_files" / "10" / "2_2.jpg"), picture[507:, 507:])
+    assert_close(pixels(tmp_path / "out_files" / "10" / "0_0.jpg"), image[:255, :255])
+    assert_close(pixels(tmp_path / "out_files" / "10" / "2_2.jpg"), image[507:, 507:])
 
 
-def test_png_is_exact_and_jpeg_is_close_and_both_have_the_resolution(tmp_path, picture, info):
-    png, jpeg = (write(tmp_path / name, picture, info) for name in ("out.png", "out.jpg"))
-    np.testing.assert_array_equal(pixels(png), picture)
-    assert_close(pixels(jpeg), picture)
+def test_png_is_exact_and_jpeg_is_close_and_both_have_the_resolution(tmp_path, image, info):
+    png, jpeg = (write(tmp_path / name, image, info) for name in ("out.png", "out.jpg"))
+    np.testing.assert_array_equal(pixels(png), image)
+    assert_close(pixels(jpeg), image)
     for path in (png, jpeg):
         assert pyvips.Image.new_from_file(str(path)).xres == pytest.approx(1000 / 0.499, rel=1e-3)
 
@@ -136,7 +136,7 @@ def test_any_size_is_exact_as_png(tmp_path, width, height):
     np.testing.assert_array_equal(pixels(tmp_path / "out.png"), noise)
 
 
-def test_memory_does_not_grow_with_the_picture(tmp_path):
+def test_memory_does_not_grow_with_the_image(tmp_path):
     pytest.importorskip("resource")
     program = """if True:
         import numpy as np, resource, sys
@@ -153,7 +153,7 @@ def test_memory_does_not_grow_with_the_picture(tmp_path):
         command = [sys.executable, "-c", program, tmp_path / "out.tif", str(height)]
         return int(subprocess.run(command, capture_output=True, check=True).stdout) * unit
 
-    assert peak(2048 * 16) - peak(2048) < 2048**2 * 3 * 4  # a quarter of the 16 times larger picture
+    assert peak(2048 * 16) - peak(2048) < 2048**2 * 3 * 4  # a quarter of the 16 times larger image
 
 
 def test_jpeg_quality_is_passed_on(tmp_path, info):
@@ -166,8 +166,8 @@ def test_jpeg_quality_is_passed_on(tmp_path, info):
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_provenance_comes_back_from_every_format(tmp_path, picture, info, name):
-    path = write(tmp_path / name, picture, info)
+def test_provenance_comes_back_from_every_format(tmp_path, image, info, name):
+    path = write(tmp_path / name, image, info)
     record = json.loads((tmp_path / f"{name}.json").read_text())
     assert record == info.record()
     assert record.items() >= {**PROVENANCE, "mpp": 0.499, "generated_by": f"largegen {__version__}"}.items()
@@ -176,17 +176,17 @@ def test_provenance_comes_back_from_every_format(tmp_path, picture, info, name):
     assert read_provenance(path) == record
 
 
-def test_a_long_provenance_keeps_a_jpeg_readable(tmp_path, picture, info):
+def test_a_long_provenance_keeps_a_jpeg_readable(tmp_path, image, info):
     long = replace(info, provenance={"slides": ["x" * 100] * 1000})
-    path = write(tmp_path / "out.jpg", picture, long)
-    assert_close(pixels(path), picture)
-    assert read_provenance(path)["description"] == "a synthetic picture"
+    path = write(tmp_path / "out.jpg", image, long)
+    assert_close(pixels(path), image)
+    assert read_provenance(path)["description"] == "a synthetic image"
     assert json.loads((tmp_path / "out.jpg.json").read_text()) == long.record()
 
 
-def test_no_provenance_in_what_others_made(tmp_path, picture):
-    pyvips.Image.new_from_array(picture).pngsave(str(tmp_path / "other.png"))
-    (tmp_path / "text.tif").write_text("not a picture")
+def test_no_provenance_in_what_others_made(tmp_path, image):
+    pyvips.Image.new_from_array(image).pngsave(str(tmp_path / "other.png"))
+    (tmp_path / "text.tif").write_text("not an image")
     assert read_provenance(tmp_path / "other.png") is None
     assert read_provenance(tmp_path / "text.tif") is None
     assert read_provenance(tmp_path / "missing.tif") is None
@@ -198,29 +198,29 @@ def scene(info):
     return replace(info, mpp=None, gsd_m=5.0, georeference=place)
 
 
-def test_a_scene_becomes_a_geotiff_with_its_pyramid(tmp_path, picture, scene):
+def test_a_scene_becomes_a_geotiff_with_its_pyramid(tmp_path, image, scene):
     rasterio = pytest.importorskip("rasterio")
-    path = write(tmp_path / "out.tif", picture, scene)
+    path = write(tmp_path / "out.tif", image, scene)
     with rasterio.open(path) as opened:
         assert opened.crs.to_epsg() == 26914
         assert tuple(opened.transform)[:6] == scene.georeference.transform
         assert opened.overviews(1) == [2, 4]
-        assert_close(opened.read().transpose(1, 2, 0), picture)  # (3, H, W) -> (H, W, 3)
+        assert_close(opened.read().transpose(1, 2, 0), image)  # (3, H, W) -> (H, W, 3)
     assert openslide.OpenSlide(path).level_count == 3
     assert read_provenance(path) == scene.record()
     assert sorted(file.name for file in tmp_path.iterdir()) == ["out.tif", "out.tif.json"]
 
 
 @pytest.mark.parametrize(("name", "world"), [("out.png", "out.pgw"), ("out.jpeg", "out.jgw")])
-def test_other_scenes_get_a_world_file(tmp_path, picture, scene, name, world):
+def test_other_scenes_get_a_world_file(tmp_path, image, scene, name, world):
     rasterio = pytest.importorskip("rasterio")
-    path = write(tmp_path / name, picture, scene)
+    path = write(tmp_path / name, image, scene)
     assert (tmp_path / world).exists()
     with rasterio.open(path) as opened:
         assert tuple(opened.transform)[:6] == scene.georeference.transform
 
 
-def test_without_rasterio_a_scene_gets_a_world_file_and_a_warning(tmp_path, picture, scene, monkeypatch, caplog):
+def test_without_rasterio_a_scene_gets_a_world_file_and_a_warning(tmp_path, image, scene, monkeypatch, caplog):
     real_import = builtins.__import__
 
     def without_rasterio(name, *args, **kwargs):
@@ -229,7 +229,7 @@ def test_without_rasterio_a_scene_gets_a_world_file_and_a_warning(tmp_path, pict
         return real_import(name, *args, **kwargs)
 
     monkeypatch.setattr(builtins, "__import__", without_rasterio)
-    write(tmp_path / "out.tif", picture, scene)
+    write(tmp_path / "out.tif", image, scene)
     assert (tmp_path / "out.tfw").read_text().split() == [
         "5.0",
         "0.0",
@@ -241,13 +241,13 @@ def test_without_rasterio_a_scene_gets_a_world_file_and_a_warning(tmp_path, pict
     assert "largegen[geo]" in caplog.text
 
 
-def test_each_band_is_on_disk_before_the_next_is_asked_for(tmp_path, picture, info):
+def test_each_band_is_on_disk_before_the_next_is_asked_for(tmp_path, image, info):
     on_disk = []
 
     def bands():
         for top in range(0, HEIGHT, 10):
             on_disk.append(sum(file.stat().st_size for file in tmp_path.iterdir()))
-            yield top, picture[top : top + 10]
+            yield top, image[top : top + 10]
 
     write_image(tmp_path / "out.png", bands(), info)
     rows = np.array(on_disk) / (WIDTH * 3)
@@ -255,38 +255,38 @@ def test_each_band_is_on_disk_before_the_next_is_asked_for(tmp_path, picture, in
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_overwriting_replaces_the_whole_picture(tmp_path, picture, info, name):
-    path = write(tmp_path / name, picture, info)
+def test_overwriting_replaces_the_whole_image(tmp_path, image, info, name):
+    path = write(tmp_path / name, image, info)
     before = sorted(file.relative_to(tmp_path) for file in tmp_path.rglob("*"))
-    write(path, 255 - picture, replace(info, description="second"))
+    write(path, 255 - image, replace(info, description="second"))
     assert sorted(file.relative_to(tmp_path) for file in tmp_path.rglob("*")) == before
     assert read_provenance(path)["description"] == "second"
     shown = tmp_path / "out_files/10/0_0.jpg" if name == "out.dzi" else path
-    assert_close(pixels(shown)[:255, :255], 255 - picture[:255, :255])
+    assert_close(pixels(shown)[:255, :255], 255 - image[:255, :255])
 
 
 @pytest.mark.parametrize("name", ALL)
 @pytest.mark.parametrize("failure", [RuntimeError, KeyboardInterrupt])
-def test_an_error_in_the_bands_leaves_the_old_file_alone(tmp_path, picture, info, name, failure):
+def test_an_error_in_the_bands_leaves_the_old_file_alone(tmp_path, image, info, name, failure):
     def failing():
-        yield 0, picture[:100]
+        yield 0, image[:100]
         raise failure
 
     with pytest.raises(failure):
         write_image(tmp_path / "new" / name, failing(), info)
     assert list((tmp_path / "new").iterdir()) == []
-    path = write(tmp_path / name, picture, info)
+    path = write(tmp_path / name, image, info)
     with pytest.raises(failure):
         write_image(path, failing(), replace(info, description="second"))
     assert read_provenance(path) == info.record()
 
 
-def test_bands_that_do_not_fit_are_refused(tmp_path, picture, info):
+def test_bands_that_do_not_fit_are_refused(tmp_path, image, info):
     for bands in (
-        [(0, picture[:100])],  # too few
-        [(0, picture[:100]), (200, picture[200:])],  # a gap
-        [(0, picture[:, :600])],  # too narrow
-        [(0, picture.astype(np.float32))],
+        [(0, image[:100])],  # too few
+        [(0, image[:100]), (200, image[200:])],  # a gap
+        [(0, image[:, :600])],  # too narrow
+        [(0, image.astype(np.float32))],
     ):
         with pytest.raises(ValueError, match="band"):
             write_image(tmp_path / "out.tif", iter(bands), info)
@@ -345,12 +345,12 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(small_disk, info, name, size
     assert list(folder.iterdir()) == []
 
 
-def test_a_disk_that_fills_up_while_bands_arrive(small_disk, picture, info):
+def test_a_disk_that_fills_up_while_bands_arrive(small_disk, image, info):
     folder = small_disk(1200)
 
     def bands():
         (folder / "someone-elses").write_bytes(bytes(800_000))
-        yield from in_bands(picture)
+        yield from in_bands(image)
 
     with pytest.raises(OutputError, match="no space left on the disk"):
         write_image(folder / "out.tif", bands(), info)

@@ -9,8 +9,8 @@ from largegen.models.autoencoder import Autoencoder, ResidualAutoencoder, load_a
 from largegen.models.storage import save_network
 
 
-def pictures(rank, count=64, side=32, noise=0.0):
-    """Pictures whose squares of 8 px are combinations of `rank` patterns."""
+def patterned(rank, count=64, side=32, noise=0.0):
+    """Images whose squares of 8 px are combinations of `rank` patterns."""
     generator = torch.Generator().manual_seed(rank)
     patterns = torch.randn(rank, 192, generator=generator)
     amounts = torch.randn(count, rank, side // 8, side // 8, generator=generator)
@@ -29,14 +29,14 @@ def reconstruct(vae, images):
         return vae.decode(vae.encode(images).latent_dist.mode()).sample
 
 
-def test_fitted_to_pictures_of_as_many_components_it_returns_them(vae):
-    images = pictures(rank=6)
+def test_fitted_to_images_of_as_many_components_it_returns_them(vae):
+    images = patterned(rank=6)
     vae.fit_linear(images)
     assert reconstruct(vae, images) == pytest.approx(images, abs=1e-4)
 
 
-def test_fitted_to_richer_pictures_it_is_the_best_linear_code(vae):
-    images = pictures(rank=6, noise=0.02) + pictures(rank=20) / 4
+def test_fitted_to_richer_images_it_is_the_best_linear_code(vae):
+    images = patterned(rank=6, noise=0.02) + patterned(rank=20) / 4
     vae.fit_linear(images)
     squares = F.pixel_unshuffle(images, 8).movedim(1, -1).flatten(0, -2)
     lost = torch.linalg.eigvalsh(torch.cov(squares.T.double(), correction=0))[:-6].sum()
@@ -45,7 +45,7 @@ def test_fitted_to_richer_pictures_it_is_the_best_linear_code(vae):
 
 
 def test_its_latents_have_unit_variance_at_first(vae):
-    images = pictures(rank=20, noise=0.02)
+    images = patterned(rank=20, noise=0.02)
     vae.fit_linear(images)
     with torch.inference_mode():
         std, mean = torch.std_mean(vae.encode(images).latent_dist.mode(), (0, 2, 3))
@@ -53,7 +53,7 @@ def test_its_latents_have_unit_variance_at_first(vae):
 
 
 def test_both_corrections_are_learned(vae):
-    images = pictures(rank=20)
+    images = patterned(rank=20)
     vae.fit_linear(images)
     before = (reconstruct(vae, images) - images).square().mean().item()
     optimizer = torch.optim.Adam(vae.trunk.parameters(), 2e-3)
@@ -66,10 +66,10 @@ def test_both_corrections_are_learned(vae):
 
 
 def test_it_is_saved_and_loaded(vae, tmp_path):
-    vae.fit_linear(pictures(rank=20))
+    vae.fit_linear(patterned(rank=20))
     nn.init.normal_(vae.trunk.decoder.conv_out.weight)
     save_network(vae, tmp_path / "vae", None)
-    autoencoder, images = load_autoencoder(tmp_path), pictures(rank=3, count=2)
+    autoencoder, images = load_autoencoder(tmp_path), patterned(rank=3, count=2)
     assert (autoencoder.factor, autoencoder.channels) == (8, 6)
     assert autoencoder.fingerprint == Autoencoder(vae).fingerprint
     latents = autoencoder.encode(images)

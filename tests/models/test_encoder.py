@@ -57,7 +57,7 @@ def tiles(count: int, side: int = 128) -> np.ndarray:
 def test_a_registered_encoder_has_its_published_size(name, width, millions):
     spec = encoder_spec(name)
     net = encoder._build(spec, device="meta")
-    assert spec.width == net.num_features == width
+    assert spec.dim == net.num_features == width
     assert sum(p.numel() for p in net.parameters()) / 1e6 == pytest.approx(millions, abs=0.1)
     assert spec.licence and spec.page.startswith("https://")
 
@@ -73,7 +73,7 @@ def test_a_hub_name_of_a_registered_encoder_is_that_encoder():
 
 def test_a_timm_name_brings_its_own_transform():
     spec = encoder_spec("test_vit")
-    assert (spec.width, spec.input_px, spec.licence) == (64, 160, "apache-2.0")
+    assert (spec.dim, spec.input_px, spec.licence) == (64, 160, "apache-2.0")
     assert spec.mean == (0.5, 0.5, 0.5)
 
 
@@ -88,7 +88,7 @@ def test_an_own_directory_is_loaded_and_used(directory):
     encoder = load_encoder(f"local-dir:{directory}", device="cpu")
     embeddings = encoder.encode(tiles(3))
     assert embeddings.shape == (3, 24) and embeddings.dtype == np.float32
-    assert encoder.width == 24 and encoder.spec.licence == "Apache-2.0"
+    assert encoder.dim == 24 and encoder.spec.licence == "Apache-2.0"
 
 
 def test_the_transform_is_resize_then_normalise(directory):
@@ -373,7 +373,7 @@ def test_starter_is_listed_where_it_is_installed(monkeypatch, directory, tmp_pat
         load_encoder("starter", device="cpu")
     monkeypatch.setattr(encoder, "STARTER_DIR", directory)
     assert encoder_names()[0] == "starter"
-    assert load_encoder("starter", device="cpu").width == 24
+    assert load_encoder("starter", device="cpu").dim == 24
 
 
 def test_a_damaged_encoder_directory_is_one_line(directory):

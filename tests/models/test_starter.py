@@ -52,7 +52,7 @@ def test_the_starter_keeps_to_the_layout_of_its_reference(tmp_path):
 
 
 def test_the_starter_zooms(tmp_path, capsys):
-    """Its picture agrees with its guide, and every level has samples."""
+    """Its image agrees with its guide, and every level has samples."""
     options = ["--ref", str(EXAMPLE), "--region", "0,0", "--cache", str(tmp_path), "--device", "cpu"]
     zoom = ["zoom", "--size", "512", "--steps", "10", "--levels", "--out", str(tmp_path / "a.png"), "--json"]
     assert run([*zoom, *options]) == 0

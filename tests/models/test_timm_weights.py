@@ -189,7 +189,7 @@ def test_hipt_gives_the_numbers_of_its_authors_network(tmp_path, teacher, zipped
     torch.save(as_dino_saves(weights, teacher), path, _use_new_zipfile_serialization=zipped)
     encoder = load_encoder("hipt_vit256", path, "cpu")
     close(encoder.encode(tiles(256)), hipt(weights, normalised(tiles(256), [0.5] * 3, [0.5] * 3)))
-    assert (encoder.width, encoder.spec.input_px) == (384, 256)
+    assert (encoder.dim, encoder.spec.input_px) == (384, 256)
 
 
 def test_ctranspath_gives_the_numbers_of_its_authors_network(tmp_path):
@@ -198,7 +198,7 @@ def test_ctranspath_gives_the_numbers_of_its_authors_network(tmp_path):
     encoder = load_encoder("ctranspath", path, "cpu")
     x = normalised(tiles(224), [0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
     close(encoder.encode(tiles(224)), ctranspath(weights, x))
-    assert (encoder.width, encoder.spec.input_px) == (768, 224)
+    assert (encoder.dim, encoder.spec.input_px) == (768, 224)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""What processes that share a picture tell each other."""
+"""What processes that share an image tell each other."""
 
 import os
 import socket
@@ -9,14 +9,14 @@ import pytest
 import torch
 
 from largegen.errors import InputError
-from largegen.runtime.distributed import from_main, join, least
+from largegen.runtime.distributed import min_over_processes, process_group, run_on_main
 
 PROGRAM = """
 import torch
-from largegen.runtime.distributed import from_main, gathered, join, least, main_first
+from largegen.runtime.distributed import run_on_main, gather, min_over_processes, process_group, main_first
 from largegen.errors import InputError, LargegenError
 
-processes = join(torch.device("cpu"))
+processes = process_group(torch.device("cpu"))
 rank = processes.process_index
 assert processes.num_processes == 2
 
@@ -27,9 +27,9 @@ def main_only():
 def fails():
     raise InputError("what went wrong")
 
-found = from_main(processes, main_only)
+found = run_on_main(processes, main_only)
 try:
-    from_main(processes, fails)
+    run_on_main(processes, fails)
 except InputError as error:
     failure = str(error)
 
@@ -37,7 +37,7 @@ def no_memory():
     if rank == 1:
         raise MemoryError("no memory")
 
-for together in (gathered, main_first):
+for together in (gather, main_first):
     try:
         together(processes, no_memory)
     except (MemoryError, LargegenError) as error:
@@ -47,8 +47,8 @@ for together in (gathered, main_first):
 
 turns = iter([lambda: rank])  # not fit for sending
 assert main_first(processes, lambda: next(turns))() == rank
-assert gathered(processes, lambda: rank) == [0, 1]
-print(f"{found}, {failure}, {least(processes, 5 + rank)}")
+assert gather(processes, lambda: rank) == [0, 1]
+print(f"{found}, {failure}, {min_over_processes(processes, 5 + rank)}")
 """
 
 
@@ -73,12 +73,12 @@ def test_two_processes():
 
 
 def test_a_process_alone():
-    processes = join(torch.device("cpu"))
-    assert processes.is_main_process and least(processes, 3) == 3
-    assert from_main(processes, lambda: 4) == 4
+    processes = process_group(torch.device("cpu"))
+    assert processes.is_main_process and min_over_processes(processes, 3) == 3
+    assert run_on_main(processes, lambda: 4) == 4
 
     def fails():
         raise InputError("what went wrong")
 
     with pytest.raises(InputError, match="what went wrong"):
-        from_main(processes, fails)
+        run_on_main(processes, fails)

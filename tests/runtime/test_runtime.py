@@ -16,7 +16,7 @@ from helpers.disk import small_disk
 
 from largegen.errors import InputError, LockedError, OutputError
 from largegen.runtime.device import resolve_device, resolve_precision
-from largegen.runtime.files import atomic, remove, replace, write_json, writing
+from largegen.runtime.files import atomic, remove, replace, write_errors, write_json
 from largegen.runtime.lock import lock
 
 
@@ -106,14 +106,14 @@ def test_write_json(tmp_path):
     ],
 )
 def test_errors_of_the_operating_system_are_output_errors(tmp_path, error, words):
-    with pytest.raises(OutputError, match=words) as raised, writing(tmp_path / "a"):
+    with pytest.raises(OutputError, match=words) as raised, write_errors(tmp_path / "a"):
         raise error
     assert "\n" not in str(raised.value)
 
 
 @pytest.mark.parametrize("error", [RuntimeError("shapes do not match"), KeyError("a"), OutputError("mine")])
 def test_other_errors_pass(tmp_path, error):
-    with pytest.raises(type(error)) as raised, writing(tmp_path / "a"):
+    with pytest.raises(type(error)) as raised, write_errors(tmp_path / "a"):
         raise error
     assert raised.value is error
 

@@ -163,13 +163,13 @@ def test_guidance_without_a_null_condition_is_refused():
 
 
 @pytest.mark.parametrize("windows", ["overlap", "shift"])
-def test_same_picture_for_every_batch_size(windows):
+def test_same_image_for_every_batch_size(windows):
     one = run(windows=windows, batch_size=1, eta=0.3)
     for batch_size in (2, 5, 100):
         torch.testing.assert_close(run(windows=windows, batch_size=batch_size, eta=0.3), one, rtol=1e-5, atol=1e-5)
 
 
-def test_seed_latents_and_origin_choose_the_picture():
+def test_seed_latents_and_origin_choose_the_image():
     one = run()
     assert torch.equal(run(), one)
     assert not torch.allclose(run(seed=1), one)
@@ -285,7 +285,7 @@ def test_settings_that_make_no_sense_are_refused(option):
         run(**option)
 
 
-def test_nan_is_an_error_and_not_a_picture(tmp_path):
+def test_nan_is_an_error_and_not_an_image(tmp_path):
     with pytest.raises(LargegenError, match=r"step 1 of 5.*NaN"):
         run(lambda latents, t, c: latents * float("nan"), checkpoint=tmp_path / "run.safetensors")
     assert list(tmp_path.iterdir()) == []
@@ -295,10 +295,10 @@ TWO_PROCESSES = """
 import sys
 sys.path.insert(0, {folder!r})
 import torch
-from largegen.runtime.distributed import join
+from largegen.runtime.distributed import process_group
 from helpers.denoisers import Killed, mixing, run
 
-state = join(torch.device("cpu"))
+state = process_group(torch.device("cpu"))
 assert state.num_processes == 2
 for windows in ("overlap", "shift"):
     canvas = run(windows=windows, eta=0.3, batch_size=3, processes=state)
@@ -320,7 +320,7 @@ except Killed:
 """
 
 
-def test_same_picture_for_two_processes_also_when_killed(tmp_path):
+def test_same_image_for_two_processes_also_when_killed(tmp_path):
     script = tmp_path / "two.py"
     script.write_text(TWO_PROCESSES.format(folder=str(TESTS), out=tmp_path))
     subprocess.run(

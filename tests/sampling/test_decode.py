@@ -106,7 +106,7 @@ def test_grey_levels():
     assert to_uint8(pixels).tolist() == [0, 0, 127, 255, 255]
 
 
-def test_a_margin_keeps_the_decoders_padding_out_of_the_picture():
+def test_a_margin_keeps_the_decoders_padding_out_of_the_image():
     """A decoder that spoils the outermost latent of what it is given spoils the canvas' edge only."""
 
     def decode(latents):

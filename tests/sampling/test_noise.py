@@ -53,7 +53,7 @@ def test_fewer_channels_are_the_first_ones():
 
 
 def test_its_values_never_change():
-    """The same seed makes the same picture in every release."""
+    """The same seed makes the same image in every release."""
     expected = torch.tensor([0.5356715, -0.2326397, 1.2010033, 0.5445017])
     torch.testing.assert_close(noise(0, INITIAL, 0, 0, 1, 4, 1).flatten(), expected, rtol=1e-6, atol=1e-6)
 

@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from largegen.models.autoencoder import Autoencoder
 from largegen.models.convert.published import read_published
 from largegen.models.model import Model
-from largegen.sampling.generate import decode_bands, effective, sample_latents
+from largegen.sampling.generate import decode_bands, resolve_defaults, sample_latents
 from largegen.sampling.settings import Sampling
 
 
@@ -42,7 +42,7 @@ def test_reference_large_image(reference, monkeypatch):
     model = Model(Autoencoder(vae), unet, conditioner, TRAIN, info={"embedding_dim": 48})
     assert (model.window, model.factor, model.tile_px) == (64, 4, 256)
     sampling = Sampling(steps=10, guidance=4.0, windows="overlap", stride=32, decode_stride=32, batch_size=4)
-    sampling = effective(sampling, model)
+    sampling = resolve_defaults(sampling, model)
     seen, context = [], model.context
     monkeypatch.setattr(model, "context", lambda embeddings: seen.append(context(embeddings)) or seen[-1])
 

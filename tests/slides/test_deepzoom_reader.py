@@ -1,4 +1,4 @@
-"""DeepZoom trees open as any other picture, and damage to them is named."""
+"""DeepZoom trees open as any other image, and damage to them is named."""
 
 import time
 
@@ -45,7 +45,7 @@ def test_its_pixels_are_those_of_a_png_of_the_same_array(tmp_path, pixels, tile_
         assert np.abs(smaller - pixels.reshape(415, 2, 550, 2, 3).mean((1, 3))).max() <= 1
 
 
-def test_a_picture_of_ours_says_its_resolution(tmp_path, pixels):
+def test_an_image_of_ours_says_its_resolution(tmp_path, pixels):
     for info in (ImageInfo(WIDTH, HEIGHT, mpp=0.499), ImageInfo(WIDTH, HEIGHT, gsd_m=0.6)):
         write_image(tmp_path / "a.dzi", [(0, pixels)], info)
         slide = open_slide(tmp_path / "a.dzi")
@@ -66,7 +66,7 @@ def test_so_does_a_png_or_jpeg_at_any_magnification(tmp_path, pixels, suffix):
     assert open_slide(path).downsample_for(gsd_m=1.2) == 2
 
 
-def test_a_picture_resized_since_is_not_what_its_header_says(tmp_path, pixels):
+def test_an_image_resized_since_is_not_what_its_header_says(tmp_path, pixels):
     write_image(tmp_path / "a.png", [(0, pixels)], ImageInfo(WIDTH, HEIGHT, mpp=16.0))
     pyvips.Image.new_from_file(str(tmp_path / "a.png")).resize(0.5).write_to_file(str(tmp_path / "b.png"))
     slide = open_slide(tmp_path / "b.png")

@@ -114,9 +114,9 @@ def test_the_preview_fades_what_is_left_out(slide_path, tmp_path):
     keep = np.zeros((grid.rows, grid.cols), bool)
     keep[1, 2] = True
     draw_preview(slide, grid, keep, tmp_path / "preview.png", max_px=650)
-    picture, plain = Image.open(tmp_path / "preview.png"), slide.thumbnail(650)
-    assert picture.format == "PNG" and picture.size == (650, 500)
-    pixels = np.asarray(picture)
+    image, plain = Image.open(tmp_path / "preview.png"), slide.thumbnail(650)
+    assert image.format == "PNG" and image.size == (650, 500)
+    pixels = np.asarray(image)
     kept, left_out = np.s_[130:240, 255:370], np.s_[5:120, 5:120]
     assert np.array_equal(pixels[kept], plain[kept])
     assert pixels[left_out].mean() < plain[left_out].mean() - 20

@@ -6,11 +6,11 @@ import torch
 from torch.utils.data import DataLoader
 
 from largegen.errors import InputError
-from largegen.models.pixels import to_network, to_pictures
+from largegen.models.pixels import to_images, to_network
 from largegen.slides.slide import open_slide
 from largegen.training.crops import CropDataset, SlidePixels
 from largegen.training.held_out import HeldOut
-from largegen.training.sampler import StepSampler, sample_rng, turn
+from largegen.training.sampler import StepSampler, orient, sample_rng
 
 
 @pytest.fixture(scope="module")
@@ -29,19 +29,19 @@ def test_random_numbers_are_those_of_seed_and_sample():
 
 
 def test_the_eight_turns_are_all_different():
-    picture = np.arange(12).reshape(2, 2, 3)
-    assert len({turn(picture, k).tobytes() for k in range(8)}) == 8
-    assert (turn(picture, 0) == picture).all()
-    assert (turn(picture, 4) == picture[:, ::-1]).all()
+    image = np.arange(12).reshape(2, 2, 3)
+    assert len({orient(image, k).tobytes() for k in range(8)}) == 8
+    assert (orient(image, 0) == image).all()
+    assert (orient(image, 4) == image[:, ::-1]).all()
 
 
-def test_pictures_to_network_and_back():
-    pictures = np.random.default_rng(0).integers(0, 256, (2, 5, 4, 3), np.uint8)
-    tensor = to_network(pictures)
+def test_images_to_network_and_back():
+    images = np.random.default_rng(0).integers(0, 256, (2, 5, 4, 3), np.uint8)
+    tensor = to_network(images)
     assert tensor.shape == (2, 3, 5, 4) and tensor.dtype == torch.float32
     assert to_network(np.uint8([[[0, 255, 0]]])).flatten().tolist() == [-1, 1, -1]
-    assert (to_pictures(tensor) == pictures).all()
-    assert to_pictures(torch.tensor([-3.0, 0.0, 3.0]).view(3, 1, 1)).tolist() == [[[0, 128, 255]]]
+    assert (to_images(tensor) == images).all()
+    assert to_images(torch.tensor([-3.0, 0.0, 3.0]).view(3, 1, 1)).tolist() == [[[0, 128, 255]]]
 
 
 def test_a_sample_is_the_same_whoever_draws_it_and_when(slide):
@@ -92,14 +92,14 @@ def test_coarser_crops_show_more_and_stay_off_the_held_out_blocks(slide, monkeyp
     monkeypatch.setattr(
         SlidePixels, "crop", lambda self, *at: taken.append((int(self.downsample), *at)) or crop(self, *at)
     )
-    pictures = [to_pictures(dataset[n]["image"])[0] for n in range(300)]
+    images = [to_images(dataset[n]["image"])[0] for n in range(300)]
     counts = np.bincount([level for level, *_ in taken], minlength=5)
     assert counts[1] > 1.5 * counts[2] > 1.5 * 1.2 * counts[4] > 0 and counts.sum() == len(taken)
     for level, x, y, size_px in taken:
         assert not dataset.held_out.touches(slide.name, level * x, level * y, level * size_px)
     number, (level, x, y, _) = next((n, at) for n, at in enumerate(taken) if at[0] == 4)
     whole = slide.read(4 * x, 4 * y, 256, 256, 1.0).reshape(64, 4, 64, 4, 3).mean((1, 3))
-    assert min(np.abs(whole - turn(pictures[number], k)).mean() for k in range(8)) < 3
+    assert min(np.abs(whole - orient(images[number], k)).mean() for k in range(8)) < 3
 
 
 def test_slides_are_drawn_equally_often(slide, make_slide, monkeypatch):

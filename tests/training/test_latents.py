@@ -16,7 +16,7 @@ from largegen.models.pixels import to_network
 from largegen.slides.slide import open_slide
 from largegen.training.latents import cache_latents, latents_path
 from largegen.training.regions import find_regions
-from largegen.training.sampler import turn
+from largegen.training.sampler import orient
 from largegen.training.tasks.autoencoder import PRESETS, build_autoencoder
 
 
@@ -58,11 +58,11 @@ def stop_after(batches, autoencoder, monkeypatch):
 def test_the_cache_holds_every_tile_every_way(file, regions, autoencoder, tmp_path):
     path = tmp_path / "new" / "latents.npy"
     with find_slide(file) as slide:
-        cache_latents(regions, slide, autoencoder, path, turns=4)
+        cache_latents(regions, slide, autoencoder, path, orientations=4)
         latents = np.load(path)
         assert latents.shape == (file.count, 4, 4, 8, 8) and latents.dtype == np.float16
         last = slide.read(*file.coords()[-1].tolist(), 64, 64)
-    turned = np.stack([turn(last, k) for k in (0, 2, 4, 6)])
+    turned = np.stack([orient(last, k) for k in (0, 2, 4, 6)])
     assert latents[-1] == pytest.approx(autoencoder.encode(to_network(turned)).numpy(), abs=1e-2)
     assert [p.name for p in path.parent.iterdir()] == ["latents.npy"]
 
@@ -70,10 +70,10 @@ def test_the_cache_holds_every_tile_every_way(file, regions, autoencoder, tmp_pa
 @pytest.mark.parametrize("ragged", [0, 7, 1000])
 def test_an_interrupted_cache_is_continued(file, regions, autoencoder, tmp_path, monkeypatch, ragged):
     with find_slide(file) as slide:
-        cache_latents(regions, slide, autoencoder, tmp_path / "whole.npy", turns=2, batch_size=8)
+        cache_latents(regions, slide, autoencoder, tmp_path / "whole.npy", orientations=2, batch_size=8)
         with monkeypatch.context() as patch, pytest.raises(Stop):
             stop_after(3, autoencoder, patch)
-            cache_latents(regions, slide, autoencoder, tmp_path / "cut.npy", turns=2, batch_size=8)
+            cache_latents(regions, slide, autoencoder, tmp_path / "cut.npy", orientations=2, batch_size=8)
         partial = tmp_path / "cut.npy.partial"
         assert not (tmp_path / "cut.npy").exists()
         rows = 12
@@ -83,7 +83,7 @@ def test_an_interrupted_cache_is_continued(file, regions, autoencoder, tmp_path,
         calls = -(-(file.count - rows) // 4)
         with monkeypatch.context() as patch:
             stop_after(calls, autoencoder, patch)
-            cache_latents(regions, slide, autoencoder, tmp_path / "cut.npy", turns=2, batch_size=8)
+            cache_latents(regions, slide, autoencoder, tmp_path / "cut.npy", orientations=2, batch_size=8)
     whole, cut = np.load(tmp_path / "whole.npy"), np.load(tmp_path / "cut.npy")
     assert cut == pytest.approx(whole, abs=2e-3)
 
@@ -91,17 +91,17 @@ def test_an_interrupted_cache_is_continued(file, regions, autoencoder, tmp_path,
 def test_a_complete_cache_is_kept(file, regions, autoencoder, tmp_path, monkeypatch):
     path = tmp_path / "a.npy"
     with find_slide(file) as slide:
-        cache_latents(regions, slide, autoencoder, path, turns=1)
+        cache_latents(regions, slide, autoencoder, path, orientations=1)
         before = path.stat()
         stop_after(0, autoencoder, monkeypatch)
-        cache_latents(regions, slide, autoencoder, path, turns=1)
+        cache_latents(regions, slide, autoencoder, path, orientations=1)
     assert path.stat() == before
 
 
 def test_a_full_disk_is_one_line_and_no_cache(file, regions, autoencoder, tmp_path):
     with small_disk(tmp_path / "disk", 40) as disk, find_slide(file) as slide:
         with pytest.raises(OutputError, match="no space left"):
-            cache_latents(regions, slide, autoencoder, disk / "a.npy", turns=8)
+            cache_latents(regions, slide, autoencoder, disk / "a.npy", orientations=8)
         assert not (disk / "a.npy").exists() and not (disk / "a.npy.lock").exists()
 
 

@@ -230,7 +230,7 @@ def test_another_run_is_not_resumed(tmp_path, task, changes, text):
 
     fit(line(), tmp_path, config(steps=2))
     before = (tmp_path / "config.json").read_bytes()
-    with pytest.raises(InputError, match=rf"checkpoint-2: that run has {text}; go on with the same") as raised:
+    with pytest.raises(InputError, match=rf"checkpoint-2: that run has {text}; resume with the same") as raised:
         fit(line(**task), tmp_path, config(resume="latest", **changes))
     assert "\n" not in str(raised.value)
     assert (tmp_path / "config.json").read_bytes() == before and len(checkpoints(tmp_path)) == 1
@@ -450,13 +450,13 @@ def test_a_plot_of_losses(tmp_path):
     assert len(set(Image.open(tmp_path / "a.png").convert("RGB").getdata())) > 2
 
 
-def test_pictures_are_laid_out_row_by_row(tmp_path):
+def test_images_are_laid_out_row_by_row(tmp_path):
     import numpy as np
 
-    pictures = np.stack([np.full((2, 3, 3), 50 * n, np.uint8) for n in range(4)])
-    sheet = lay_out(pictures, 2, gap_px=1)
-    contact_sheet(pictures, 2, tmp_path / "a.png")
-    assert np.array_equal(np.asarray(Image.open(tmp_path / "a.png")), lay_out(pictures, 2))
+    images = np.stack([np.full((2, 3, 3), 50 * n, np.uint8) for n in range(4)])
+    sheet = lay_out(images, 2, gap_px=1)
+    contact_sheet(images, 2, tmp_path / "a.png")
+    assert np.array_equal(np.asarray(Image.open(tmp_path / "a.png")), lay_out(images, 2))
     assert sheet.shape == (5, 7, 3)
     assert [sheet[y, x, 0] for y in (0, 3) for x in (0, 4)] == [0, 50, 100, 150]
     assert (sheet[2] == 255).all() and (sheet[:, 3] == 255).all()

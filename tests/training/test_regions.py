@@ -9,15 +9,15 @@ from largegen.embeddings.file import EmbeddingFile
 from largegen.errors import InputError
 from largegen.slides.slide import open_slide
 from largegen.training.regions import EmbeddingGrids, find_regions, split
-from largegen.training.sampler import turn
+from largegen.training.sampler import orient
 
 TILE = 64
 
 
 class MeanColour:
-    """An encoder whose embedding is a tile's mean colour: what a grid holds can be read off the picture."""
+    """An encoder whose embedding is a tile's mean colour: what a grid holds can be read off the image."""
 
-    width, dtype, fingerprint = 3, torch.float32, "mean"
+    dim, dtype, fingerprint = 3, torch.float32, "mean"
 
     class spec:
         name, licence = "mean", "CC0-1.0"
@@ -44,31 +44,31 @@ def test_at_the_base_the_regions_are_the_files_tiles(file, slide):
     assert [regions.xy(n) for n in range(len(regions.cells))] == [tuple(xy) for xy in file.coords().tolist()]
     grids = EmbeddingGrids(file)
     assert np.array_equal(np.stack([grids.under(regions, n)[0, 0] for n in range(file.count)]), file.features())
-    assert np.array_equal(regions.picture(3, slide), slide.read(*file.coords()[3].tolist(), TILE, TILE))
+    assert np.array_equal(regions.image(3, slide), slide.read(*file.coords()[3].tolist(), TILE, TILE))
 
 
 @pytest.mark.parametrize("level", [1, 2, 3])
-def test_the_grid_is_that_of_the_pictures_tiles(file, slide, level):
+def test_the_grid_is_that_of_the_images_tiles(file, slide, level):
     regions, grids = find_regions(file, level), EmbeddingGrids(file)
     assert len(regions.cells) > 3
     part = TILE // 2**level
     for n in range(0, len(regions.cells), max(1, len(regions.cells) // 6)):
-        grid, picture = grids.under(regions, n), regions.picture(n, slide)
-        shown = picture.reshape(2**level, part, 2**level, part, 3).mean((1, 3))
+        grid, image = grids.under(regions, n), regions.image(n, slide)
+        shown = image.reshape(2**level, part, 2**level, part, 3).mean((1, 3))
         held = (grid != file.background).any(-1)
         assert held.mean() >= 0.25
         assert np.abs(grid - shown)[held].mean() < 3
 
 
 @pytest.mark.parametrize("k", range(8))
-def test_picture_and_grid_are_turned_alike(file, slide, k):
+def test_image_and_grid_are_turned_alike(file, slide, k):
     regions = find_regions(file, 2)
     n = len(regions.cells) // 2
-    grid, picture = turn(EmbeddingGrids(file).under(regions, n), k), turn(regions.picture(n, slide), k)
+    grid, image = orient(EmbeddingGrids(file).under(regions, n), k), orient(regions.image(n, slide), k)
     held = (grid != file.background).any(-1)
-    shown = picture.reshape(4, TILE // 4, 4, TILE // 4, 3).mean((1, 3))
+    shown = image.reshape(4, TILE // 4, 4, TILE // 4, 3).mean((1, 3))
     assert np.abs(grid - shown)[held].mean() < 3
-    others = [turn(EmbeddingGrids(file).under(regions, n), j) for j in range(8) if j != k]
+    others = [orient(EmbeddingGrids(file).under(regions, n), j) for j in range(8) if j != k]
     assert all(np.abs(other - shown).mean() > np.abs(grid - shown).mean() for other in others)
 
 
@@ -81,7 +81,7 @@ def test_regions_may_stick_out_up_to_the_limit(file, slide):
     for regions, limit in ((some, 0.6), (more, 0.2)):
         held = [(grids.under(regions, n) != file.background).any(-1).mean() for n in range(len(regions.cells))]
         assert min(held) >= limit
-    assert np.abs(regions.picture(0, slide)[0, 0].astype(int) - slide.background).max() <= 2
+    assert np.abs(regions.image(0, slide)[0, 0].astype(int) - slide.background).max() <= 2
 
 
 def test_tiles_that_cannot_be_laid_side_by_side(slide, tmp_path):

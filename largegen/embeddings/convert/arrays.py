@@ -22,7 +22,7 @@ ZIP_START = b"PK\x03\x04"
 PICKLE_STARTS = (b"\x80", b"(", b"]", b"}", b"c")  # protocol 2 and later; 0 and 1
 SUFFIXES = (".h5", ".hdf5", ".npy", ".npz", ".pickle", ".pkl")  # looked for in directories
 KINDS = "fiub"  # of numbers: floats, integers, booleans
-DEEPEST = 4  # containers within containers
+MAX_DEPTH = 4  # containers within containers
 
 
 @dataclass(frozen=True)
@@ -147,7 +147,7 @@ def _named(content: Any, name: str = "", depth: int = 0) -> Iterator[tuple[str, 
         yield name, content
         return
     items = content.items() if isinstance(content, dict) else enumerate(content) if isinstance(content, list) else ()
-    if depth < DEEPEST:
+    if depth < MAX_DEPTH:
         for key, value in items:
             yield from _named(value, f"{name}/{key}" if name else str(key), depth + 1)
 
@@ -203,20 +203,20 @@ def _encode(text: str, _: str = "latin1") -> bytes:
 
 
 # What NumPy's arrays are pickled with, under the names of NumPy 1 and 2.
-KNOWN = {
+KNOWN_GLOBALS = {
     ("numpy", "dtype"): _DType,
     ("numpy", "ndarray"): _Array,
     ("_codecs", "encode"): _encode,
     ("collections", "OrderedDict"): dict,
 }
 for _core in ("numpy.core", "numpy._core"):
-    KNOWN[f"{_core}.multiarray", "_reconstruct"] = _reconstruct
-    KNOWN[f"{_core}.multiarray", "scalar"] = _scalar
-    KNOWN[f"{_core}.numeric", "_frombuffer"] = _frombuffer
+    KNOWN_GLOBALS[f"{_core}.multiarray", "_reconstruct"] = _reconstruct
+    KNOWN_GLOBALS[f"{_core}.multiarray", "scalar"] = _scalar
+    KNOWN_GLOBALS[f"{_core}.numeric", "_frombuffer"] = _frombuffer
 
 
 class _Unpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in KNOWN:
+        if (module, name) not in KNOWN_GLOBALS:
             raise _RefusedError(f"it names {module}.{name}")
-        return KNOWN[module, name]
+        return KNOWN_GLOBALS[module, name]

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from largegen.embeddings.convert.arrays import open_arrays
-from largegen.embeddings.convert.grid_fit import Corners, TileSize, find_grid
-from largegen.embeddings.convert.layouts import as_grid, choose, encoder_name, said_of_tiles
+from largegen.embeddings.convert.grid_fit import TileLayout, TileSize, find_grid
+from largegen.embeddings.convert.layouts import as_grid, choose, encoder_name, tile_metadata
 from largegen.embeddings.file import FORMAT, Settings, trident_attributes, write_embeddings
 from largegen.errors import InputError, OutputError
 from largegen.models.encoder import encoder_spec, load_encoder
@@ -31,12 +31,12 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 BLACK = (0, 0, 0)  # of a scene, where there is no data
-FURTHEST = 2**31  # level-0 px that a tile may lie from the slide's corner
-LARGEST = 10**8  # tiles that a grid may have: a hundred times those of a large slide
+MAX_CORNER_PX = 2**31  # level-0 px that a tile may lie from the slide's corner
+MAX_TILES = 10**8  # tiles that a grid may have: a hundred times those of a large slide
 
 
 @dataclass(frozen=True)
-class Given:
+class ImportOptions:
     """What the user says of a file; None leaves it to the file."""
 
     encoder: str | None = None
@@ -58,7 +58,7 @@ class Given:
 
 
 @dataclass(frozen=True)
-class Imported:
+class ImportedEmbeddings:
     """A file's embeddings in their places; that of the background is not among them."""
 
     settings: Settings
@@ -76,7 +76,7 @@ class Imported:
 def import_embeddings(
     path: Path,
     out: Path,
-    given: Given | None = None,
+    given: ImportOptions | None = None,
     *,
     slide: "Slide | None" = None,
     encoder_weights: Path | None = None,
@@ -112,13 +112,13 @@ def import_path(path: Path, out: Path, slide: "Slide | None" = None) -> Path:
     return target
 
 
-def read_import(path: Path, given: Given | None = None, *, slide: "Slide | None" = None) -> Imported:
+def read_import(path: Path, given: ImportOptions | None = None, *, slide: "Slide | None" = None) -> ImportedEmbeddings:
     """Read a file of another project and find out all that can be known of it.
 
     Raises InputError for a file that is damaged, holds no embeddings of its encoder or is not laid out as a grid, and
     where it, the user and the slide do not agree.
     """
-    path, given = Path(path), given or Given()
+    path, given = Path(path), given or ImportOptions()
     with open_arrays(path) as found:
         if found.attributes.get("", {}).get("format") == FORMAT:
             raise InputError(f"{path}: an embedding file of largegen already; use it as it is")
@@ -129,23 +129,23 @@ def read_import(path: Path, given: Given | None = None, *, slide: "Slide | None"
         coords = found.arrays["coords"][()] if name == "features" and "coords" in found.arrays else None
         if coords is None and "coords" in found.attributes:
             raise InputError(f"{path}: its coords are no numbers")
-        said = said_of_tiles(found.attributes.get("coords", {}))
+        metadata = tile_metadata(found.attributes.get("coords", {}))
     if not values.size:
         raise InputError(f"{path}: holds no embedding")
     if not np.isfinite(values).all():
         raise InputError(f"{path}: holds values that are not finite (NaN or infinite)")
     if coords is None:
         grid = as_grid(values, found.kind, spec, path)
-        features, place = grid.reshape(-1, spec.width), _whole_grid(grid.shape[:2], given, slide, path)
+        features, place = grid.reshape(-1, spec.dim), _whole_grid(grid.shape[:2], given, slide, path)
     else:
-        features, place = _tiles(values, coords, said, given, slide, spec, path)
-    settings = _settings(place, said, given, slide, spec, path)
-    magnifications = slide.magnification if slide else _first(given.source_mag, said["level0_magnification"])
-    magnifications = (magnifications, _first(given.mag, said["target_magnification"]))
-    return Imported(settings, features, place.coords, magnifications, spec)
+        features, place = _tiles(values, coords, metadata, given, slide, spec, path)
+    settings = _settings(place, metadata, given, slide, spec, path)
+    magnifications = slide.magnification if slide else _first(given.source_mag, metadata["level0_magnification"])
+    magnifications = (magnifications, _first(given.mag, metadata["target_magnification"]))
+    return ImportedEmbeddings(settings, features, place.coords, magnifications, spec)
 
 
-def _whole_grid(shape: tuple[int, int], given: Given, slide: "Slide | None", path: Path) -> Corners:
+def _whole_grid(shape: tuple[int, int], given: ImportOptions, slide: "Slide | None", path: Path) -> TileLayout:
     """The places of rows x columns tiles from the slide's corner on."""
     downsample = _asked(given, slide, {})
     if slide and downsample is None:
@@ -155,33 +155,33 @@ def _whole_grid(shape: tuple[int, int], given: Given, slide: "Slide | None", pat
         raise InputError(f"tiles of {tile_px} px with an overlap of {overlap_px} px: must be 0 <= overlap < tile")
     grid = TileGrid(downsample or 1.0, *shape, tile_px, overlap_px)
     cells = np.argwhere(np.ones(shape, bool))
-    return Corners(tile_px, overlap_px, grid.downsample, None, cells, grid.coords, np.arange(len(cells)), 0.0)
+    return TileLayout(tile_px, overlap_px, grid.downsample, None, cells, grid.coords, np.arange(len(cells)), 0.0)
 
 
 def _tiles(
     features: np.ndarray,
     coords: np.ndarray,
-    said: dict[str, Any],
-    given: Given,
+    metadata: dict[str, Any],
+    given: ImportOptions,
     slide: "Slide | None",
     spec: EncoderSpec,
     path: Path,
-) -> tuple[np.ndarray, Corners]:
+) -> tuple[np.ndarray, TileLayout]:
     """Tiles with their corners => (N, D) and their places."""
     features, coords = (a[0] if a.ndim == 3 and len(a) == 1 else a for a in (features, coords))  # 1ND => ND
-    if features.ndim != 2 or features.shape[1] != spec.width or coords.shape != (len(features), 2):
+    if features.ndim != 2 or features.shape[1] != spec.dim or coords.shape != (len(features), 2):
         raise InputError(
-            f"{path}: features {features.shape} and coords {coords.shape} do not fit together, or not {spec.name}, of"
-            f" {spec.width} numbers each"
+            f"{path}: features {features.shape} and coords {coords.shape} do not fit together, or not {spec.name}"
+            f" ({spec.dim} dimensions)"
         )
-    if not np.isfinite(coords).all() or coords.min() < 0 or coords.max() > FURTHEST:
+    if not np.isfinite(coords).all() or coords.min() < 0 or coords.max() > MAX_CORNER_PX:
         raise InputError(f"{path}: its coords are no places on a slide")
-    _agreed(path, "--mag", said["target_magnification"], given.mag)
+    _agreed(path, "--mag", metadata["target_magnification"], given.mag)
     size = TileSize(
-        _agreed(path, "--tile-px", said["patch_size"], given.tile_px),
-        _agreed(path, "--overlap", said["overlap"], given.overlap_px),
-        said["patch_size_level0"],
-        _asked(given, slide, said),
+        _agreed(path, "--tile-px", metadata["patch_size"], given.tile_px),
+        _agreed(path, "--overlap", metadata["overlap"], given.overlap_px),
+        metadata["patch_size_level0"],
+        _asked(given, slide, metadata),
     )
     place = find_grid(np.rint(coords).astype(np.int64), size, str(path))
     lost = len(coords) - len(place.kept)
@@ -195,14 +195,19 @@ def _tiles(
 
 
 def _settings(
-    place: Corners, said: dict[str, Any], given: Given, slide: "Slide | None", spec: EncoderSpec, path: Path
+    place: TileLayout,
+    metadata: dict[str, Any],
+    given: ImportOptions,
+    slide: "Slide | None",
+    spec: EncoderSpec,
+    path: Path,
 ) -> Settings:
     level0_px, grid_xy = place.tile_px * place.downsample, np.array(place.grid_xy or (0, 0))
     stride = (place.tile_px - place.overlap_px) * place.downsample
-    size = (slide.width, slide.height) if slide else (said["level0_width"], said["level0_height"])
+    size = (slide.width, slide.height) if slide else (metadata["level0_width"], metadata["level0_height"])
     reach = np.rint(place.cells.max(axis=0)[::-1] * stride + grid_xy + level0_px).astype(int)  # (x, y)
-    if slide and None not in (said["level0_width"], said["level0_height"]):
-        other = int(said["level0_width"]), int(said["level0_height"])
+    if slide and None not in (metadata["level0_width"], metadata["level0_height"]):
+        other = int(metadata["level0_width"]), int(metadata["level0_height"])
         if other != size:
             raise InputError(
                 f"{path}: of a slide of {other[0]}x{other[1]} px, but {slide.path} has {size[0]}x{size[1]}"
@@ -213,7 +218,7 @@ def _settings(
         raise InputError(f"{path}: its tiles reach {reach[0]},{reach[1]}, off a slide of {size[0]:g}x{size[1]:g} px")
     whole = np.floor((np.array(size) - grid_xy - level0_px) / stride + 1e-6).astype(int) + 1  # tiles in the slide
     columns, rows = np.maximum(whole, place.cells.max(axis=0)[::-1] + 1)
-    if float(columns) * float(rows) > LARGEST:
+    if float(columns) * float(rows) > MAX_TILES:
         raise InputError(f"{path}: a grid of {rows}x{columns} tiles: its coords or what it says of them must be wrong")
     in_metres = given.gsd or given.source_gsd or "_dino_" in path.name
     kind = slide.kind if slide else "scene" if in_metres else "slide"
@@ -226,7 +231,7 @@ def _settings(
         source_height=int(size[1]),
         source_bytes=Path(slide.path if slide else path).stat().st_size,
         source_background=tuple(int(v) for v in slide.background) if slide else BLACK if kind == "scene" else WHITE,
-        mpp=slide.mpp if slide else None if kind == "scene" else _mpp(given, said, place.downsample),
+        mpp=slide.mpp if slide else None if kind == "scene" else _mpp(given, metadata, place.downsample),
         gsd_m=slide.gsd_m if slide else given.source_gsd or (given.gsd and given.gsd / place.downsample),
         crs=geo.crs if geo else None,
         transform=tuple(float(v) for v in geo.transform) if geo else None,
@@ -238,45 +243,45 @@ def _settings(
         encoder=spec.name,
         encoder_fingerprint="",
         encoder_licence=spec.licence,
-        width=spec.width,
+        dim=spec.dim,
         precision="unknown",
         grid_xy=place.grid_xy,
     )
 
 
-def _asked(given: Given, slide: "Slide | None", said: dict[str, Any]) -> float | None:
+def _asked(given: ImportOptions, slide: "Slide | None", metadata: dict[str, Any]) -> float | None:
     """Level-0 px per tile px by the user's words, None where they do not tell."""
     if given.mag is None and given.mpp is None and given.gsd is None:
         return None
     if slide:
         return slide.downsample_for(mag=given.mag, mpp=given.mpp, gsd_m=given.gsd)
-    own = given.source_gsd if given.gsd else _source_mpp(given, said)
+    own = given.source_gsd if given.gsd else _source_mpp(given, metadata)
     return (given.gsd or given.mpp or 10 / given.mag) / own if own else None
 
 
-def _source_mpp(given: Given, said: dict[str, Any]) -> float | None:
-    mag = _first(given.source_mag, said.get("level0_magnification"))
+def _source_mpp(given: ImportOptions, metadata: dict[str, Any]) -> float | None:
+    mag = _first(given.source_mag, metadata.get("level0_magnification"))
     return given.source_mpp or (10 / mag if mag else None)
 
 
-def _mpp(given: Given, said: dict[str, Any], downsample: float) -> float | None:
+def _mpp(given: ImportOptions, metadata: dict[str, Any], downsample: float) -> float | None:
     """um per level-0 px as the user or the file says, else by what they say of the tiles."""
-    mag = _first(given.mag, said["target_magnification"])
+    mag = _first(given.mag, metadata["target_magnification"])
     tiles = given.mpp or (10 / mag if mag else None)
-    return _source_mpp(given, said) or (tiles / downsample if tiles else None)
+    return _source_mpp(given, metadata) or (tiles / downsample if tiles else None)
 
 
-def _agreed(path: Path, flag: str, said: float | None, given: float | None) -> Any:
-    if said is not None and given is not None and said != given:
-        raise InputError(f"{path}: says {said:g}, but {flag} {given:g}")
-    return _first(given, said)
+def _agreed(path: Path, flag: str, metadata: float | None, given: float | None) -> Any:
+    if metadata is not None and given is not None and metadata != given:
+        raise InputError(f"{path}: says {metadata:g}, but {flag} {given:g}")
+    return _first(given, metadata)
 
 
 def _first(*values: float | None) -> float | None:
     return next((value for value in values if value is not None), None)
 
 
-def _background(found: Imported, weights: Path | None, device: str, path: Path) -> np.ndarray:
+def _background(found: ImportedEmbeddings, weights: Path | None, device: str, path: Path) -> np.ndarray:
     """(D,) float32: as `largegen embed` computes it where weights are at hand, else the mean of what there is."""
     s = found.settings
     if weights or found.spec.source.startswith("local-dir:"):

@@ -6,8 +6,8 @@ import numpy as np
 
 from largegen.errors import InputError
 
-OFF = 0.99  # level-0 px that a corner may lie off the grid: it was rounded
-MOST_LOST = 0.1  # of the tiles may share their place with another
+MAX_GRID_ERROR_PX = 0.99  # level-0 px that a corner may lie off the grid: it was rounded
+MAX_LOST_FRACTION = 0.1  # of the tiles may share their place with another
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class TileSize:
 
 
 @dataclass(frozen=True)
-class Corners:
+class TileLayout:
     """The grid that tiles form."""
 
     tile_px: int
@@ -34,7 +34,7 @@ class Corners:
     moved_px: float  # level-0 px that the one furthest off the grid was moved by; 0 if all lay on it
 
 
-def find_grid(coords: np.ndarray, size: TileSize, where: str) -> Corners:
+def find_grid(coords: np.ndarray, size: TileSize, where: str) -> TileLayout:
     """Lay tiles, (N, 2) top-left corners (x, y) in level-0 px, on the one grid that suits them best.
 
     TRIDENT's tiles lie on a grid from the slide's corner. CLAM lays a grid over each piece of tissue: there the grid of
@@ -48,22 +48,22 @@ def find_grid(coords: np.ndarray, size: TileSize, where: str) -> Corners:
     order = np.argsort(moved, kind="stable")
     _, first = np.unique(cells[order], axis=0, return_index=True)
     kept = np.sort(order[first])
-    if len(kept) < (1 - MOST_LOST) * len(coords):
+    if len(kept) < (1 - MAX_LOST_FRACTION) * len(coords):
         lost = len(coords) - len(kept)
         raise InputError(
             f"{where}: on a grid of {stride:g} level-0 px, {lost} of its {len(coords)} tiles share their place with"
             " another: they form no grid of that size; say how large they are: --tile-px, --overlap, --mag"
         )
     cells, furthest = cells[kept], float(moved[kept].max())
-    return Corners(
+    return TileLayout(
         tile_px,
         overlap_px,
         downsample=stride / (tile_px - overlap_px),
         grid_xy=tuple(int(v) for v in origin) if origin.any() else None,
         cells=cells[:, ::-1],
-        coords=coords[kept] if furthest <= OFF else origin + np.rint(cells * stride).astype(np.int64),
+        coords=coords[kept] if furthest <= MAX_GRID_ERROR_PX else origin + np.rint(cells * stride).astype(np.int64),
         kept=kept,
-        moved_px=furthest if furthest > OFF else 0.0,
+        moved_px=furthest if furthest > MAX_GRID_ERROR_PX else 0.0,
     )
 
 
@@ -123,7 +123,7 @@ def _lay(coords: np.ndarray, spacing: float) -> tuple[float, np.ndarray, np.ndar
         origin = np.rint(start % stride).astype(np.int64)
         cells = np.rint((coords - origin) / stride).astype(np.int64)
         bent = abs(stride - estimate) * across > 1  # a few tiles would suit the slide's corner by a stride not theirs
-        if not bent and np.abs(coords - origin - cells * stride).max() <= OFF:
+        if not bent and np.abs(coords - origin - cells * stride).max() <= MAX_GRID_ERROR_PX:
             return stride, origin, cells
     origin = np.array([_commonest(np.rint(coords[:, axis] % spacing)) for axis in (0, 1)], np.int64)
     return spacing, origin, np.maximum(np.rint((coords - origin) / spacing), 0).astype(np.int64)

@@ -26,13 +26,13 @@ SIZES = (
 
 def encoder_name(found: Arrays, given: str | None, path: Path) -> str:
     """Of the user, else of the file's attributes, its name or its folder's, `features_<encoder>` in TRIDENT."""
-    said = [given]
+    metadata = [given]
     for place in ("features", "coords", ""):
-        said += [found.attributes.get(place, {}).get(key) for key in ("encoder", "patch_encoder")]
-    said += [encoder for part, encoder in NAMED_GRIDS.items() if part in path.name]
+        metadata += [found.attributes.get(place, {}).get(key) for key in ("encoder", "patch_encoder")]
+    metadata += [encoder for part, encoder in NAMED_GRIDS.items() if part in path.name]
     folder = path.absolute().parent.name
-    said.append(folder.removeprefix("features_") if folder.startswith("features_") else None)
-    for name in said:
+    metadata.append(folder.removeprefix("features_") if folder.startswith("features_") else None)
+    for name in metadata:
         if name:
             return name.decode() if isinstance(name, bytes) else str(name)
     raise InputError(f"{path}: does not say which encoder its embeddings are of; name it with --encoder")
@@ -45,10 +45,10 @@ def choose(found: Arrays, dataset: str | None, spec: EncoderSpec, path: Path) ->
             raise InputError(f"{path}: has no array {dataset!r} of embeddings; it has {_listed(found.arrays)}")
         return dataset
     floats = {name: value for name, value in found.arrays.items() if value.dtype.kind == "f" and value.ndim}
-    fitting = [name for name, value in floats.items() if spec.width in value.shape]
+    fitting = [name for name, value in floats.items() if spec.dim in value.shape]
     if not fitting:
         raise InputError(
-            f"{path}: holds no embeddings of {spec.name}, of {spec.width} numbers each; it has {_listed(found.arrays)}"
+            f"{path}: holds no {spec.dim}-dimensional embeddings of {spec.name}; it has {_listed(found.arrays)}"
         )
     if len(fitting) > 1 and "features" not in fitting:
         raise InputError(f"{path}: holds several: {_listed(fitting)}; choose one with --dataset")
@@ -60,17 +60,17 @@ def _listed(arrays: Mapping[str, Any] | list[str], most: int = 6) -> str:
     return (", ".join(names[:most]) + (", ..." if len(names) > most else "")) or "no array"
 
 
-def said_of_tiles(raw: Mapping[str, Any]) -> dict[str, Any]:
+def tile_metadata(raw: Mapping[str, Any]) -> dict[str, Any]:
     """What TRIDENT's and CLAM's attributes of /coords say, as plain numbers; what is not positive is unknown."""
-    said: dict[str, Any] = {key: _number(raw.get(key)) for key in SIZES}
-    said["overlap"] = 0 if _first(raw.get("overlap")) == 0 else _number(raw.get("overlap"))
+    metadata: dict[str, Any] = {key: _number(raw.get(key)) for key in SIZES}
+    metadata["overlap"] = 0 if _first(raw.get("overlap")) == 0 else _number(raw.get("overlap"))
     if "patch_level" in raw:  # CLAM: patch_size is in px of that level, to which `downsample` leads
         ratio = _number(raw.get("downsample")) or (1.0 if not np.ravel(raw["patch_level"])[0] else None)
-        if said["patch_size"] and ratio:
-            said["patch_size_level0"] = said["patch_size_level0"] or said["patch_size"] * ratio
+        if metadata["patch_size"] and ratio:
+            metadata["patch_size_level0"] = metadata["patch_size_level0"] or metadata["patch_size"] * ratio
         if ratio == 1 and np.size(raw.get("level_dim", ())) == 2:
-            said["level0_width"], said["level0_height"] = (float(v) for v in np.ravel(raw["level_dim"]))
-    return said
+            metadata["level0_width"], metadata["level0_height"] = (float(v) for v in np.ravel(raw["level_dim"]))
+    return metadata
 
 
 def _number(value: Any) -> float | None:
@@ -85,29 +85,27 @@ def _first(value: Any) -> Any:
 
 def as_grid(values: np.ndarray, kind: str, spec: EncoderSpec, path: Path) -> np.ndarray:
     """An array as stored => (rows, columns, D)."""
-    width, shape = spec.width, values.shape
+    dim, shape = spec.dim, values.shape
     if values.ndim == 1:
         values = values[None]
     if values.ndim == 2:
-        columns_first = "_uni_" in path.name or values.shape[1] != width
+        columns_first = "_uni_" in path.name or values.shape[1] != dim
         named = any(part in path.name for part in NAMED_GRIDS)
-        if values.shape == (width, width) and kind in ("npy", "npz") and not named:
+        if values.shape == (dim, dim) and kind in ("npy", "npz") and not named:
             raise InputError(
-                f"{path}: {width} tiles of {width} numbers, or the other way around: name the file"
+                f"{path}: {dim} tiles of {dim} numbers, or the other way around: name the file"
                 f" *_uni_grid.{kind} where each column is a tile, *_dino_grid.{kind} where each row is one"
             )
-        values = values.T if columns_first and values.shape[0] == width else values
+        values = values.T if columns_first and values.shape[0] == dim else values
         side = math.isqrt(len(values))
-        if values.shape[1] == width and side * side != len(values):
+        if values.shape[1] == dim and side * side != len(values):
             raise InputError(
                 f"{path}: {len(values)} tiles are no square, and it does not say where they lie; save it as"
                 " (rows, columns, numbers)"
             )
-        values = values.reshape(side, side, -1) if values.shape[1] == width else values
-    elif values.ndim == 3 and shape[2] != width and shape[0] == width:
+        values = values.reshape(side, side, -1) if values.shape[1] == dim else values
+    elif values.ndim == 3 and shape[2] != dim and shape[0] == dim:
         values = values.transpose(1, 2, 0)  # DHW => HWD
-    if values.ndim != 3 or values.shape[2] != width:
-        raise InputError(
-            f"{path}: an array of {shape} is no grid of embeddings of {spec.name}, of {width} numbers each"
-        )
+    if values.ndim != 3 or values.shape[2] != dim:
+        raise InputError(f"{path}: an array of {shape} is no grid of {dim}-dimensional embeddings of {spec.name}")
     return values

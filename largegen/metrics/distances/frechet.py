@@ -22,32 +22,30 @@ class Moments:
     change the result by rounding alone.
     """
 
-    def __init__(self, width: int):
-        self.width = width
+    def __init__(self, dim: int):
+        self.dim = dim
         self.count = 0
         self._batches = 0
-        self._mean = np.zeros(width)
-        self._scatter = np.zeros((width, width))  # sum of the outer products of deviations from the mean
+        self._mean = np.zeros(dim)
+        self._scatter = np.zeros((dim, dim))  # sum of the outer products of deviations from the mean
 
     def add(self, features: np.ndarray) -> None:
-        """Take in a batch (N, D). Raises InputError for another width, and for NaN or infinite features."""
+        """Take in a batch (N, D). Raises InputError for another dimension, and for NaN or infinite features."""
         self._batches += 1
-        mean, deviations = _centred(check_features(features, f"batch {self._batches}", self.width))
+        mean, deviations = _centred(check_features(features, f"batch {self._batches}", self.dim))
         self._join(len(deviations), mean, deviations.T @ deviations)
 
     def merge(self, other: "Moments") -> None:
         """Take in all that another one has seen."""
-        if other.width != self.width:
-            raise InputError(f"features of width {other.width} and {self.width} do not belong to one set")
+        if other.dim != self.dim:
+            raise InputError(f"features of dimensions {other.dim} and {self.dim} do not belong to one set")
         self._join(other.count, other._mean, other._scatter)
         self._batches += other._batches
 
     def gaussian(self) -> Gaussian:
         """What was seen so far. Raises InputError under two samples, which have no covariance."""
         if self.count < 2:
-            raise InputError(
-                f"{self.count} sample(s): a covariance needs two at the least; give more pictures or crops"
-            )
+            raise InputError(f"{self.count} sample(s): a covariance needs two at the least; give more images or crops")
         return Gaussian(self.count, self._mean.copy(), self._scatter / (self.count - 1))
 
     def _join(self, count: int, mean: np.ndarray, scatter: np.ndarray) -> None:
@@ -62,11 +60,11 @@ class Moments:
         self.count = total
 
 
-def check_features(features: np.ndarray, name: str, width: int | None = None) -> np.ndarray:
-    """Features as (N, D) float64. Raises InputError for another shape or width, and for NaN or infinite values."""
+def check_features(features: np.ndarray, name: str, dim: int | None = None) -> np.ndarray:
+    """Features as (N, D) float64. Raises InputError for another shape or dimension, and for NaN or infinite values."""
     values = np.asarray(features, np.float64)
-    if values.ndim != 2 or (width is not None and values.shape[1] != width):
-        expected = "D" if width is None else width
+    if values.ndim != 2 or (dim is not None and values.shape[1] != dim):
+        expected = "D" if dim is None else dim
         raise InputError(f"{name}: features have shape {values.shape}, not (N, {expected}); use one network for all")
     broken = int((~np.isfinite(values).all(axis=1)).sum())
     if broken:
@@ -82,7 +80,7 @@ def check_pair(real: np.ndarray, fake: np.ndarray, least: int = 2) -> tuple[np.n
     fake = check_features(fake, "fake", real.shape[1])
     for name, values in (("real", real), ("fake", fake)):
         if len(values) < least:
-            raise InputError(f"{name}: {len(values)} sample(s), and this metric needs {least}; give more pictures")
+            raise InputError(f"{name}: {len(values)} sample(s), and this metric needs {least}; give more images")
     return real, fake
 
 
@@ -99,12 +97,12 @@ def frechet_distance(a: Gaussian, b: Gaussian) -> float:
     Raises InputError where their widths differ.
     """
     if a.mean.shape != b.mean.shape:
-        raise InputError(f"features of width {len(a.mean)} and {len(b.mean)} cannot be compared; use one network")
+        raise InputError(f"features of dimensions {len(a.mean)} and {len(b.mean)} cannot be compared; use one network")
     return _distance(a.mean, _factor(a.covariance), b.mean, _factor(b.covariance))
 
 
 def frechet_distance_of_features(real: np.ndarray, fake: np.ndarray) -> float:
-    """The same of the features themselves, (N, D) and (M, D): much faster where they are fewer than their width."""
+    """The same of the features themselves, (N, D) and (M, D): much faster where N and M are less than D."""
     real, fake = check_pair(real, fake)
     return _distance(*_mean_and_factor(real), *_mean_and_factor(fake))
 
@@ -117,7 +115,7 @@ def _distance(mean_a: np.ndarray, a: np.ndarray, mean_b: np.ndarray, b: np.ndarr
     spread = np.square(a).sum() + np.square(b).sum()
     distance = np.square(mean_a - mean_b).sum() + spread
     if not np.isfinite(distance):
-        raise InputError("the distance is not finite: features overflow, or statistics are damaged; make them anew")
+        raise InputError("the distance is not finite: features overflow, or statistics are damaged; compute them again")
     distance -= 2 * _sum_of_singular_values(a.T @ b, 1e-9 * spread)
     return max(0.0, float(distance))  # rounding alone takes it below
 

@@ -6,15 +6,15 @@ import numpy as np
 
 from largegen.metrics.distances.frechet import check_pair
 
-LARGEST = 20_000  # samples of a side that are used; time grows with their square
-ROWS = 512  # of the kernel matrix held at a time
+MAX_SAMPLES = 20_000  # samples of a side that are used; time grows with their square
+BLOCK_ROWS = 512  # of the kernel matrix held at a time
 
 
 def kernel_distance(real: np.ndarray, fake: np.ndarray, seed: int = 0) -> tuple[float, float]:
     """KID of features (N, D) and (M, D), and its standard error (Bińkowski et al. 2018, section 4).
 
     The unbiased estimator over all pairs, with the kernel (x·y / D + 1)³; it may be below zero. The mean over random
-    subsets that is often reported estimates the same with more noise. Only of a side of more than `LARGEST` samples is
+    subsets that is often reported estimates the same with more noise. Only of a side of more than `MAX_SAMPLES` is
     a random part taken, which `seed` draws.
 
     The standard error is for independent samples. With the kernels' means per sample r and their doubly centred mean
@@ -24,7 +24,7 @@ def kernel_distance(real: np.ndarray, fake: np.ndarray, seed: int = 0) -> tuple[
     """
     real, fake = check_pair(real, fake, least=4)
     rng = np.random.default_rng(seed)
-    real, fake = (rng.choice(s, LARGEST, replace=False) if len(s) > LARGEST else s for s in (real, fake))
+    real, fake = (rng.choice(s, MAX_SAMPLES, replace=False) if len(s) > MAX_SAMPLES else s for s in (real, fake))
     n, m = len(real), len(fake)
     rr, ff, rf = _within(real), _within(fake), _between(real, fake)
     value = rr.mean + ff.mean - 2 * rf.mean
@@ -53,9 +53,9 @@ class _Kernel(NamedTuple):
 
 def _between(a: np.ndarray, b: np.ndarray) -> _Kernel:
     rows, columns, square = np.empty(len(a)), np.zeros(len(b)), 0.0
-    for start in range(0, len(a), ROWS):
-        kernel = _cubic(a[start : start + ROWS] @ b.T, a.shape[1])
-        rows[start : start + ROWS] = kernel.mean(axis=1)
+    for start in range(0, len(a), BLOCK_ROWS):
+        kernel = _cubic(a[start : start + BLOCK_ROWS] @ b.T, a.shape[1])
+        rows[start : start + BLOCK_ROWS] = kernel.mean(axis=1)
         columns += kernel.sum(axis=0)
         square += np.vdot(kernel, kernel)
     return _Kernel(rows, columns / len(a), square / (len(a) * len(b)))
@@ -68,7 +68,7 @@ def _within(a: np.ndarray) -> _Kernel:
     return _Kernel(rows, rows, (every.square * n**2 - np.square(own).sum()) / (n * (n - 1)))
 
 
-def _cubic(products: np.ndarray, width: int) -> np.ndarray:
+def _cubic(products: np.ndarray, dim: int) -> np.ndarray:
     """The kernel of inner products."""
-    base = products / width + 1
+    base = products / dim + 1
     return base * base * base

@@ -7,9 +7,9 @@ import numpy as np
 from largegen.errors import InputError
 from largegen.metrics.distances.frechet import check_features, check_pair
 
-ROWS = 512  # of the distance matrix held at a time
-SPARE = 8  # candidates beyond those asked for, whose order is settled by exact distances
-ROUNDING = 1e-12  # of squared distances, relative to the largest squared norm of the centred features
+BLOCK_ROWS = 512  # of the distance matrix held at a time
+SPARE_CANDIDATES = 8  # candidates beyond those asked for, whose order is settled by exact distances
+RELATIVE_ROUNDING = 1e-12  # of squared distances, relative to the largest squared norm of the centred features
 
 
 def precision_recall(real: np.ndarray, fake: np.ndarray, k: int = 3) -> tuple[float, float]:
@@ -22,7 +22,7 @@ def precision_recall(real: np.ndarray, fake: np.ndarray, k: int = 3) -> tuple[fl
     if k < 1:
         raise InputError(f"k = {k}: precision and recall need one neighbour at the least")
     real, fake = _centred(*check_pair(real, fake, least=k + 1))
-    slack = ROUNDING * max(np.square(side).sum(axis=1).max() for side in (real, fake))
+    slack = RELATIVE_ROUNDING * max(np.square(side).sum(axis=1).max() for side in (real, fake))
     real_reach, fake_reach = (_reach(side, k) + slack for side in (real, fake))
     precise, recalled = np.zeros(len(fake), bool), np.zeros(len(real), bool)
     for rows, squares in _squared_distances(fake, real):
@@ -42,7 +42,7 @@ def nearest(queries: np.ndarray, base: np.ndarray, count: int = 1) -> tuple[np.n
     if not 1 <= count <= len(base):
         raise InputError(f"{count} neighbours of {len(base)} samples cannot be found; ask for 1 to {len(base)}")
     base, queries = _centred(base, queries)
-    kept = min(count + SPARE, len(base))
+    kept = min(count + SPARE_CANDIDATES, len(base))
     indices, distances = np.empty((len(queries), count), np.int64), np.empty((len(queries), count))
     for rows, squares in _squared_distances(queries, base):
         candidates = np.sort(np.argpartition(squares, kept - 1, axis=1)[:, :kept], axis=1)
@@ -63,8 +63,8 @@ def _reach(samples: np.ndarray, k: int) -> np.ndarray:
 def _squared_distances(a: np.ndarray, b: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
     """Chunks of rows of the matrix (N, M) of squared distances, with the rows that they are."""
     norms_a, norms_b = np.square(a).sum(axis=1), np.square(b).sum(axis=1)
-    for start in range(0, len(a), ROWS):
-        rows = slice(start, min(start + ROWS, len(a)))
+    for start in range(0, len(a), BLOCK_ROWS):
+        rows = slice(start, min(start + BLOCK_ROWS, len(a)))
         squares = a[rows] @ b.T
         squares *= -2
         squares += norms_a[rows, None]

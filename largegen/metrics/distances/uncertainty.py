@@ -9,20 +9,20 @@ from largegen.metrics.distances.frechet import check_features, check_pair, frech
 
 Distance = Callable[[np.ndarray, np.ndarray], float]  # of features (N, D) and (M, D)
 
-PARTS = (1, 2, 3)  # how many the samples are dealt into, for each size that the extrapolation sees
+SPLITS = (1, 2, 3)  # how many the samples are dealt into, for each size that the extrapolation sees
 
 
 def bootstrap_interval(
     distance: Distance, real: np.ndarray, fake: np.ndarray, replicates: int = 20, level: float = 0.95, seed: int = 0
 ) -> tuple[float, float]:
-    """An interval about distance(real, fake), from samples drawn anew with replacement on both sides.
+    """An interval about distance(real, fake), from samples drawn again with replacement on both sides.
 
     Samples drawn twice count as a smaller set, so the replicates of a Fréchet distance lie above it. Their spread alone
     is used: the interval is the point estimate ± their standard deviation times Student's quantile for that many
     replicates, and never begins below zero. It says how much another draw of as many samples would move the figure.
     For a Fréchet distance it is rather too wide: about 1.2 times with six samples per dimension, 2 times with fewer
     samples than dimensions. The bias of the figure, which depends on the counts, is no part of it (see
-    `distance_at_infinity`). Samples count as independent: crops that overlap or come from few pictures make it too
+    `distance_at_infinity`). Samples count as independent: crops that overlap or come from few images make it too
     narrow.
     """
     from scipy.special import stdtrit
@@ -48,15 +48,15 @@ def distance_at_infinity(real: np.ndarray, fake: np.ndarray, seed: int = 0) -> f
     A result that noise takes below zero is zero. None where a side has under two samples for each third.
     """
     real, fake = check_pair(real, fake)
-    if min(len(real), len(fake)) < 2 * max(PARTS):
+    if min(len(real), len(fake)) < 2 * max(SPLITS):
         return None
     rng = np.random.default_rng(seed)
     real, fake = rng.permutation(real), rng.permutation(fake)
     means = []
-    for parts in PARTS:
+    for parts in SPLITS:
         pairs = zip(np.array_split(real, parts), np.array_split(fake, parts), strict=True)
         means.append(np.mean([frechet_distance_of_features(*pair) for pair in pairs]))
-    return max(0.0, float(np.polyfit(PARTS, means, 1)[1]))  # N shrinks as 1 / parts
+    return max(0.0, float(np.polyfit(SPLITS, means, 1)[1]))  # N shrinks as 1 / parts
 
 
 def real_floor(distance: Distance, real: np.ndarray, seed: int = 0) -> float:
@@ -67,7 +67,7 @@ def real_floor(distance: Distance, real: np.ndarray, seed: int = 0) -> float:
     """
     real = check_features(real, "real")
     if len(real) < 4:
-        raise InputError(f"real: {len(real)} sample(s), and two halves need four at the least; give more pictures")
+        raise InputError(f"real: {len(real)} sample(s), and two halves need four at the least; give more images")
     order = np.random.default_rng(seed).permutation(len(real))
     half = len(real) // 2
     return float(distance(real[order[:half]], real[order[half : 2 * half]]))

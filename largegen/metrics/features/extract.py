@@ -13,14 +13,14 @@ from largegen.metrics.features.networks import FeatureNetwork
 from largegen.metrics.sets.crops import Samples
 from largegen.metrics.sets.images import Failed
 from largegen.metrics.sets.statistics import Statistics
-from largegen.runtime.distributed import gathered
+from largegen.runtime.distributed import gather
 
 if TYPE_CHECKING:
     from accelerate import PartialState
 
 
-KEPT = 10_000  # features kept one by one, for what mean and covariance cannot tell; at 2048 numbers 82 MB
-ROUND = 16  # batches that a process takes before it asks the others whether one has failed
+MAX_KEPT_FEATURES = 10_000  # features kept one by one, for what mean and covariance cannot tell; at 2048 numbers 82 MB
+BATCHES_PER_ROUND = 16  # batches that a process takes before it asks the others whether one has failed
 
 
 class _Share(NamedTuple):
@@ -29,7 +29,7 @@ class _Share(NamedTuple):
     moments: Moments
     numbers: list[np.ndarray]  # of the samples whose features are kept, batch by batch
     features: list[np.ndarray]  # and these, (n, D) float32
-    failed: Failed | None  # its notes of pictures that cannot be read
+    failed: Failed | None  # its notes of images that cannot be read
 
 
 def extract(
@@ -52,14 +52,14 @@ def extract(
     """
     of = processes.num_processes
     mask = np.zeros(len(samples), bool)
-    mask[np.random.default_rng(seed).permutation(len(samples))[:KEPT]] = True
-    own = _Share(Moments(network.width), [], [], samples.failed)
+    mask[np.random.default_rng(seed).permutation(len(samples))[:MAX_KEPT_FEATURES]] = True
+    own = _Share(Moments(network.dim), [], [], samples.failed)
     batches = samples.batches(batch_size, workers, (processes.process_index, of), network.prepare)
     shown = progress and processes.is_main_process
     bar = tqdm(total=len(samples), desc=network.title, unit="crop", disable=None if shown else True)
 
     def advance() -> None:
-        for indices, batch in islice(batches, ROUND):
+        for indices, batch in islice(batches, BATCHES_PER_ROUND):
             found = network.features(batch)
             own.moments.add(found)
             keep = mask[indices]
@@ -68,9 +68,9 @@ def extract(
             bar.update(min(of * len(indices), len(samples) - bar.n))
 
     with bar, closing(batches):
-        for _ in range(0, len(samples), ROUND * of * batch_size):
-            gathered(processes, advance)
-    shares = gathered(processes, lambda: own)
+        for _ in range(0, len(samples), BATCHES_PER_ROUND * of * batch_size):
+            gather(processes, advance)
+    shares = gather(processes, lambda: own)
     if samples.failed is not None:  # in an order that does not tell who came upon them
         samples.failed[:] = sorted(dict(note for share in shares for note in share.failed).items())
     moments = shares[0].moments

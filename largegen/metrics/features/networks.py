@@ -1,6 +1,6 @@
-"""The networks in whose features pictures are compared: Inception for FID, CLIP for CLIP FID, and any encoder.
+"""The networks in whose features images are compared: Inception for FID, CLIP for CLIP FID, and any encoder.
 
-FID and CLIP FID depend on how a picture is resized before the network sees it. Both follow clean-fid (Parmar et al.
+FID and CLIP FID depend on how an image is resized before the network sees it. Both follow clean-fid (Parmar et al.
 2022, "On Aliased Resizing and Surprising Subtleties in GAN Evaluation").
 """
 
@@ -30,7 +30,7 @@ CLIP_REPO = "timm/vit_base_patch32_clip_224.openai"
 CLIP_SHA256 = "40d365715913c9da98579312b702a82c18be219cc2a73407c4526f58eba950af"  # of OpenAI's ViT-B-32.pt
 CLIP = EncoderSpec(
     name="clip",
-    width=512,
+    dim=512,
     input_px=224,
     mean=(0.48145466, 0.4578275, 0.40821073),
     std=(0.26862954, 0.26130258, 0.27577711),
@@ -39,23 +39,23 @@ CLIP = EncoderSpec(
     page=page_of(CLIP_REPO),
     source=f"hf-hub:{CLIP_REPO}",
     architecture="vit_base_patch32_clip_quickgelu_224",
-    timm_kwargs={"num_classes": 512},  # the projection into the space that pictures and texts share
+    timm_kwargs={"num_classes": 512},  # the projection into the space that images and texts share
 )
 
 
 @dataclass(frozen=True)
 class FeatureNetwork:
-    """A network that turns pictures into features, in two steps: one for worker threads, one for the device."""
+    """A network that turns images into features, in two steps: one for worker threads, one for the device."""
 
     name: str  # inception, clip or encoder:NAME
     title: str  # for people
-    width: int  # length D of the features
+    dim: int  # D of the features
     key: dict[str, str]  # what features must share to be compared: JSON values
     standard: bool  # Inception's and CLIP's weights and precision are known to be those that FID and CLIP FID mean
     licence: str  # of the weights
     device: "torch.device"
     prepare: Callable[[np.ndarray], np.ndarray]  # (H, W, 3) uint8 => what `features` takes of it
-    features: Callable[[np.ndarray], np.ndarray]  # a batch of prepared pictures, stacked => (B, D) float32
+    features: Callable[[np.ndarray], np.ndarray]  # a batch of prepared images, stacked => (B, D) float32
 
 
 def load_network(
@@ -106,13 +106,13 @@ def _inception(weights: Path | None, device: "torch.device", dtype: "torch.dtype
             return layers(((x - 128) / 128).to(dtype)).flatten(1).to(torch.float32).cpu().numpy()
 
     try:
-        width = features(np.zeros((1, INCEPTION_PX, INCEPTION_PX, 3), np.float32)).shape[1]
+        dim = features(np.zeros((1, INCEPTION_PX, INCEPTION_PX, 3), np.float32)).shape[1]
     except (RuntimeError, TypeError, AttributeError) as error:
-        raise ModelError(f"{path}: its `layers` take no pictures of {INCEPTION_PX} px") from error
+        raise ModelError(f"{path}: its `layers` take no images of {INCEPTION_PX} px") from error
     return FeatureNetwork(
         name="inception",
         title="Inception-v3",
-        width=width,
+        dim=dim,
         key={
             "network": "inception",
             "sha256": sha256,
@@ -133,7 +133,7 @@ def _clip(weights: Path | None, device: "torch.device", dtype: "torch.dtype | No
     return FeatureNetwork(
         name="clip",
         title="CLIP ViT-B/32",
-        width=encoder.width,
+        dim=encoder.dim,
         key={
             "network": "clip",
             "fingerprint": encoder.fingerprint,
@@ -148,13 +148,13 @@ def _clip(weights: Path | None, device: "torch.device", dtype: "torch.dtype | No
     )
 
 
-def _clip_crop(picture: np.ndarray) -> np.ndarray:
-    """What CLIP sees of a picture: (H, W, 3) uint8 => (224, 224, 3) uint8."""
+def _clip_crop(image: np.ndarray) -> np.ndarray:
+    """What CLIP sees of an image: (H, W, 3) uint8 => (224, 224, 3) uint8."""
     from PIL import Image
     from torchvision.transforms import InterpolationMode
     from torchvision.transforms.functional import center_crop, resize
 
-    shrunk = resize(Image.fromarray(picture), CLIP.input_px, InterpolationMode.BICUBIC)
+    shrunk = resize(Image.fromarray(image), CLIP.input_px, InterpolationMode.BICUBIC)
     return np.asarray(center_crop(shrunk, CLIP.input_px))
 
 
@@ -171,7 +171,7 @@ def _encoder(name: str, weights: Path | None, device: "torch.device", dtype: "to
     return FeatureNetwork(
         name=f"encoder:{name}",
         title=name,
-        width=encoder.width,
+        dim=encoder.dim,
         key={
             "network": f"encoder:{spec.architecture if own_directory else name}",
             "fingerprint": encoder.fingerprint,
@@ -181,7 +181,7 @@ def _encoder(name: str, weights: Path | None, device: "torch.device", dtype: "to
         standard=True,
         licence=spec.licence,
         device=encoder.device,
-        prepare=lambda picture: picture,  # the device resizes
+        prepare=lambda image: image,  # the device resizes
         features=features,
     )
 

@@ -1,4 +1,4 @@
-"""How well a picture of `largegen zoom` agrees with its guide: the figure that zoom reports, from the files."""
+"""How well an image of `largegen zoom` agrees with its guide: the figure that zoom reports, from the files."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,27 +10,27 @@ from largegen.slides.slide import open_slide
 
 
 def guide_of(path: Path, record: Mapping[str, Any]) -> Path | None:
-    """The guide beside a picture of zoom's, if it is there; record: as image_info.read_provenance gives it."""
+    """The guide beside an image of zoom's, if it is there; record: as image_info.read_provenance gives it."""
     from largegen.images.zoom_file import side_file
 
     guide = side_file(Path(path), "guide")
     return guide if "zoom" in record and "level" not in record and guide.exists() else None
 
 
-def guide_psnr_of_file(picture: Path, guide: Path) -> float:
-    """PSNR in dB between a guide and a picture of any size that is shrunk to it, as `zoom.guide_psnr` has it.
+def guide_psnr_of_file(image: Path, guide: Path) -> float:
+    """PSNR in dB between a guide and an image of any size that is shrunk to it, as `zoom.guide_psnr` has it.
 
-    Raises InputError where the picture is not some times as large as its guide.
+    Raises InputError where the image is not some times as large as its guide.
     """
-    from largegen.sampling.zoom.zoom import guide_psnr, seen_from_afar
+    from largegen.sampling.zoom.zoom import guide_downsampler, guide_psnr
 
-    with open_slide(guide) as small, open_slide(picture) as large:
+    with open_slide(guide) as small, open_slide(image) as large:
         factor = large.width // small.width
         if (large.width, large.height) != (factor * small.width, factor * small.height):
             raise InputError(
-                f"{guide}: {small.width}x{small.height} px, no guide of {picture}, {large.width}x{large.height} px"
+                f"{guide}: {small.width}x{small.height} px, no guide of {image}, {large.width}x{large.height} px"
             )
-        seen = seen_from_afar(factor)
+        seen = guide_downsampler(factor)
         for band in read_bands(large):
             seen.add(band)
-        return guide_psnr(small.read(0, 0, small.width, small.height), seen.picture)
+        return guide_psnr(small.read(0, 0, small.width, small.height), seen.image)

@@ -1,4 +1,4 @@
-"""Seams: how steep a picture is at the lines where windows met, relative to elsewhere."""
+"""Seams: how steep an image is at the lines where windows met, relative to elsewhere."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from math import gcd
@@ -19,7 +19,7 @@ GREY = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601, the luma of 
 
 
 class Borders(NamedTuple):
-    """Where windows begin or end inside a picture, in px."""
+    """Where windows begin or end inside an image, in px."""
 
     rows: tuple[int, ...]  # the borders lie before these rows and columns
     cols: tuple[int, ...]
@@ -27,7 +27,7 @@ class Borders(NamedTuple):
 
 
 def tile_borders(width: int, height: int, tile_px: int = 256, phase: int = 8) -> Borders:
-    """The borders of tiles side by side, for a picture that does not say how it was made.
+    """The borders of tiles side by side, for an image that does not say how it was made.
 
     phase: px per latent of the autoencoder, 8 in most, and the block of JPEG; less where it does not divide the tile.
     """
@@ -38,7 +38,7 @@ def tile_borders(width: int, height: int, tile_px: int = 256, phase: int = 8) ->
 def window_borders(width: int, height: int, tile_px: int, latent_px: int, sampling: Sampling) -> Borders:
     """The borders of the windows of a canvas' last step: the steps before are smoothed over by those after.
 
-    tile_px: side of a window; latent_px: px per latent; sampling: as `generate.effective` gives it. Windows of
+    tile_px: side of a window; latent_px: px per latent; sampling: as `generate.resolve_defaults` gives it. Windows of
     background, which is painted, count like the others.
     """
     s, window = sampling, tile_px // latent_px
@@ -57,13 +57,13 @@ def window_borders(width: int, height: int, tile_px: int, latent_px: int, sampli
 
 
 def borders_of(record: Mapping[str, Any]) -> Borders:
-    """The borders in a picture of ours, from its provenance as image_info.read_provenance gives it.
+    """The borders in an image of ours, from its provenance as image_info.read_provenance gives it.
 
     Those of `zoom`'s published method are its tiles', which its last pass, if there is one, is there to hide. Raises
     InputError where the provenance does not tell them.
     """
     if "level" in record:
-        raise InputError("a patch, or a picture shrunk: windows met in none of its own pixels")
+        raise InputError("a patch, or an image shrunk: windows met in none of its own pixels")
     if "tile_px" not in record:
         raise InputError(f"its windows are not recorded: made by {record['generated_by']}, too old")
     size, tile_px, latent_px = (record["width"], record["height"]), record["tile_px"], record["latent_px"]
@@ -74,15 +74,15 @@ def borders_of(record: Mapping[str, Any]) -> Borders:
     return window_borders(*size, tile_px, latent_px, sampling)
 
 
-def seam_score(picture: np.ndarray, rows: Sequence[int], cols: Sequence[int], phase: int = 1) -> float:
+def seam_score(image: np.ndarray, rows: Sequence[int], cols: Sequence[int], phase: int = 1) -> float:
     """Mean absolute gradient across border lines, relative to elsewhere: 1 is no seam, 2 one twice as steep.
 
-    picture: (H, W, 3) uint8; rows, cols: the borders lie before these pixel rows and columns. phase: compare with lines
+    image: (H, W, 3) uint8; rows, cols: the borders lie before these pixel rows and columns. phase: compare with lines
     at multiples of `phase` px only, so that the autoencoder's own grid (its px per latent) does not pass for a seam.
     Raises InputError where there is no border inside, or nothing but borders, or where it is flat
     between them.
     """
-    return _score([picture], rows, cols, phase)
+    return _score([image], rows, cols, phase)
 
 
 def seam_of_file(
@@ -95,16 +95,16 @@ def seam_of_file(
     size: tuple[int, int] | None = None,
     downsample: float = 1.0,
 ) -> float:
-    """`seam_score` of a slide or picture of any size, which is read in bands; of the whole at level 0, by default.
+    """`seam_score` of a slide or image of any size, which is read in bands; of the whole at level 0, by default.
 
-    xy: top-left corner in level-0 px; size: (width, height) in px of `downsample` level-0 px each: a real picture
+    xy: top-left corner in level-0 px; size: (width, height) in px of `downsample` level-0 px each: a real image
     measured where a generated one has its borders gives the score of no seam at all.
     """
     return _score(read_bands(slide, xy, size, downsample), rows, cols, phase)
 
 
 def _score(bands: Iterable[np.ndarray], rows: Sequence[int], cols: Sequence[int], phase: int) -> float:
-    """The seam score of a picture that arrives in (h, W, 3) uint8 bands, top to bottom."""
+    """The seam score of an image that arrives in (h, W, 3) uint8 bands, top to bottom."""
     steps, borders = _steps(bands, phase), (rows, cols)
     lines = [np.arange(1, len(axis) + 1) * phase for axis in steps]
     at_border = np.concatenate([np.isin(*pair) for pair in zip(lines, borders, strict=True)])
@@ -115,7 +115,7 @@ def _score(bands: Iterable[np.ndarray], rows: Sequence[int], cols: Sequence[int]
         )
     elsewhere = steps[~at_border].mean()
     if not elsewhere:
-        raise InputError("no seam score: the picture is flat between the borders")
+        raise InputError("no seam score: the image is flat between the borders")
     return float(steps[at_border].mean() / elsewhere)
 
 
@@ -128,7 +128,7 @@ def _steps(bands: Iterable[np.ndarray], phase: int) -> tuple[np.ndarray, np.ndar
         to_cols += np.abs(grey[:, phase::phase] - grey[:, phase - 1 : -1 : phase]).sum(0, dtype=np.float64)
         if above is not None:
             grey = np.concatenate([above, grey])
-        first = height - (above is not None)  # which row of the picture grey[0] is
+        first = height - (above is not None)  # which row of the image grey[0] is
         height = first + len(grey)
         lines = np.arange(first // phase * phase + phase, height, phase) - first
         to_rows.append(np.abs(grey[lines] - grey[lines - 1]).mean(1, dtype=np.float64))

@@ -19,25 +19,25 @@ if TYPE_CHECKING:
     from largegen.models.encoder import Encoder
 
 
-MASKS = 16  # of real pictures, that are kept for further pairs
-RETRIEVED = 1024  # tiles that are compared with all others of their pair at once
+MAX_KEPT_MASKS = 16  # of real images, that are kept for further pairs
+RETRIEVAL_ROWS = 1024  # tiles that are compared with all others of their pair at once
 
 Batch = tuple[np.ndarray, np.ndarray, np.ndarray]  # indices (B,), real tiles and fake ones (B, size, size, 3) uint8
 
 
 class PairTiles:
-    """The tiles of generated pictures, side by side from the top-left corner, and the real ones in their places."""
+    """The tiles of generated images, side by side from the top-left corner, and the real ones in their places."""
 
     def __init__(self, pairs: Sequence[Pair], size_px: int = 256, tissue: bool = True):
         """tissue: only tiles whose real one holds tissue (in a scene, data), by the rule for tiles to be embedded."""
         self.pairs, self.size_px = tuple(pairs), size_px
-        found, masked = [np.empty((0, 3), np.int64)], lru_cache(MASKS)(_tissue_of)
+        found, masked = [np.empty((0, 3), np.int64)], lru_cache(MAX_KEPT_MASKS)(_tissue_of)
         for number, pair in enumerate(self.pairs):
             xy = np.indices((pair.width // size_px, pair.height // size_px)).T.reshape(-1, 2) * size_px
             if tissue and len(xy):
                 xy = xy[_on_tissue(masked(pair.real), pair, xy, size_px)]
             found.append(np.insert(xy, 0, number, axis=1))
-        self.places = np.concatenate(found)  # (N, 3) int64: pair, x, y in px of the generated picture, row by row
+        self.places = np.concatenate(found)  # (N, 3) int64: pair, x, y in px of the generated image, row by row
 
     def __len__(self) -> int:
         return len(self.places)
@@ -85,7 +85,7 @@ def _tissue_of(path: Path) -> _Tissue:
 
 
 def _on_tissue(tissue: _Tissue, pair: Pair, xy: np.ndarray, size_px: int) -> np.ndarray:
-    """(N,) bool: whether the real tiles at (N, 2) places of a generated picture are such as get embedded."""
+    """(N,) bool: whether the real tiles at (N, 2) places of a generated image are such as get embedded."""
     mask, cells, least = tissue
     start = (np.array(pair.real_xy) + xy * pair.scale) * cells
     first = np.minimum(np.round(start).astype(int), np.array(mask.shape[::-1]) - 1)
@@ -109,17 +109,17 @@ def embed_pairs(batches: Iterable[Batch], encoder: "Encoder") -> tuple[np.ndarra
     """Embeddings (N, D) float32 of the real tiles and of the generated ones, in the batches' order."""
     parts = [(encoder.encode(real), encoder.encode(fake)) for _, real, fake in batches]
     if not parts:
-        return np.empty((0, encoder.width), np.float32), np.empty((0, encoder.width), np.float32)
+        return np.empty((0, encoder.dim), np.float32), np.empty((0, encoder.dim), np.float32)
     return tuple(np.concatenate(side) for side in zip(*parts, strict=True))
 
 
 def similarity(real: np.ndarray, fake: np.ndarray, pair: np.ndarray) -> Similarity:
-    """Compare embeddings (N, D) of real tiles and of those in their places; pair (N,): number of the picture of each.
+    """Compare embeddings (N, D) of real tiles and of those in their places; pair (N,): number of the image of each.
 
     Raises InputError where there is no tile, or an embedding that has no direction.
     """
     if not len(real):
-        raise InputError("no tile of a generated picture lies on tissue of its real one")
+        raise InputError("no tile of a generated image lies on tissue of its real one")
     real, fake = unit(real), unit(fake)
     values = (real * fake).sum(1)
     others, counted, retrieved = 0.0, 0, 0
@@ -150,5 +150,5 @@ def unit(embeddings: np.ndarray) -> np.ndarray:
 def retrieval(generated: np.ndarray, real: np.ndarray) -> int:
     """Of tiles' embeddings (N, D), how many have the real one of the same place as nearest neighbour (cosine)."""
     generated, real = unit(generated), unit(real)
-    nearest = [(generated[i : i + RETRIEVED] @ real.T).argmax(1) for i in range(0, len(real), RETRIEVED)]
+    nearest = [(generated[i : i + RETRIEVAL_ROWS] @ real.T).argmax(1) for i in range(0, len(real), RETRIEVAL_ROWS)]
     return int((np.concatenate(nearest) == np.arange(len(real))).sum())

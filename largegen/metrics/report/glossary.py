@@ -19,12 +19,12 @@ METRICS: dict[str, tuple[str, str, str]] = {
     ),
     "crop-fid": (
         "Crop FID",
-        "FID over crops cut from the whole large pictures, so that what lies between the patches counts as well.",
+        "FID over crops cut from the whole large images, so that what lies between the patches counts as well.",
         f"{GRAIKOS}; {HEUSEL}; {PARMAR}",
     ),
     "clip-fid": (
         "CLIP FID",
-        "Fréchet distance over the CLIP features of whole pictures, each shrunk to the network's input: large-scale "
+        "Fréchet distance over the CLIP features of whole images, each shrunk to the network's input: large-scale "
         "structure, no cells.",
         f"{GRAIKOS}; {PARMAR}",
     ),
@@ -53,15 +53,15 @@ METRICS: dict[str, tuple[str, str, str]] = {
     ),
     "seam": (
         "Seam score",
-        "How much the picture steps across the lines where patches met, relative to everywhere else; 1 is no seam.",
+        "How much the image steps across the lines where patches met, relative to everywhere else; 1 is no seam.",
         "largegen",
     ),
-    "guide-psnr": ("Guide PSNR", "PSNR between a zoomed picture, shrunk to its guide's size, and that guide.", ""),
+    "guide-psnr": ("Guide PSNR", "PSNR between a zoomed image, shrunk to its guide's size, and that guide.", ""),
 }
 
 INTERVAL = (
     "95 % interval",
-    "Where the figure falls when the samples are drawn anew from those at hand: bootstrap.",
+    "Where the figure falls when the samples are drawn again from those at hand: bootstrap.",
     "",
 )
 ERROR = ("Standard error", "Standard deviation that the estimate would have over fresh samples.", "")

@@ -1,4 +1,4 @@
-"""The HTML page of an evaluation: one file with its pictures inside, no script and no request to anywhere."""
+"""The HTML page of an evaluation: one file with its images inside, no script and no request to anywhere."""
 
 import base64
 import io
@@ -18,14 +18,14 @@ from largegen.metrics.results import Evaluation, Figure
 from largegen.runtime.files import atomic
 from largegen.version import __version__
 
-QUALITY = 88  # of the WebP thumbnails: about 20 kB per 256 px crop of tissue
-LONGEST_PX = 1024  # thumbnails are shrunk to it
-LISTED = 12  # paths of a set that the page lists; the JSON has all
+WEBP_QUALITY = 88  # of the WebP thumbnails: about 20 kB per 256 px crop of tissue
+MAX_THUMBNAIL_PX = 1024  # thumbnails are shrunk to it
+MAX_LISTED_PATHS = 12  # paths of a set that the page lists; the JSON has all
 
 
 @dataclass(frozen=True)
 class Thumbnail:
-    """One picture of a sheet. The page keeps a lossy copy, at most 1024 px long."""
+    """One image of a sheet. The page keeps a lossy copy, at most 1024 px long."""
 
     pixels: np.ndarray  # (H, W, 3) uint8
     label: str = ""  # shown under it: a distance, a file's name
@@ -33,7 +33,7 @@ class Thumbnail:
 
 @dataclass(frozen=True)
 class SheetRow:
-    """Pictures that belong together, in order; they wrap where the page is narrow."""
+    """Images that belong together, in order; they wrap where the page is narrow."""
 
     title: str  # "Real", "Generated crop 3 and the nearest real ones"
     thumbnails: tuple[Thumbnail, ...]
@@ -41,24 +41,24 @@ class SheetRow:
 
 @dataclass(frozen=True)
 class Sheet:
-    """Pictures to look at, one block of the page.
+    """Images to look at, one block of the page.
 
     A contact sheet has two rows, "Real" and "Generated", `beside` one another. A look at memorisation has a row for
-    each generated crop: the crop first, then its nearest real ones, labelled with their distances. Whole pictures
-    have a row each: the guide first, then the picture, `shown_px` 320 or so.
+    each generated crop: the crop first, then its nearest real ones, labelled with their distances. Whole images
+    have a row each: the guide first, then the image, `shown_px` 320 or so.
     """
 
     title: str
-    caption: str  # how the pictures were chosen and what to look for
+    caption: str  # how the images were chosen and what to look for
     level: str  # the resolution, as in LevelFigures
     rows: tuple[SheetRow, ...]
     beside: bool = False  # rows stand side by side where the page is wide enough, else one under another
     shown_px: int = 112  # least width of a thumbnail on the page, CSS px; opened, it fills the window
 
 
-def thumbnails(pictures: Sequence[np.ndarray], labels: Sequence[str] = ()) -> tuple[Thumbnail, ...]:
-    """Pictures (H, W, 3) uint8, or one (N, H, W, 3) array, with a label each or none at all."""
-    pairs = zip(pictures, labels or [""] * len(pictures), strict=True)
+def thumbnails(images: Sequence[np.ndarray], labels: Sequence[str] = ()) -> tuple[Thumbnail, ...]:
+    """Images (H, W, 3) uint8, or one (N, H, W, 3) array, with a label each or none at all."""
+    pairs = zip(images, labels or [""] * len(images), strict=True)
     return tuple(Thumbnail(pixels, label) for pixels, label in pairs)
 
 
@@ -97,13 +97,13 @@ def typeset(text: str) -> str:
 
 
 def data_uri(thumbnail: Thumbnail) -> str:
-    """The picture as a `data:` URI, WebP, with its colours kept sharp."""
+    """The image as a `data:` URI, WebP, with its colours kept sharp."""
     from PIL import Image
 
     image = Image.fromarray(thumbnail.pixels)
-    image.thumbnail((LONGEST_PX, LONGEST_PX))
+    image.thumbnail((MAX_THUMBNAIL_PX, MAX_THUMBNAIL_PX))
     content = io.BytesIO()
-    image.save(content, "WEBP", quality=QUALITY, use_sharp_yuv=True)
+    image.save(content, "WEBP", quality=WEBP_QUALITY, use_sharp_yuv=True)
     return "data:image/webp;base64," + base64.b64encode(content.getvalue()).decode()
 
 
@@ -137,8 +137,12 @@ def flat(content: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]
         elif isinstance(value, list | tuple) and any(isinstance(item, dict) for item in value):
             yield from flat(dict(enumerate(value)), f"{name}.")
         elif isinstance(value, list | tuple):
-            shown = [plain(item) for item in value[:LISTED]]
-            more = [f"and {len(value) - LISTED} more, in the JSON below"] if len(value) > LISTED else []
+            shown = [plain(item) for item in value[:MAX_LISTED_PATHS]]
+            more = (
+                [f"and {len(value) - MAX_LISTED_PATHS} more, in the JSON below"]
+                if len(value) > MAX_LISTED_PATHS
+                else []
+            )
             yield name, "\n".join(shown + more) or "none"
         else:
             yield name, plain(value)
@@ -154,7 +158,7 @@ def plain(value: Any) -> str:
 
 
 class Chart:
-    """Where a figure's numbers stand on an axis of their own, in the px of an SVG picture.
+    """Where a figure's numbers stand on an axis of their own, in the px of an SVG image.
 
     The axis begins at 0, which is a perfect distance; it ends at 1 for what cannot be more, and is centred on 1 for
     what should be 1.

@@ -1,24 +1,24 @@
-"""Pictures to look at beside the figures: crops of both sets, nearest real crops to generated ones, whole pictures."""
+"""Images to look at beside the figures: crops of both sets, nearest real crops to generated ones, whole images."""
 
 from collections.abc import Iterator
 
 import numpy as np
 
 from largegen.errors import SlideError
-from largegen.metrics.comparison import Compared, Comparison
+from largegen.metrics.comparison import Comparison, SetPair
 from largegen.metrics.distances.precision_recall import nearest
 from largegen.metrics.per_image.guide import guide_of
 from largegen.metrics.report.html import Sheet, SheetRow, Thumbnail, thumbnails
 from largegen.metrics.sets.crops import Crops
-from largegen.metrics.sets.images import Level, Picture
+from largegen.metrics.sets.images import ResolutionGroup, SetImage
 from largegen.metrics.sets.sets import Sets
 from largegen.slides.image_info import read_provenance
 from largegen.slides.slide import open_slide
 
-SHOWN = 32  # crops of each set, over all levels
-LOOKED_UP = 8  # generated crops whose nearest real ones are shown, likewise
-NEIGHBOURS = 4
-WHOLE = 4  # pictures
+SHOWN_CROPS = 32  # crops of each set, over all levels
+QUERY_CROPS = 8  # generated crops whose nearest real ones are shown, likewise
+NEIGHBOURS_PER_CROP = 4
+SHOWN_IMAGES = 4  # images
 THUMBNAIL_PX = 768
 
 
@@ -29,14 +29,14 @@ def sheets_of(sets: Sets, comparison: Comparison) -> list[Sheet]:
         spaces = [c for (name, _), c in comparison.done.items() if name == level.name]
         of_crops = [c for c in spaces if isinstance(c.fake_samples, Crops)]
         if of_crops:
-            sheets.append(_contact_sheet(level, of_crops[0], -(-SHOWN // len(sets.levels))))
+            sheets.append(_contact_sheet(level, of_crops[0], -(-SHOWN_CROPS // len(sets.levels))))
         if of_crops and of_crops[-1].real_kept is not None:
-            sheets.append(_nearest_sheet(level, of_crops[-1], -(-LOOKED_UP // len(sets.levels))))
+            sheets.append(_nearest_sheet(level, of_crops[-1], -(-QUERY_CROPS // len(sets.levels))))
         sheets += _whole_sheet(level, sets)
     return sheets
 
 
-def _contact_sheet(level: Level, compared: Compared, shown: int) -> Sheet:
+def _contact_sheet(level: ResolutionGroup, compared: SetPair, shown: int) -> Sheet:
     rows = []
     for title, samples, kept in (
         ("Real", compared.real_samples, compared.real_kept),
@@ -47,10 +47,10 @@ def _contact_sheet(level: Level, compared: Compared, shown: int) -> Sheet:
     return Sheet("Crops", "Taken evenly from both sets.", level.name, tuple(rows), beside=True)
 
 
-def _nearest_sheet(level: Level, compared: Compared, looked_up: int) -> Sheet:
+def _nearest_sheet(level: ResolutionGroup, compared: SetPair, looked_up: int) -> Sheet:
     """Generated crops, each followed by the real ones that are nearest to it among those whose features were kept."""
     chosen = _evenly(np.arange(len(compared.fake.features)), looked_up)
-    count = min(NEIGHBOURS, len(compared.real.features))
+    count = min(NEIGHBOURS_PER_CROP, len(compared.real.features))
     found, distances = nearest(compared.fake.features[chosen], compared.real.features, count)
     rows = []
     for number, neighbours, far in zip(chosen, found, distances, strict=True):
@@ -59,37 +59,37 @@ def _nearest_sheet(level: Level, compared: Compared, looked_up: int) -> Sheet:
         rows.append(SheetRow("", (generated, *thumbnails(real, [f"{d:.3g}" for d in far]))))
     caption = (
         f"The {count} nearest of {len(compared.real.features)} real crops, by distance in {compared.network.title}'s"
-        " space. One that looks the same was learned by heart, or the picture was conditioned on it."
+        " space. One that looks the same is a memorised training image, or the image was conditioned on it."
     )
     return Sheet("Nearest real crops", caption, level.name, tuple(rows))
 
 
-def _whole_sheet(level: Level, sets: Sets) -> Iterator[Sheet]:
+def _whole_sheet(level: ResolutionGroup, sets: Sets) -> Iterator[Sheet]:
     rows = []
-    pictures = [picture for picture in level.fake if picture.path not in sets.left_out]
-    for picture in pictures[:WHOLE]:
-        if max(picture.width, picture.height) < THUMBNAIL_PX:
+    images = [image for image in level.fake if image.path not in sets.left_out]
+    for image in images[:SHOWN_IMAGES]:
+        if max(image.width, image.height) < THUMBNAIL_PX:
             continue
         try:
-            rows.append(_whole_row(picture))
+            rows.append(_whole_row(image))
         except SlideError as error:
-            sets.leave_out(picture.path, error)
+            sets.leave_out(image.path, error)
     if rows:
-        caption = f"The first {len(rows)} of {len(pictures)}." if len(rows) < len(pictures) else ""
-        yield Sheet("Whole pictures", caption, level.name, tuple(rows), shown_px=320)
+        caption = f"The first {len(rows)} of {len(images)}." if len(rows) < len(images) else ""
+        yield Sheet("Whole images", caption, level.name, tuple(rows), shown_px=320)
 
 
-def _whole_row(picture: Picture) -> SheetRow:
-    shown = [Thumbnail(_thumbnail(picture), picture.path.name)]
-    guide = guide_of(picture.path, read_provenance(picture.path) or {})
+def _whole_row(image: SetImage) -> SheetRow:
+    shown = [Thumbnail(_thumbnail(image), image.path.name)]
+    guide = guide_of(image.path, read_provenance(image.path) or {})
     if guide:
         with open_slide(guide) as slide:
             shown.insert(0, Thumbnail(slide.thumbnail(THUMBNAIL_PX), "its guide"))
     return SheetRow("", tuple(shown))
 
 
-def _thumbnail(picture: Picture) -> np.ndarray:
-    with picture.open() as slide:
+def _thumbnail(image: SetImage) -> np.ndarray:
+    with image.open() as slide:
         return slide.thumbnail(THUMBNAIL_PX)
 
 

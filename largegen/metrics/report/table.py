@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator
 
 from largegen.metrics.results import Evaluation, Figure
 
-BEST = {"lower": "low", "higher": "high", "one": "1"}
-WIDTH = 100  # characters
-SHORTEST_NAME = 20  # characters that a metric's name keeps where the table is wide
+BEST_LABELS = {"lower": "low", "higher": "high", "one": "1"}
+MAX_LINE_CHARS = 100  # characters
+MIN_NAME_CHARS = 20  # characters that a metric's name keeps where the table is wide
 
 Column = tuple[str, Callable[[Figure], str]]  # heading and cell; a column whose cells are all empty is not shown
 
@@ -41,7 +41,7 @@ def table_text(evaluation: Evaluation) -> str:
         rows += [[figure.name, *(cell(figure) for _, cell in columns)] for figure in level.figures]
         rows.append([""] * (len(columns) + 1))
     names, *widths = (max((len(row[at]) for row in rows), default=0) for at in range(len(columns) + 1))
-    names = min(names, max(SHORTEST_NAME, WIDTH - sum(widths) - 2 * len(widths)))
+    names = min(names, max(MIN_NAME_CHARS, MAX_LINE_CHARS - sum(widths) - 2 * len(widths)))
     lines = [_line(row, names, widths) for row in rows]
     return "\n".join([*lines, *_remarks(evaluation)]).rstrip()
 
@@ -53,7 +53,7 @@ _COLUMNS: tuple[Column, ...] = (
     ("floor", lambda figure: number(figure, figure.floor)),
     ("N=inf", lambda figure: number(figure, figure.infinity)),
     ("real/fake", lambda figure: f"{figure.real_count}/{figure.fake_count}"),
-    ("best", lambda figure: BEST[figure.better]),
+    ("best", lambda figure: BEST_LABELS[figure.better]),
 )
 
 
@@ -78,4 +78,6 @@ def _remarks(evaluation: Evaluation) -> Iterator[str]:
     remarks += [f"left out: {left.metric}: {left.why}" for left in evaluation.left_out]
     remarks += [f"warning: {warning}" for warning in evaluation.warnings]
     for remark in remarks:
-        yield textwrap.fill(remark, WIDTH, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
+        yield textwrap.fill(
+            remark, MAX_LINE_CHARS, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False
+        )

@@ -1,11 +1,11 @@
-"""Where in a picture its crops may lie: wherever there is tissue, or data."""
+"""Where in an image its crops may lie: wherever there is tissue, or data."""
 
 from dataclasses import dataclass
 
 import numpy as np
 
 from largegen.errors import SlideError
-from largegen.metrics.sets.images import Picture
+from largegen.metrics.sets.images import SetImage
 from largegen.slides.tissue import tissue_mask
 
 MIN_TISSUE = 0.5  # part of a crop; of a scene's, all of it must hold data
@@ -13,7 +13,7 @@ MASK_PX = 1024  # longer side of the thumbnail that tissue is looked for in
 
 
 @dataclass(frozen=True, slots=True)
-class Region:
+class CropArea:
     """Positions (px at the working resolution), in cells, free or not."""
 
     rows: np.ndarray  # (R, 2) int64: the first position of each row of cells, and how many there are
@@ -23,7 +23,7 @@ class Region:
     share: float  # part of all positions that they are
 
     @classmethod
-    def of(cls, rows: np.ndarray, cols: np.ndarray, free: np.ndarray | None = None) -> "Region":
+    def of(cls, rows: np.ndarray, cols: np.ndarray, free: np.ndarray | None = None) -> "CropArea":
         packed = None if free is None else np.packbits(free)
         positions = np.outer(rows[:, 1], cols[:, 1])
         total = int(positions.sum() if free is None else positions[free].sum())
@@ -41,33 +41,33 @@ class Region:
         return np.column_stack([self.cols[col, 0] + right, self.rows[row, 0] + down])
 
 
-def region_of(picture: Picture, size: int, grid: bool) -> Region:
+def crop_area_of(image: SetImage, size: int, grid: bool) -> CropArea:
     """Where crops of `size` px may begin: in a grid of crops side by side, or anywhere.
 
-    Raises SlideError for a picture that is too small or cannot be read.
+    Raises SlideError for an image that is too small or cannot be read.
     """
-    sides = (picture.height, picture.width)
+    sides = (image.height, image.width)
     if min(sides) < size:
         at = "at this resolution, smaller than a crop"
-        raise SlideError(f"{picture.path}: {picture.width}x{picture.height} px {at} of {size} px")
-    mask, needed = _mask(picture) if picture.tissue else (np.ones((1, 1), bool), 0.0)
+        raise SlideError(f"{image.path}: {image.width}x{image.height} px {at} of {size} px")
+    mask, needed = _mask(image) if image.tissue else (np.ones((1, 1), bool), 0.0)
     cells = [
         _tiles(side, size) if grid else _cells(side, size, count) for side, count in zip(sides, mask.shape, strict=True)
     ]
-    if not picture.tissue:
-        return Region.of(*cells)
+    if not image.tissue:
+        return CropArea.of(*cells)
     (top, bottom), (left, right) = (
         _span(axis, side, size, count) for axis, side, count in zip(cells, sides, mask.shape, strict=True)
     )
     integral = np.pad(mask.astype(np.int64), ((1, 0), (1, 0))).cumsum(0).cumsum(1)
     above, below = integral[top], integral[bottom]
     covered = below[:, right] - below[:, left] - above[:, right] + above[:, left]
-    return Region.of(*cells, free=covered >= needed * np.outer(bottom - top, right - left))
+    return CropArea.of(*cells, free=covered >= needed * np.outer(bottom - top, right - left))
 
 
-def _mask(picture: Picture) -> tuple[np.ndarray, float]:
+def _mask(image: SetImage) -> tuple[np.ndarray, float]:
     """(h, w) bool: tissue or data; and the part of a crop that must be such."""
-    with picture.open() as slide:
+    with image.open() as slide:
         return tissue_mask(slide, max_px=MASK_PX), 1.0 if slide.kind == "scene" else MIN_TISSUE
 
 

@@ -1,4 +1,4 @@
-"""The pictures of a real and of a generated set, and the resolutions at which the two can be compared."""
+"""The images of a real and of a generated set, and the resolutions at which the two can be compared."""
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -9,17 +9,17 @@ from typing import NamedTuple
 from largegen.embeddings.source import slide_path_of
 from largegen.errors import InputError, SlideError
 from largegen.slides.find import IMAGE_SUFFIXES, SUFFIXES, walk_images
-from largegen.slides.resolution import PIXELS, SAME, UNKNOWN, Resolution, Scale, flag_for, wanted_scale
+from largegen.slides.resolution import PIXELS, SCALE_TOLERANCE, UNKNOWN, Resolution, Scale, flag_for, wanted_scale
 from largegen.slides.slide import Slide, open_slide
 
-SCANNERS = 2  # threads that read headers
-LOOKED_AT = 256  # files handed to them at a time
-Failed = list[tuple[Path, str]]  # pictures that were left out, and why
+SCAN_THREADS = 2  # threads that read headers
+SCAN_BATCH = 256  # files handed to them at a time
+Failed = list[tuple[Path, str]]  # images that were left out, and why
 
 
 @dataclass(frozen=True, slots=True)
-class Picture:
-    """A picture at the resolution at which it is compared."""
+class SetImage:
+    """An image at the resolution at which it is compared."""
 
     path: Path
     downsample: float  # level-0 px per px at the working resolution
@@ -35,16 +35,16 @@ class Picture:
 
 
 @dataclass(frozen=True)
-class Level:
-    """The pictures of both sets at one resolution."""
+class ResolutionGroup:
+    """The images of both sets at one resolution."""
 
     name: str  # "20x", "0.6 m/px", or "pixels" where no resolution is known
-    real: tuple[Picture, ...]
-    fake: tuple[Picture, ...]
+    real: tuple[SetImage, ...]
+    fake: tuple[SetImage, ...]
 
 
 class _Found(NamedTuple):
-    """What a picture's header says."""
+    """What an image's header says."""
 
     path: Path
     width: int  # level-0 px
@@ -67,7 +67,7 @@ class _Set:
         return self.found[0].scale.unit
 
     def check_units(self) -> None:
-        """Raise InputError unless all pictures have a resolution of the same kind, or none has."""
+        """Raise InputError unless all images have a resolution of the same kind, or none has."""
         other = next((found for found in self.found if found.scale.unit != self.unit), None)
         if other is None:
             return
@@ -77,60 +77,60 @@ class _Set:
         raise self.unknown(unknown, f"but {known.path} has {known.scale}", known.scale.unit)
 
     def unknown(self, found: _Found, but: str, unit: str) -> InputError:
-        """The error of a picture whose resolution is needed, in `unit`, and not known."""
+        """The error of an image whose resolution is needed, in `unit`, and not known."""
         flags = f"--{self.name}-gsd" if unit == "m" else f"--{self.name}-mag or --{self.name}-mpp"
         return InputError(f"{found.path}: no resolution in its metadata, {but}; give {flags}")
 
-    def at(self, scale: Scale) -> tuple[Picture, ...]:
-        """All pictures at one resolution. Raises InputError, naming the file, for one that would be enlarged."""
+    def at(self, scale: Scale) -> tuple[SetImage, ...]:
+        """All images at one resolution. Raises InputError, naming the file, for one that would be enlarged."""
         for found in self.found:
-            if found.scale.size > scale.size * (1 + SAME):
+            if found.scale.size > scale.size * (1 + SCALE_TOLERANCE):
                 raise InputError(
                     f"{found.path}: has {found.scale}, too coarse for {scale}, and enlarged pixels would spoil the "
-                    f"distance; compare at {flag_for(found.scale)} or coarser, or give finer {self.name} pictures"
+                    f"distance; compare at {flag_for(found.scale)} or coarser, or give finer {self.name} images"
                 )
-        return tuple(_picture(found, scale, self.source) for found in self.found)
+        return tuple(_image(found, scale, self.source) for found in self.found)
 
 
-def find_pictures(paths: Sequence[Path | str]) -> list[Path]:
-    """The picture files that `paths` stand for, each once.
+def find_images(paths: Sequence[Path | str]) -> list[Path]:
+    """The image files that `paths` stand for, each once.
 
     A file stands for itself, an embedding file (.h5) for its slide, a directory for all files of known suffixes in it
-    and below, sorted. Raises InputError for what does not exist, and for a directory without pictures.
+    and below, sorted. Raises InputError for what does not exist, and for a directory without images.
     """
     found: list[Path] = []
     for path in map(Path, paths):
         if path.is_dir():
             inside = sorted(walk_images(path))
             if not inside:
-                raise InputError(f"{path}: no pictures in this directory or below (looked for {' '.join(SUFFIXES)})")
+                raise InputError(f"{path}: no images in this directory or below (looked for {' '.join(SUFFIXES)})")
             found += inside
         elif not path.exists():
             raise InputError(f"{path}: no such file or directory")
         else:
             found.append(slide_path_of(path) if path.suffix.lower() == ".h5" else path)
     if not found:
-        raise InputError("no pictures given")
+        raise InputError("no images given")
     return list(dict.fromkeys(found))
 
 
-def matched_levels(
+def resolution_groups(
     real: Sequence[Path],
     fake: Sequence[Path],
     target: Resolution = UNKNOWN,
     sources: tuple[Resolution, Resolution] = (UNKNOWN, UNKNOWN),
     failed: Failed | None = None,
     tissue: bool | None = None,
-) -> tuple[Level, ...]:
+) -> tuple[ResolutionGroup, ...]:
     """Pair the sets at each resolution to compare them at, the finest first.
 
-    With a target, all pictures are read at it. Without one the fake pictures are read as they are, those of another
-    resolution making another level, and the real ones at the fake ones' resolution. Pictures whose resolution is
+    With a target, all images are read at it. Without one the fake images are read as they are, those of another
+    resolution making another level, and the real ones at the fake ones' resolution. Images whose resolution is
     nowhere known are compared pixel by pixel, if none on the other side has one.
 
     real: none, where saved statistics stand for them. sources: resolutions that the metadata of (real, fake) lack.
     failed: takes what cannot be opened, which is then left out. tissue: whether crops are of tissue only; by default
-    those of slides are, and those of the pictures that they are compared with. Raises InputError for what cannot be
+    those of slides are, and those of the images that they are compared with. Raises InputError for what cannot be
     compared: another kind of resolution, or pixels to be enlarged.
     """
     real_set, fake_set = (
@@ -144,7 +144,7 @@ def matched_levels(
     if wanted is not None:
         for one in sets:
             _check_unit(one, wanted)
-        return (_level(wanted, real_set, fake_set, tissue),)
+        return (_group(wanted, real_set, fake_set, tissue),)
     for one, other in (sets, sets[::-1]) if real_set.found else ():
         if one.unit == "px" != other.unit:
             known = other.found[0]
@@ -153,23 +153,25 @@ def matched_levels(
         raise _two_kinds(real_set.found[0], fake_set.found[0])
     levels = []
     for scale in _scales(fake_set.found):
-        same = tuple(found for found in fake_set.found if scale.size <= found.scale.size <= scale.size * (1 + SAME))
-        levels.append(_level(scale, real_set, replace(fake_set, found=same), tissue))
+        same = tuple(
+            found for found in fake_set.found if scale.size <= found.scale.size <= scale.size * (1 + SCALE_TOLERANCE)
+        )
+        levels.append(_group(scale, real_set, replace(fake_set, found=same), tissue))
     return tuple(levels)
 
 
-def _level(scale: Scale, real_set: _Set, fake_set: _Set, tissue: bool | None) -> Level:
-    """Both sets at one resolution, by one rule: where real crops are of tissue, those of generated pictures are."""
+def _group(scale: Scale, real_set: _Set, fake_set: _Set, tissue: bool | None) -> ResolutionGroup:
+    """Both sets at one resolution, by one rule: where real crops are of tissue, those of generated images are."""
     real, fake = real_set.at(scale), fake_set.at(scale)
     if tissue is False:
-        real = tuple(replace(picture, tissue=False) for picture in real)
+        real = tuple(replace(image, tissue=False) for image in real)
     if tissue is None:
-        tissue = scale.unit != "m" and any(picture.tissue for picture in real)  # generated scenes have data everywhere
-    return Level(scale.level_name, real, tuple(replace(picture, tissue=tissue) for picture in fake))
+        tissue = scale.unit != "m" and any(image.tissue for image in real)  # generated scenes have data everywhere
+    return ResolutionGroup(scale.level_name, real, tuple(replace(image, tissue=tissue) for image in fake))
 
 
 def _check_unit(one: _Set, wanted: Scale) -> None:
-    """Raise InputError unless the pictures of a set have a resolution of the wanted kind."""
+    """Raise InputError unless the images of a set have a resolution of the wanted kind."""
     if one.unit == "px":
         raise one.unknown(one.found[0], f"so it cannot be read at {flag_for(wanted)}", wanted.unit)
     if one.unit != wanted.unit:
@@ -188,17 +190,17 @@ def _scales(found: Sequence[_Found]) -> list[Scale]:
     """The resolutions that are there, the finest first; of those that count as the same, the finest."""
     scales: list[Scale] = []
     for scale in sorted({one.scale for one in found}):
-        if not scales or scale.size > scales[-1].size * (1 + SAME):
+        if not scales or scale.size > scales[-1].size * (1 + SCALE_TOLERANCE):
             scales.append(scale)
     return scales
 
 
-def _picture(found: _Found, scale: Scale, source: Resolution) -> Picture:
+def _image(found: _Found, scale: Scale, source: Resolution) -> SetImage:
     downsample = scale.size / found.scale.size
-    if abs(downsample - 1) <= SAME:
+    if abs(downsample - 1) <= SCALE_TOLERANCE:
         downsample = 1.0  # its own pixels, untouched by a filter
     width, height = (max(1, int(size / downsample + 1e-6)) for size in (found.width, found.height))
-    return Picture(found.path, downsample, width, height, found.lossy, found.tissue, source)
+    return SetImage(found.path, downsample, width, height, found.lossy, found.tissue, source)
 
 
 def _open(path: Path, source: Resolution) -> Slide:
@@ -216,9 +218,9 @@ def _scan(name: str, paths: Sequence[Path], source: Resolution, failed: Failed |
             return error
 
     found: list[_Found] = []
-    with ThreadPoolExecutor(SCANNERS) as pool:
-        for start in range(0, len(paths), LOOKED_AT):
-            part = paths[start : start + LOOKED_AT]
+    with ThreadPoolExecutor(SCAN_THREADS) as pool:
+        for start in range(0, len(paths), SCAN_BATCH):
+            part = paths[start : start + SCAN_BATCH]
             for path, one in zip(part, pool.map(look, part), strict=True):
                 if isinstance(one, _Found):
                     found.append(one)
@@ -228,7 +230,7 @@ def _scan(name: str, paths: Sequence[Path], source: Resolution, failed: Failed |
                     failed.append((path, str(one)))
     if not found:
         why = f": {failed[-1][1]}" if failed else ""
-        raise InputError(f"no picture of the {name} set can be read{why}")
+        raise InputError(f"no image of the {name} set can be read{why}")
     return tuple(found)
 
 
@@ -237,6 +239,6 @@ def _look(slide: Slide, source: Resolution) -> _Found:
     scale = Scale("um", mpp) if mpp else PIXELS
     if slide.gsd_m and (source.gsd or not mpp):
         scale = Scale("m", slide.gsd_m)
-    # A generated picture is judged whole, its glass too; so is a plain image, which somebody has cut out.
+    # A generated image is judged whole, its glass too; so is a plain image, which somebody has cut out.
     tissue = slide.kind != "image" and not slide.provenance
     return _Found(Path(slide.path), slide.width, slide.height, scale, slide.lossy, tissue)

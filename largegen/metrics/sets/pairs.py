@@ -1,4 +1,4 @@
-"""Pairs: a generated picture and the place in a real one that it was made after, as its provenance or a table says."""
+"""Pairs: a generated image and the place in a real one that it was made after, as its provenance or a table says."""
 
 import csv
 from collections.abc import Mapping, Sequence
@@ -21,7 +21,7 @@ PixelSize = tuple[float | None, float | None]  # um per px, metres per px
 
 @dataclass(frozen=True)
 class Pair:
-    """A generated picture and where it lies on a real one."""
+    """A generated image and where it lies on a real one."""
 
     fake: Path
     real: Path
@@ -34,7 +34,7 @@ class Pair:
 def find_pairs(
     fakes: Sequence[Path], reals: Sequence[Path], real_source: Resolution = UNKNOWN
 ) -> tuple[list[Pair], list[str]]:
-    """The pairs that the provenance of generated pictures tells, and a line for each that has none: `<path>: why`.
+    """The pairs that the provenance of generated images tells, and a line for each that has none: `<path>: why`.
 
     A reference is known by its name, the file's stem.
     """
@@ -53,20 +53,20 @@ def find_pairs(
 def _recorded_pair(fake: Path, named: Mapping[str, Sequence[Path]], real_source: Resolution) -> Pair:
     record = read_provenance(fake)
     if record is None:
-        raise InputError("does not say what it was made after; name its real picture in a --pairs file")
+        raise InputError("does not say what it was made after; name its real image in a --pairs file")
     if "reference_xy" not in record:
         raise InputError("a sheet of patches, which as a whole lies nowhere")
     name = record["reference"]
     reals = named.get(name, ())
     if len(reals) != 1:
-        raise InputError(f"made after {name}: {len(reals) or 'none'} of the real pictures have that name")
+        raise InputError(f"made after {name}: {len(reals) or 'none'} of the real images have that name")
     with open_slide(reals[0], *real_source) as real:
         scale = _recorded_scale(record, real)
         return _pair(fake, real, record["reference_xy"], scale, (record["width"], record["height"]))
 
 
 def _recorded_scale(record: Mapping[str, Any], real: Slide) -> float:
-    """Level-0 px of the reference per px of a picture of ours."""
+    """Level-0 px of the reference per px of an image of ours."""
     measured = _ratio((record.get("mpp"), record.get("gsd_m")), _resolution(real))
     recorded = record.get("reference_downsample")
     scale = recorded * 2 ** record.get("level", 0) if recorded else measured
@@ -90,7 +90,7 @@ def given_pairs(
 
     Files are named relative to the CSV file. Without x and y the two must show the same, and begin at 0,0; without
     scale it follows from their resolutions, and is 1 if neither has one. failed: takes the file and the reason where a
-    picture cannot be opened, whose pair is then left out. Raises InputError, with the line, for what cannot be.
+    image cannot be opened, whose pair is then left out. Raises InputError, with the line, for what cannot be.
     """
     path, pairs = Path(path), []
     try:
@@ -116,7 +116,7 @@ def given_pairs(
 
 def _given_pair(folder: Path, row: Mapping[str, str | None], fake_source: Resolution, real_source: Resolution) -> Pair:
     if None in row or not row["generated"] or not row["real"]:
-        raise InputError(f"must have {len(row) - (None in row)} values, a generated and a real picture among them")
+        raise InputError(f"must have {len(row) - (None in row)} values, a generated and a real image among them")
     x, y, scale = (_number(row, name) for name in ("x", "y", "scale"))
     if (x is None) != (y is None):
         raise InputError("give both x and y, or neither")
@@ -158,12 +158,12 @@ def _resolution(slide: Slide) -> PixelSize:
 
 
 def _ratio(fake: PixelSize, real: PixelSize) -> float | None:
-    """How many px of the real picture one of the other is long, if both resolutions are known."""
+    """How many px of the real image one of the other is long, if both resolutions are known."""
     return next((f / r for f, r in zip(fake, real, strict=True) if f and r), None)
 
 
 def _pair(fake: Path, real: Slide, xy: Sequence[int], scale: float, size: tuple[int, int]) -> Pair:
-    """The pair, without what goes on past the right and lower edge of the real picture."""
+    """The pair, without what goes on past the right and lower edge of the real image."""
     ends = zip(size, (real.width, real.height), xy, strict=True)
     width, height = (min(side, int((end - start) / scale + 1e-6)) for side, end, start in ends)
     if min(width, height) < 1:

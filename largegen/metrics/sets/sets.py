@@ -1,11 +1,11 @@
-"""The real and the generated set of an evaluation: pictures, or statistics of an earlier one, and their pairs."""
+"""The real and the generated set of an evaluation: images, or statistics of an earlier one, and their pairs."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from largegen.errors import InputError, SlideError
-from largegen.metrics.sets.images import Failed, Level, find_pictures, matched_levels
+from largegen.metrics.sets.images import Failed, ResolutionGroup, find_images, resolution_groups
 from largegen.metrics.sets.pairs import Pair, find_pairs, given_pairs
 from largegen.metrics.sets.statistics import Statistics, load_statistics
 from largegen.slides.resolution import Resolution, wanted_scale
@@ -17,14 +17,14 @@ class Sets:
 
     real_paths: tuple[str, ...]  # as given
     fake_paths: tuple[str, ...]
-    levels: tuple[Level, ...]  # the finest first; without real pictures where there are statistics of them
+    levels: tuple[ResolutionGroup, ...]  # the finest first; without real images where there are statistics of them
     statistics: tuple[Statistics, ...] = ()  # of the real set
     pairs: tuple[Pair, ...] = ()
-    unpaired: tuple[str, ...] = ()  # generated pictures without one, and why
-    failed: Failed | None = None  # pictures that were left out, and why; None where a damaged one is an error
+    unpaired: tuple[str, ...] = ()  # generated images without one, and why
+    failed: Failed | None = None  # images that were left out, and why; None where a damaged one is an error
 
     def leave_out(self, path: Path, error: SlideError) -> None:
-        """Note a picture that cannot be read; raises the error where a damaged one is an error."""
+        """Note an image that cannot be read; raises the error where a damaged one is an error."""
         if self.failed is None:
             raise error
         if path not in self.left_out:
@@ -46,34 +46,34 @@ def open_sets(
     tissue_filter: bool = True,
     keep_going: bool = False,
 ) -> Sets:
-    """Find the pictures of both sets and the resolutions to compare them at.
+    """Find the images of both sets and the resolutions to compare them at.
 
-    real: pictures, slides, folders, embedding files, or one `.npz` of statistics. target: see images.matched_levels.
+    real: images, slides, folders, embedding files, or one `.npz` of statistics. target: see images.resolution_groups.
     real_source, fake_source: resolutions that the metadata lack. pairs: a CSV file, see pairs.given_pairs; without one,
-    what the generated pictures say of their making. tissue_filter: crops of slides, and of the pictures that are
-    compared with them, are of tissue only. keep_going: leave out damaged pictures. Raises InputError for what cannot be
+    what the generated images say of their making. tissue_filter: crops of slides, and of the images that are
+    compared with them, are of tissue only. keep_going: leave out damaged images. Raises InputError for what cannot be
     found, read or compared.
     """
     failed: Failed | None = [] if keep_going else None
     wanted_scale(real_source, "real-"), wanted_scale(fake_source, "fake-")  # which complain in their options' names
     for path in fake:
         if path.suffix.lower() == ".npz":
-            raise InputError(f"--fake {path}: saved statistics stand for the real set alone; give pictures")
+            raise InputError(f"--fake {path}: saved statistics stand for the real set alone; give images")
     saved = [path for path in real if path.suffix.lower() == ".npz"]
     if saved and len(real) > 1:
         raise InputError(f"--real {saved[0]}: saved statistics are a whole real set; give nothing beside them")
     statistics = tuple(load_statistics(saved[0])) if saved else ()
-    reals, fakes = [] if saved else find_pictures(real), find_pictures(fake)
+    reals, fakes = [] if saved else find_images(real), find_images(fake)
     tissue = None if tissue_filter else False
     if tissue_filter and saved:
-        tissue = any(one.key.get("tissue") for one in statistics)  # as their pictures were
-    levels = matched_levels(reals, fakes, target, (real_source, fake_source), failed, tissue)
+        tissue = any(one.key.get("tissue") for one in statistics)  # as their images were
+    levels = resolution_groups(reals, fakes, target, (real_source, fake_source), failed, tissue)
     left_out: list[str] = []
     if pairs:
         found = given_pairs(pairs, fake_source, real_source, failed)
     elif saved:
-        found, left_out = [], ["saved statistics hold no real pictures to pair with"]
+        found, left_out = [], ["saved statistics hold no real images to pair with"]
     else:
-        found, left_out = find_pairs([picture.path for level in levels for picture in level.fake], reals, real_source)
+        found, left_out = find_pairs([image.path for level in levels for image in level.fake], reals, real_source)
     names = tuple(map(str, real)), tuple(map(str, fake))
     return Sets(*names, levels, statistics, tuple(found), tuple(left_out), failed)

@@ -1,4 +1,4 @@
-"""A file (.npz) with the statistics of a set of pictures and all that they depend on, to compare with later."""
+"""A file (.npz) with the statistics of a set of images and all that they depend on, to compare with later."""
 
 import json
 import zipfile
@@ -19,7 +19,7 @@ ARRAYS = ("count", "mean", "covariance", "features", "key", "source")
 
 @dataclass(frozen=True)
 class Statistics:
-    """What is kept of the features of a set of pictures."""
+    """What is kept of the features of a set of images."""
 
     gaussian: Gaussian
     features: np.ndarray  # (M, D) float32: all of them or a random sample, for metrics that need more than the Gaussian
@@ -50,27 +50,27 @@ def load_statistics(path: Path) -> list[Statistics]:
     if str(content.get("format")) != FORMAT:
         raise InputError(f"{path}: not a file of largegen's statistics")
     if str(content.get("version")) != str(VERSION):
-        raise InputError(f"{path}: version {content.get('version')}, and this largegen reads {VERSION}; make it anew")
+        raise InputError(f"{path}: version {content.get('version')}, and this largegen reads {VERSION}; make it again")
     spaces = range(int(content.get("spaces", 0)))
     missing = [name for n in spaces for array in ARRAYS if (name := f"{n}/{array}") not in content]
     if missing or not spaces:
-        raise InputError(f"{path}: damaged, it lacks {', '.join(missing) or 'all statistics'}; make it anew")
+        raise InputError(f"{path}: damaged, it lacks {', '.join(missing) or 'all statistics'}; make it again")
     return [_statistics(path, [content[f"{number}/{array}"] for array in ARRAYS]) for number in spaces]
 
 
 def _statistics(path: Path, arrays: Sequence[np.ndarray]) -> Statistics:
     count, mean, covariance, features, key, source = arrays
-    width = (mean.size,)
-    if (mean.shape, covariance.shape, features.shape[1:]) != (width, width * 2, width):
-        raise InputError(f"{path}: damaged, its arrays are of different widths; make it anew")
+    dim = (mean.size,)
+    if (mean.shape, covariance.shape, features.shape[1:]) != (dim, dim * 2, dim):
+        raise InputError(f"{path}: damaged, its arrays are of different widths; make it again")
     try:
         key, source = (json.loads(str(text)) for text in (key, source))
     except json.JSONDecodeError as error:
-        raise InputError(f"{path}: damaged, its key is no JSON: {error}; make it anew") from error
+        raise InputError(f"{path}: damaged, its key is no JSON: {error}; make it again") from error
     if not isinstance(key, dict) or "network" not in key:
-        raise InputError(f"{path}: damaged, it does not say of what network it is; make it anew")
+        raise InputError(f"{path}: damaged, it does not say of what network it is; make it again")
     if not all(np.isfinite(array).all() for array in (mean, covariance, features)):
-        raise InputError(f"{path}: damaged, its arrays hold NaN or infinite values; make it anew")
+        raise InputError(f"{path}: damaged, its arrays hold NaN or infinite values; make it again")
     return Statistics(Gaussian(int(count), mean, covariance), features, key, source)
 
 
@@ -100,4 +100,4 @@ def _read(path: Path) -> dict[str, np.ndarray]:
         with np.load(path, allow_pickle=False) as file:
             return dict(file)
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise InputError(f"{path}: damaged: {first_line(error)}; make it anew") from error
+        raise InputError(f"{path}: damaged: {first_line(error)}; make it again") from error

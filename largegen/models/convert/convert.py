@@ -17,7 +17,7 @@ from largegen.runtime.hub import hub_folder
 from largegen.runtime.lock import lock
 from largegen.version import __version__
 
-# The encoder of the published models and the magnification of their base, by conditioner, width and levels.
+# The encoder of the published models and the magnification of their base, by conditioner, dimension and levels.
 TRAINED_WITH = {("Summarizer", 1024, 8): ("uni_v1", 20.0), ("Summarizer", 1024, 4): ("dinov2_vitl14_reg", None)}
 
 
@@ -82,7 +82,7 @@ def _check_target(out: Path, overwrite: bool) -> None:
 
 
 def _check_finite(parts: Parts, path: Path) -> None:
-    """Raise a ModelError for weights that would make nothing but black pictures."""
+    """Raise a ModelError for weights that would make nothing but black images."""
     for part, network in parts.networks.items():
         for name, value in network.state_dict().items():
             if not value.isfinite().all():
@@ -105,23 +105,25 @@ def _info(
         raise InputError(
             f"--vae: has {vae.config.latent_channels} channels, but the denoiser {unet.config.in_channels}"
         )
-    width, region_dim = conditioner.config.embedding_dim, conditioner.config.get("region_dim")
-    form = (type(conditioner).__name__, width, conditioner.config.get("levels", 1))
+    dim, region_dim = conditioner.config.embedding_dim, conditioner.config.get("region_dim")
+    form = (type(conditioner).__name__, dim, conditioner.config.get("levels", 1))
     usual_encoder, usual_mag = TRAINED_WITH.get(form, (None, None))
     trained_with, mag = encoder or usual_encoder, mag or usual_mag
     if trained_with is None:
-        raise InputError(f"{source}: does not say which encoder its {width} numbers are of; name it with --encoder")
+        raise InputError(
+            f"{source}: does not say which encoder its {dim}-dimensional embeddings are of; name it with --encoder"
+        )
     if region_encoder and not region_dim:
         raise InputError("--region-encoder: this model takes no embeddings of regions")
     specs = {}
-    for option, found, wanted in (("encoder", trained_with, width), ("region-encoder", region_encoder, region_dim)):
+    for option, found, wanted in (("encoder", trained_with, dim), ("region-encoder", region_encoder, region_dim)):
         if found:
             specs[option] = spec = encoder_spec(found)
-            if spec.width != wanted:
-                raise InputError(f"--{option} {found}: gives {spec.width} numbers, but the model takes {wanted}")
+            if spec.dim != wanted:
+                raise InputError(f"--{option} {found}: gives {spec.dim} numbers, but the model takes {wanted}")
     licence = "; ".join(dict.fromkeys(spec.licence for spec in specs.values()))
     return info | {
-        "embedding_dim": width,
+        "embedding_dim": dim,
         "tile_px": unet.config.sample_size * Autoencoder(vae).factor,
         "encoder": specs["encoder"].name,  # the registry's, which embedding files say
         "encoder_fingerprint": None,  # the source does not say; any weights of that name are taken

@@ -88,7 +88,7 @@ def denoiser(config: Config, weights: Weights, source: Path) -> UNet2DConditionM
     """From weights under DENOISER."""
     from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint, create_unet_diffusers_config_from_ldm
 
-    with _fitting(source, "denoiser"):
+    with _conversion_errors(source, "denoiser"):
         form = create_unet_diffusers_config_from_ldm({"model": {"params": config}}, weights)
         form["sample_size"] = int(params(config, "unet_config")["image_size"])  # of the latents
         converted = convert_ldm_unet_checkpoint(dict(weights), form)
@@ -101,7 +101,7 @@ def autoencoder(config: Config, weights: Weights, source: Path) -> VQModel:
     """From weights under AUTOENCODER."""
     from diffusers.loaders.single_file_utils import convert_ldm_vae_checkpoint, create_vae_diffusers_config_from_ldm
 
-    with _fitting(source, "autoencoder"):
+    with _conversion_errors(source, "autoencoder"):
         form = create_vae_diffusers_config_from_ldm({"model": {"params": config}}, weights)
         given = params(config, "first_stage_config")
         form |= {"num_vq_embeddings": given["n_embed"], "vq_embed_dim": given["embed_dim"]}
@@ -117,7 +117,7 @@ def conditioner(config: Config, weights: Weights, source: Path) -> nn.Module | N
     kind = target(config, "cond_stage_config")
     if kind in ("", "ClassEmbedder"):
         return None
-    with _fitting(source, "conditioner"):
+    with _conversion_errors(source, "conditioner"):
         if kind == "EmbeddingViT2_5":
             return _summarizer(params(config, "cond_stage_config"), weights, source)
         if kind in ("PatchEmbedder", "SSLEmbedder"):
@@ -126,12 +126,12 @@ def conditioner(config: Config, weights: Weights, source: Path) -> nn.Module | N
 
 
 def _tokens(weights: Weights, source: Path) -> PatchConditioner | PatchRegionConditioner:
-    cross_attention_dim, width = weights["patch_fc.weight"].shape
+    cross_attention_dim, dim = weights["patch_fc.weight"].shape
     if "region_fc.weight" in weights:
-        network = PatchRegionConditioner(width, weights["region_fc.weight"].shape[1], cross_attention_dim)
+        network = PatchRegionConditioner(dim, weights["region_fc.weight"].shape[1], cross_attention_dim)
         names = {"patch_fc": "patch", "region_fc": "region"}
     else:
-        network, names = PatchConditioner(width, cross_attention_dim), {"patch_fc": "projection"}
+        network, names = PatchConditioner(dim, cross_attention_dim), {"patch_fc": "projection"}
     split = {name: name.rpartition(".") for name in weights}
     return _filled(network, {f"{names[stem]}.{kind}": weights[n] for n, (stem, _, kind) in split.items()}, source)
 
@@ -159,7 +159,7 @@ def _summarizer(form: Config, weights: Weights, source: Path) -> Summarizer:
 
 def schedule(config: Config, weights: Weights, source: Path) -> DDPMScheduler:
     """The noise schedule. Raises ModelError where the checkpoint's own table is another one."""
-    with _fitting(source, "noise schedule"):
+    with _conversion_errors(source, "noise schedule"):
         scheduler = DDPMScheduler(
             num_train_timesteps=config.get("timesteps", 1000),
             beta_schedule="scaled_linear",
@@ -183,7 +183,7 @@ def _filled(network: nn.Module, weights: Weights, source: Path) -> nn.Module:
 
 
 @contextmanager
-def _fitting(source: Path, what: str) -> Iterator[None]:
+def _conversion_errors(source: Path, what: str) -> Iterator[None]:
     """Say in one line that weights and configuration do not belong together."""
     try:
         yield

@@ -1,4 +1,4 @@
-"""Pictures from afar: bands averaged as they pass by, and batches resized."""
+"""Downsampling: bands of an image averaged as they pass by, and batches resized."""
 
 from collections.abc import Iterable, Iterator
 
@@ -7,10 +7,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-class Shrunk:
-    """Collects the means over squares of `factor` px of a picture that arrives in bands, top to bottom.
+class BandDownsampler:
+    """Collects the means over squares of `factor` px of an image that arrives in bands, top to bottom.
 
-    `picture` is (height // factor, width // factor, 3) uint8 when all have passed.
+    `image` is (height // factor, width // factor, 3) uint8 when all have passed.
     """
 
     def __init__(self, factor: int):
@@ -29,25 +29,25 @@ class Shrunk:
         self._rest = band[height * f :].copy()
 
     @property
-    def picture(self) -> np.ndarray:
+    def image(self) -> np.ndarray:
         return np.concatenate(self._rows)
 
 
-def watching(bands: Iterable[tuple[int, np.ndarray]], *watchers: Shrunk) -> Iterator[tuple[int, np.ndarray]]:
-    """Pass the (y, band) of a picture on, and each band to the watchers."""
+def tee_bands(bands: Iterable[tuple[int, np.ndarray]], *watchers: BandDownsampler) -> Iterator[tuple[int, np.ndarray]]:
+    """Pass the (y, band) of an image on, and each band to the watchers."""
     for y, band in bands:
         for watcher in watchers:
             watcher.add(band)
         yield y, band
 
 
-def shrink(pictures: Tensor, factor: int) -> Tensor:
+def shrink(images: Tensor, factor: int) -> Tensor:
     """Antialiased bicubic resizing of (B, 3, H, W) to a `factor`-th."""
-    size = [side // factor for side in pictures.shape[-2:]]
-    return F.interpolate(pictures, size, mode="bicubic", antialias=True)
+    size = [side // factor for side in images.shape[-2:]]
+    return F.interpolate(images, size, mode="bicubic", antialias=True)
 
 
-def enlarge(pictures: Tensor, factor: int) -> Tensor:
+def enlarge(images: Tensor, factor: int) -> Tensor:
     """Bicubic resizing of (B, 3, H, W) to `factor` times the size."""
-    size = [side * factor for side in pictures.shape[-2:]]
-    return F.interpolate(pictures, size, mode="bicubic", antialias=True)
+    size = [side * factor for side in images.shape[-2:]]
+    return F.interpolate(images, size, mode="bicubic", antialias=True)

@@ -1,4 +1,4 @@
-"""The guide as a constraint: the smallest change of a picture's latents that makes it look like its guide.
+"""The guide as a constraint: the smallest change of an image's latents that makes it look like its guide.
 
 The guide is only ever seen through a k-fold downsampling, which leaves of the decoder little more than a linear map. So
 in place of the published inner iteration [Z, alg. 1], with its decoder, two encoders and two denoisers per tile and
@@ -18,16 +18,16 @@ RIDGE = 1e-2  # of the constraint's mean gain: latents that hardly show in the g
 
 
 class GuideConstraint:
-    """Corrects predicted clean latents so that their picture, shrunk, is the guide.
+    """Corrects predicted clean latents so that their image, shrunk, is the guide.
 
-    guide: (1, 3, H, W) in [-1, 1]; shrink: px of the picture per px of the guide, in each direction. Raises InputError
+    guide: (1, 3, H, W) in [-1, 1]; shrink: px of the image per px of the guide, in each direction. Raises InputError
     where `shrink` and the decoder's factor do not divide each other.
     """
 
     def __init__(self, decoder: LinearDecoder, guide: Tensor, shrink: int):
         factor = decoder.factor
         if factor % shrink and shrink % factor:
-            raise InputError(f"a guide {shrink} times smaller does not fit to {factor} px per latent")
+            raise InputError(f"a guide {shrink} times smaller does not match {factor} px per latent")
         self.pooled = max(1, shrink // factor)  # latents per px of the guide
         self.cells = cells = max(1, factor // shrink)  # px of the guide per latent
         part = factor // cells

@@ -66,11 +66,11 @@ def sample_jointly(
 ) -> tuple[Tensor, Tensor]:
     """Sample side x side tiles and their guide; returns both, (side^2, C, w, w) and (1, C, w, w) float32 on the CPU.
 
-    denoise: with guidance (denoise.guided). decode, encode: latents <-> pictures in [-1, 1]. tiles, guide: the noise
+    denoise: with guidance (denoise.guided). decode, encode: latents <-> images in [-1, 1]. tiles, guide: the noise
     to start from, tiles row by row. tile_contexts: (side^2, T, D); guide_context: (1, T, D). checkpoint: a file that a
-    killed run goes on from, step by step; fingerprint: stands for all that the result depends on but the noise.
+    killed run resumes from, step by step; fingerprint: stands for all that the result depends on but the noise.
 
-    At every step the guide's predicted picture is cut into side x side pieces, and each tile is moved, `inner.steps`
+    At every step the guide's predicted image is cut into side x side pieces, and each tile is moved, `inner.steps`
     times, along the denoiser's response to the direction in which the encoder sees the tile come nearer to its piece:
     an inexact Newton step by forward differences, without a backward pass.
     """
@@ -78,7 +78,7 @@ def sample_jointly(
     first, state = 0, torch.cat([tiles, guide]).float()  # the guide comes last
     if checkpoint is not None and (saved := load_progress(checkpoint, settings)):
         first, state = saved["step"], saved["canvas"]
-        log.info("%s: going on after step %d of %d", checkpoint, first, len(scheduler.timesteps))
+        log.info("%s: resuming after step %d of %d", checkpoint, first, len(scheduler.timesteps))
     contexts = torch.cat([tile_contexts, guide_context])
     steps, count = len(scheduler.timesteps), side**2
     bar = tqdm(desc="zoom", unit="tile", total=steps * count, initial=first * count, disable=None if progress else True)
@@ -119,11 +119,11 @@ def _towards(
     """Noisy latents of a batch of tiles moved towards their pieces of the guide, and their clean ones [Z, alg. 1]."""
     clean = predict(noisy, contexts)
     for _ in range(inner.steps):
-        picture = decode(clean).float().cpu()
-        factor = picture.shape[-1] // pieces.shape[-1]
-        residual = _unit(enlarge(pieces - shrink(picture, factor), factor))
-        moved = encode(picture + inner.fd_step * residual).float().cpu()
-        direction = _unit(moved - encode(picture).float().cpu())
+        image = decode(clean).float().cpu()
+        factor = image.shape[-1] // pieces.shape[-1]
+        residual = _unit(enlarge(pieces - shrink(image, factor), factor))
+        moved = encode(image + inner.fd_step * residual).float().cpu()
+        direction = _unit(moved - encode(image).float().cpu())
         response = (predict(noisy + inner.fd_step * direction, contexts) - clean) / inner.fd_step
         noisy = noisy + inner.rate * _unit(response)
         clean = predict(noisy, contexts)

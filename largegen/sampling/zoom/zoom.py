@@ -1,6 +1,6 @@
-"""A large picture that agrees with its guide at a low magnification: joint sampling at two scales [Z, alg. 1].
+"""A large image that agrees with its guide at a low magnification: joint sampling at two scales [Z, alg. 1].
 
-fast: draft -> guide, from the draft seen from afar -> canvas under the guide
+fast: draft -> guide, from the downsampled draft -> canvas under the guide
 published: guide and tiles at once -> seams
 """
 
@@ -25,16 +25,18 @@ from largegen.sampling.noise import INITIAL, SEAM, noise
 from largegen.sampling.patches import sample_patches
 from largegen.sampling.schedulers import make_scheduler
 from largegen.sampling.settings import Sampling, Zooming
-from largegen.sampling.zoom.downsample import Shrunk, shrink, watching
+from largegen.sampling.zoom.downsample import BandDownsampler, shrink, tee_bands
 from largegen.sampling.zoom.guide import GuideConstraint
 from largegen.sampling.zoom.joint import InnerIteration, pieces_of, sample_jointly, whole_of
 
-GUIDE_START = 0.3  # part of the steps, the last ones, that make the guide of what the draft looks like from afar
-GUIDE_GUIDANCE = 2.0  # at most: the draft says the layout already, and more adds nothing but contrast
-GUIDED = 0.4  # part of the steps, the first ones, at which the picture is held to its guide: they set colour and form
-DECODED = 8  # windows that go through the autoencoder at once
-SEAM_START = 300  # timestep that the pass against seams noises the canvas to [Z]
-NEARLY = 4  # the result is averaged down to so many px per px of the guide before it is resized properly
+GUIDE_STEP_FRACTION = 0.3  # part of the steps, the last ones, that make the guide of the downsampled draft
+MAX_GUIDE_GUIDANCE = 2.0  # at most: the draft says the layout already, and more adds nothing but contrast
+GUIDED_STEP_FRACTION = (
+    0.4  # part of the steps, the first ones, at which the image is held to its guide: they set colour and form
+)
+AUTOENCODER_BATCH = 8  # windows that go through the autoencoder at once
+SEAM_START_TIMESTEP = 300  # timestep that the pass against seams noises the canvas to [Z]
+GUIDE_SUPERSAMPLING = 4  # the result is averaged down to so many px per px of the guide before it is resized properly
 
 
 def level_of(model: Model, size: tuple[int, int]) -> int:
@@ -59,11 +61,11 @@ def zoom_latents(
     save_every_s: float = 60.0,
     progress: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """Latents of the guide (1, C, w, w) and of the picture (1, C, k w, k w) from a k x k grid of embeddings (k, k, D).
+    """Latents of the guide (1, C, w, w) and of the image (1, C, k w, k w) from a k x k grid of embeddings (k, k, D).
 
-    sampling: as generate.effective gives it. checkpoint: a file that a killed run goes on from; fingerprint: stands
-    for the model and the embeddings. Raises InputError for a grid that is no level's, and for settings that the model
-    cannot be sampled with.
+    sampling: as generate.resolve_defaults gives it. checkpoint: a file that a killed run resumes from; fingerprint:
+    stands for the model and the embeddings. Raises InputError for a grid that is no level's, and for settings that
+    the model cannot be sampled with.
     """
     side = len(features)
     level = level_of(model, (features.shape[1] * model.tile_px, side * model.tile_px))
@@ -78,18 +80,20 @@ def zoom_latents(
         size = (side * model.tile_px,) * 2
         settings = canvas_sampling(model, sampling, zooming)
         saved["save_every_s"] = save_every_s
-        draft = sample_latents(model, features, *size, settings, **saved | {"checkpoint": beside(checkpoint, "draft")})
+        draft = sample_latents(
+            model, features, *size, settings, **saved | {"checkpoint": part_checkpoint(checkpoint, "draft")}
+        )
         guide = sample_patches(
             model,
             features[None],
             level,
-            replace(sampling, guidance=min(sampling.guidance, GUIDE_GUIDANCE)),
-            draft=model.autoencoder.encode(from_afar(model, draft, sampling, side)),
+            replace(sampling, guidance=min(sampling.guidance, MAX_GUIDE_GUIDANCE)),
+            draft=model.autoencoder.encode(downsample_canvas(model, draft, sampling, side)),
             last_steps=guide_steps(sampling),
         )
         decoder = model.linear_decoder or fit_linear_decoder(model.autoencoder.decode, guide)
-        constraint = GuideConstraint(decoder, guide_picture(model, guide), side)
-        held = {"correct": constraint, "correct_steps": round(GUIDED * sampling.steps)}
+        constraint = GuideConstraint(decoder, guide_image(model, guide), side)
+        held = {"correct": constraint, "correct_steps": round(GUIDED_STEP_FRACTION * sampling.steps)}
         canvas = sample_latents(model, features, *size, settings, **held, **saved)
         return guide, canvas
     channels, window = model.autoencoder.channels, model.window
@@ -113,7 +117,7 @@ def zoom_latents(
         return guide, canvas
     first = seams.timesteps[-zooming.seam_steps]  # noise the canvas to timestep 300 and sample it again [Z]
     added = noise(sampling.seed, SEAM, 0, 0, *canvas.shape[-2:], channels)
-    saved["checkpoint"] = beside(checkpoint, "seams")
+    saved["checkpoint"] = part_checkpoint(checkpoint, "seams")
     canvas = sample_canvas(
         model.eps,
         interpolated(model, features),
@@ -142,7 +146,7 @@ def check_zooming(model: Model, zooming: Zooming) -> DDIMScheduler | None:
     if zooming.method == "fast" or not zooming.seam_steps:
         return None
     try:
-        return make_scheduler("ddim", model.scheduler, round(zooming.seam_steps * 1000 / SEAM_START))
+        return make_scheduler("ddim", model.scheduler, round(zooming.seam_steps * 1000 / SEAM_START_TIMESTEP))
     except InputError as error:
         raise InputError(f"--seam-steps {zooming.seam_steps}: cannot be spaced evenly; try another number") from error
 
@@ -154,24 +158,24 @@ def canvas_sampling(model: Model, sampling: Sampling, zooming: Zooming) -> Sampl
     return replace(sampling, windows="overlap", stride=max(1, model.window // 4))
 
 
-def beside(checkpoint: Path | None, part: str) -> Path | None:
+def part_checkpoint(checkpoint: Path | None, part: str) -> Path | None:
     """Where a part of the work keeps its progress, `draft` or `seams`, beside that of the rest."""
     return checkpoint and checkpoint.with_name(f"{checkpoint.name}.{part}")
 
 
 def guide_steps(sampling: Sampling) -> int:
     """Steps from the noised draft to the guide."""
-    return max(1, round(GUIDE_START * sampling.steps))
+    return max(1, round(GUIDE_STEP_FRACTION * sampling.steps))
 
 
 def _in_parts(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-    """`function` of a batch, DECODED at a time: pictures take more room than latents."""
-    return lambda batch: torch.cat([function(part) for part in batch.split(DECODED)])
+    """`function` of a batch, DECODED at a time: images take more room than latents."""
+    return lambda batch: torch.cat([function(part) for part in batch.split(AUTOENCODER_BATCH)])
 
 
 def count_work(model: Model, side: int, sampling: Sampling, zooming: Zooming) -> dict[str, int]:
-    """What a picture of side x side tiles costs before it is decoded: calls of the denoiser, decodes and encodes of one
-    window. sampling: as `generate.effective` gives it."""
+    """What an image of side x side tiles costs before it is decoded: calls of the denoiser, decodes and encodes of one
+    window. sampling: as `generate.resolve_defaults` gives it."""
     guidance = 1 if sampling.guidance in (0, 1) else 2
     length = side * model.window
     on_canvas = canvas_sampling(model, sampling, zooming)
@@ -191,27 +195,27 @@ def count_work(model: Model, side: int, sampling: Sampling, zooming: Zooming) ->
     }
 
 
-def guide_picture(model: Model, guide: Tensor) -> Tensor:
+def guide_image(model: Model, guide: Tensor) -> Tensor:
     """(1, 3, tile_px, tile_px) float32 in [-1, 1] on the CPU."""
     return model.autoencoder.decode(guide).cpu().clamp(-1, 1)
 
 
-def from_afar(model: Model, canvas: Tensor, sampling: Sampling, factor: int) -> Tensor:
-    """The picture of a canvas, decoded band by band, at a `factor`-th of its size: (1, 3, H, W) in [-1, 1]."""
-    seen = seen_from_afar(factor)
-    for _ in watching(decode_bands(model, canvas, sampling), seen):
+def downsample_canvas(model: Model, canvas: Tensor, sampling: Sampling, factor: int) -> Tensor:
+    """The image of a canvas, decoded band by band, at a `factor`-th of its size: (1, 3, H, W) in [-1, 1]."""
+    seen = guide_downsampler(factor)
+    for _ in tee_bands(decode_bands(model, canvas, sampling), seen):
         pass
-    return _resized(seen.picture, factor // seen.factor)[None]
+    return _resized(seen.image, factor // seen.factor)[None]
 
 
-def seen_from_afar(factor: int) -> Shrunk:
-    """Collects a picture's bands for `guide_psnr` with a guide of a `factor`-th of its size."""
-    return Shrunk(max(1, factor // NEARLY))
+def guide_downsampler(factor: int) -> BandDownsampler:
+    """Collects an image's bands for `guide_psnr` with a guide of a `factor`-th of its size."""
+    return BandDownsampler(max(1, factor // GUIDE_SUPERSAMPLING))
 
 
-def _resized(picture: np.ndarray, factor: int) -> Tensor:
+def _resized(image: np.ndarray, factor: int) -> Tensor:
     """(H, W, 3) uint8 -> (3, H / factor, W / factor) in [-1, 1], antialiased bicubic."""
-    return shrink(to_network(picture)[None], factor)[0].clamp(-1, 1) if factor > 1 else to_network(picture)
+    return shrink(to_network(image)[None], factor)[0].clamp(-1, 1) if factor > 1 else to_network(image)
 
 
 def guide_psnr(guide: np.ndarray, result: np.ndarray) -> float:

@@ -13,7 +13,7 @@ from torch import Tensor
 from largegen.errors import InputError
 from largegen.images.contact_sheet import contact_sheet
 from largegen.models.autoencoder import ResidualAutoencoder
-from largegen.models.pixels import to_network, to_pictures
+from largegen.models.pixels import to_images, to_network
 from largegen.models.storage import save_network
 from largegen.slides.slide import Slide
 from largegen.training.crops import CropDataset
@@ -90,11 +90,11 @@ class AutoencoderTask(Task):
         """The first training crops, (count, 3, crop_px, crop_px)."""
         return torch.stack([self.dataset[n]["image"] for n in range(count)])
 
-    def _reconstruct(self, pictures: np.ndarray) -> np.ndarray:
+    def _reconstruct(self, images: np.ndarray) -> np.ndarray:
         device = next(self.vae.parameters()).device
         decoded = [
-            to_pictures(self.vae.decode(self.vae.encode(batch.to(device)).latent_dist.mode()).sample)
-            for batch in to_network(pictures).split(8)
+            to_images(self.vae.decode(self.vae.encode(batch.to(device)).latent_dist.mode()).sample)
+            for batch in to_network(images).split(8)
         ]
         return np.concatenate(decoded)
 
@@ -106,10 +106,10 @@ class AutoencoderTask(Task):
         return {"validation_psnr": -10 * math.log10(max(error.mean(), 1e-9) / 255**2)}
 
     def preview(self, path: Path) -> None:
-        pictures = self.held_out[:8]
-        if not len(pictures):
-            pictures = np.concatenate([to_pictures(self.dataset[n]["image"][None]) for n in range(8)])
-        contact_sheet(np.concatenate([pictures, self._reconstruct(pictures)]), len(pictures), path)
+        images = self.held_out[:8]
+        if not len(images):
+            images = np.concatenate([to_images(self.dataset[n]["image"][None]) for n in range(8)])
+        contact_sheet(np.concatenate([images, self._reconstruct(images)]), len(images), path)
 
     def export(self, directory: Path) -> None:
         """Save the autoencoder with the mean and deviation of each latent channel over training crops."""
@@ -137,7 +137,7 @@ class _NoisyCrops(CropDataset):
 
 
 def ssim(a: Tensor, b: Tensor, window_px: int = 7) -> Tensor:
-    """Mean structural similarity of pictures (B, C, H, W) in [-1, 1]: 1 where equal (Wang et al. 2004, eq. 13).
+    """Mean structural similarity of images (B, C, H, W) in [-1, 1]: 1 where equal (Wang et al. 2004, eq. 13).
 
     Local statistics are taken over square windows; the constants are the usual (0.01 L)^2 and (0.03 L)^2 for the
     range L = 2.

@@ -12,12 +12,12 @@ from largegen.images.contact_sheet import contact_sheet
 from largegen.models.denoiser import DenoiserConfig, to_eps
 from largegen.models.linear_decoder import fit_linear_decoder
 from largegen.models.model import Model
-from largegen.models.pixels import to_pictures
+from largegen.models.pixels import to_images
 from largegen.sampling.denoise import guided
 from largegen.sampling.schedulers import make_scheduler
 from largegen.training.dataset import LatentRegions
 from largegen.training.loop import Task
-from largegen.training.sample_metrics import Judge
+from largegen.training.sample_metrics import SampleMetrics
 from largegen.training.sampler import sample_rng
 
 LINEAR_FIT_REGIONS = 64  # that the linear decoder of the model is fitted on
@@ -27,7 +27,7 @@ PREVIEW_STEPS, PREVIEW_GUIDANCE = 20, 2.0
 class DiffusionTask(Task):
     """The denoiser and the conditioner; the loss is the error of what it predicts at a uniform timestep [L, Z].
 
-    Latent channels count by the root of their importance to the picture, where the autoencoder knows it: a small
+    Latent channels count by the root of their importance to the image, where the autoencoder knows it: a small
     network spends itself on layout and colour before the finest detail.
     """
 
@@ -38,11 +38,17 @@ class DiffusionTask(Task):
         config: DenoiserConfig,
         encoder: Path | None,
         dtype: torch.dtype | None = None,
-        judge: Judge | None = None,
+        sample_metrics: SampleMetrics | None = None,
     ):
         super().__init__()
-        self.dataset, self.model, self.encoder, self.dtype, self.judge = dataset, model, encoder, dtype, judge
-        self.eval_every = judge.every if judge else 0
+        self.dataset, self.model, self.encoder, self.dtype, self.sample_metrics = (
+            dataset,
+            model,
+            encoder,
+            dtype,
+            sample_metrics,
+        )
+        self.eval_every = sample_metrics.every if sample_metrics else 0
         self.unet, self.conditioner = model.unet, model.conditioner
         self.scheduler = model.scheduler
         weights = model.autoencoder.importance.sqrt()
@@ -112,7 +118,7 @@ class DiffusionTask(Task):
 
         rows = []
         for above, below in zip(real.split(8), self._sample(context).split(8), strict=True):
-            rows += [to_pictures(self.model.autoencoder.decode(x)) for x in (above, below)]
+            rows += [to_images(self.model.autoencoder.decode(x)) for x in (above, below)]
         contact_sheet(np.concatenate(rows), 8, path)
 
     def evaluate(self) -> dict[str, float]:
@@ -122,13 +128,13 @@ class DiffusionTask(Task):
         for level, regions in enumerate(self.dataset.validation):
             if len(regions) < 2:
                 continue
-            real, context = self._batch(_evenly(regions, self.judge.samples))
-            pictures = [
-                np.concatenate([to_pictures(self.model.autoencoder.decode(x)) for x in latents.split(8)])
+            real, context = self._batch(_evenly(regions, self.sample_metrics.samples))
+            images = [
+                np.concatenate([to_images(self.model.autoencoder.decode(x)) for x in latents.split(8)])
                 for latents in (real, self._sample(context))
             ]
             of_level = f"_level_{level}" if len(self.dataset.validation) > 1 else ""
-            found |= {name + of_level: value for name, value in self.judge.figures(*pictures).items()}
+            found |= {name + of_level: value for name, value in self.sample_metrics.figures(*images).items()}
         return found
 
     def _sample(self, context: Tensor) -> Tensor:

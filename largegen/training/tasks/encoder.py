@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from largegen.errors import InputError
 from largegen.images.contact_sheet import contact_sheet
-from largegen.models.pixels import to_network, to_pictures
+from largegen.models.pixels import to_images, to_network
 from largegen.models.storage import save_weights
 from largegen.runtime.files import write_json
 from largegen.slides.slide import Slide
@@ -52,7 +52,7 @@ def _create(config: EncoderConfig) -> nn.Module:
 
 
 class EncoderTask(Task):
-    """A timm network whose output of `width` numbers is the embedding, and the pairs of crops it learns from."""
+    """A timm network whose output is the embedding, and the pairs of crops it learns from."""
 
     def __init__(self, slides: Sequence[tuple[Slide, float]], config: EncoderConfig, seed: int, dtype=None):
         super().__init__()
@@ -68,7 +68,7 @@ class EncoderTask(Task):
         self.register_buffer("std", torch.tensor(IMAGENET_STD)[:, None, None], persistent=False)
 
     def embed(self, image: Tensor) -> Tensor:
-        """(B, 3, H, W) in [-1, 1] -> unit embeddings (B, width) float32."""
+        """(B, 3, H, W) in [-1, 1] -> unit embeddings (B, D) float32."""
         size = (self.config.input_px, self.config.input_px)
         image = F.interpolate((image + 1) / 2, size, mode="bicubic", antialias=True).clamp(0, 1)
         normalised = ((image - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
@@ -90,13 +90,13 @@ class EncoderTask(Task):
         hits = (mirrored @ tiles.T).argmax(1) == torch.arange(len(tiles))
         return {"validation_retrieval": hits.float().mean().item()}
 
-    def _embed_all(self, pictures: np.ndarray) -> Tensor:
-        batches = to_network(pictures).split(32)
+    def _embed_all(self, images: np.ndarray) -> Tensor:
+        batches = to_network(images).split(32)
         return torch.cat([self.embed(batch.to(self.mean.device)).cpu() for batch in batches])
 
     def preview(self, path: Path) -> None:
         """Each row: a tile and the tiles nearest to it in the embedding, of 256 random training crops."""
-        tiles = np.concatenate([to_pictures(self.dataset[n]["image"][:1]) for n in range(256)])
+        tiles = np.concatenate([to_images(self.dataset[n]["image"][:1]) for n in range(256)])
         embeddings = self._embed_all(tiles)
         nearest = (embeddings[:6] @ embeddings.T).topk(6).indices
         contact_sheet(tiles[nearest.flatten().numpy()][:, ::2, ::2], 6, path)

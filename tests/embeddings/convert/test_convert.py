@@ -17,7 +17,7 @@ from helpers.models import WIDTH, save_encoder, save_model
 
 from embeddings.test_embed import embed
 from largegen.cli import run
-from largegen.embeddings.convert.convert import Given, import_embeddings
+from largegen.embeddings.convert.convert import ImportOptions, import_embeddings
 from largegen.embeddings.file import EmbeddingFile, read_grid
 from largegen.errors import EmbeddingFileError, InputError, OutputError
 from largegen.slides.slide import open_slide
@@ -45,7 +45,7 @@ def save_h5(path: Path, coords_attrs=None, **arrays) -> Path:
 
 def imported(path: Path, slide=None, **given):
     """The grid that `path` is imported to."""
-    return read_grid(import_embeddings(path, path.parent / "out", Given(**given), slide=slide, overwrite=True))
+    return read_grid(import_embeddings(path, path.parent / "out", ImportOptions(**given), slide=slide, overwrite=True))
 
 
 @pytest.fixture(scope="module")
@@ -171,9 +171,9 @@ def slide(make_slide):
 
 
 class Tiny:
-    """An encoder of `phikon`'s name and width that needs no weights, for files with holes."""
+    """An encoder of `phikon`'s name and dimension that needs no weights, for files with holes."""
 
-    width, dtype, fingerprint = 768, torch.float32, "none"
+    dim, dtype, fingerprint = 768, torch.float32, "none"
     spec = SimpleNamespace(name="phikon", licence="Owkin non-commercial licence")
 
     def encode(self, images):
@@ -210,7 +210,7 @@ def test_tridents_attributes_stand_for_the_slide(slide, tmp_path, phikon):
         features = file["features"][:]
         del file["features"]
         file["features"] = features[None]  # as TRIDENT once wrote them
-    file = EmbeddingFile(import_embeddings(path, tmp_path / "out", Given(**phikon)))
+    file = EmbeddingFile(import_embeddings(path, tmp_path / "out", ImportOptions(**phikon)))
     s = file.settings
     assert (s.source_width, s.source_height, s.mpp, s.source_kind) == (1300, 1000, 0.5, "slide")
     assert (s.encoder_fingerprint, s.tissue_filter, s.precision) == ("", "unknown", "unknown")
@@ -333,12 +333,12 @@ BAD = [
     (lambda p: p.write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(99)), "damaged HDF5"),
     (lambda p: p.write_bytes(pickle.dumps(random(4, 768))[:-900]), "damaged pickle"),
     (lambda p: p.write_bytes(pickle.dumps("text")), "it has no array"),
-    (lambda p: save(p, random(4, 512)), r"phikon, of 768 numbers each; it has one \(4, 512\)"),
+    (lambda p: save(p, random(4, 512)), r"768-dimensional embeddings of phikon; it has one \(4, 512\)"),
     (lambda p: save(p, random(5, 768)), "5 tiles are no square"),
     (lambda p: save(p, np.zeros((0, 768), np.float32)), "holds no embedding"),
     (lambda p: save(p, np.full((4, 768), np.nan, np.float32)), "not finite"),
     (lambda p: save(p, np.full((4, 768), 1e300)), "not finite"),
-    (lambda p: save(p, np.zeros((4, 768), np.int64)), "holds no embeddings of phikon"),
+    (lambda p: save(p, np.zeros((4, 768), np.int64)), "holds no 768-dimensional embeddings of phikon"),
     (lambda p: save_h5(p, features=random(3, 768), coords=GOOD["coords"]), "do not fit together"),
     (lambda p: save_h5(p, features=GOOD["features"], coords=GOOD["coords"] - 9), "no places on a slide"),
     (lambda p: save_h5(p, features=GOOD["features"], coords=GOOD["coords"] + 1e19), "no places on a slide"),
@@ -446,7 +446,7 @@ def test_our_own_files_need_no_import(slide, tmp_path, command):
     assert_one_line(command(theirs, "--encoder", "phikon", "--overwrite")[2], "would be replaced")
 
 
-def test_pictures_are_made_from_imported_files(tmp_path, command, tiny, capfd):
+def test_images_are_made_from_imported_files(tmp_path, command, tiny, capfd):
     model = save_model(tmp_path / "model", Path(tiny.removeprefix("local-dir:")))
     path = save(tmp_path / "grid.npy", random(WIDTH, 3, 4))
     assert command(path, "--encoder", tiny, "--tile-px", 64, "--mag", 20)[0] == 0
@@ -457,8 +457,8 @@ def test_pictures_are_made_from_imported_files(tmp_path, command, tiny, capfd):
         return run(["generate", "--embeddings", str(tmp_path / "out" / "grid.h5"), *out, *options])
 
     assert generate() == 0
-    with open_slide(tmp_path / "a.png") as picture:
-        assert (picture.width, picture.height) == (256, 192)
+    with open_slide(tmp_path / "a.png") as image:
+        assert (image.width, image.height) == (256, 192)
     other = save_encoder(tmp_path / "other", seed=1)
     command(path, "--encoder", f"local-dir:{other}", "--tile-px", 64, "--overwrite")
     capfd.readouterr()
@@ -487,8 +487,8 @@ def test_zoom_and_sample_take_imported_files(tmp_path, command, tiny, capfd):
         assert make(name, "sample", "--level", 2, "-n", 3) == (0, "")
         sizes = {"zoom": (256, 256), "sample": (200, 64)}  # with gaps
         for what, size in sizes.items():
-            with open_slide(tmp_path / f"{name}-{what}.png") as picture:
-                assert (picture.width, picture.height) == size
+            with open_slide(tmp_path / f"{name}-{what}.png") as image:
+                assert (image.width, image.height) == size
     code, error = make("grid", "zoom", "--size", 512, "--overwrite")
     assert code == 2
     assert_one_line(error, "zooms to 128, 256 px")
@@ -496,9 +496,9 @@ def test_zoom_and_sample_take_imported_files(tmp_path, command, tiny, capfd):
 
 def test_an_imported_file_survives_being_read(tmp_path, phikon):
     """What is written passes the checks of every reader, and damage to it is seen."""
-    path = import_embeddings(save(tmp_path / "a.npy", random(4, 768)), tmp_path / "out", Given(**phikon))
+    path = import_embeddings(save(tmp_path / "a.npy", random(4, 768)), tmp_path / "out", ImportOptions(**phikon))
     with pytest.raises(OutputError, match="exists already"):
-        import_embeddings(tmp_path / "a.npy", tmp_path / "out", Given(**phikon))
+        import_embeddings(tmp_path / "a.npy", tmp_path / "out", ImportOptions(**phikon))
     with h5py.File(path, "r+") as file:
         file["coords"][0] = (5, 5)
     with pytest.raises(EmbeddingFileError, match="do not form a grid"):

@@ -143,9 +143,9 @@ def test_broken_features_are_counted():
 def test_features_of_another_width_are_refused():
     with pytest.raises(InputError, match=r"shape \(8, 5\)"):
         Moments(4).add(normal(8, 5))
-    with pytest.raises(InputError, match="width 5 and 4"):
+    with pytest.raises(InputError, match="dimensions 5 and 4"):
         Moments(4).merge(Moments(5))
-    with pytest.raises(InputError, match="width 4 and 5"):
+    with pytest.raises(InputError, match="dimensions 4 and 5"):
         frechet_distance(gaussian_of(normal(8, 4)), gaussian_of(normal(8, 5)))
     for metric in (kernel_distance, precision_recall, frechet_distance_of_features, nearest):
         with pytest.raises(InputError, match="features have shape"):
@@ -197,7 +197,7 @@ def test_kernel_distance_is_unbiased_and_its_error_honest(shift):
 def test_kernel_distance_draws_a_part_of_large_sets_by_seed(monkeypatch):
     real, fake = normal(300, 4), normal(50, 4, seed=1)
     assert kernel_distance(real, fake, seed=1) == kernel_distance(real, fake, seed=2)
-    monkeypatch.setattr("largegen.metrics.distances.kid.LARGEST", 100)
+    monkeypatch.setattr("largegen.metrics.distances.kid.MAX_SAMPLES", 100)
     first = kernel_distance(real, fake, seed=1)
     assert first == kernel_distance(real, fake, seed=1)
     assert first != kernel_distance(real, fake, seed=2)
@@ -240,7 +240,7 @@ def test_precision_needs_more_samples_than_neighbours(k):
 
 
 def test_nearest_is_exact_search(monkeypatch):
-    monkeypatch.setattr("largegen.metrics.distances.precision_recall.ROWS", 16)
+    monkeypatch.setattr("largegen.metrics.distances.precision_recall.BLOCK_ROWS", 16)
     queries, base = normal(50, 8), normal(70, 8, seed=1)
     every = np.linalg.norm(queries[:, None].astype(np.float64) - base, axis=2)
     indices, distances = nearest(queries, base, 4)

@@ -13,8 +13,8 @@ from largegen.metrics.features import extract as module
 from largegen.metrics.features.extract import extract
 from largegen.metrics.features.networks import FeatureNetwork
 from largegen.metrics.sets.crops import Crops, CropSettings, Samples
-from largegen.metrics.sets.images import Picture
-from largegen.runtime.distributed import join
+from largegen.metrics.sets.images import SetImage
+from largegen.runtime.distributed import process_group
 
 WIDTH = 8
 
@@ -26,8 +26,8 @@ def project(batch):
 
 
 NETWORK = FeatureNetwork(
-    **{"name": "stand-in", "title": "stand-in", "width": WIDTH, "key": {"network": "stand-in"}, "standard": True},
-    **{"licence": "CC0-1.0", "device": torch.device("cpu"), "prepare": lambda picture: picture, "features": project},
+    **{"name": "stand-in", "title": "stand-in", "dim": WIDTH, "key": {"network": "stand-in"}, "standard": True},
+    **{"licence": "CC0-1.0", "device": torch.device("cpu"), "prepare": lambda image: image, "features": project},
 )
 
 
@@ -35,30 +35,30 @@ class MadeUp(Samples):
     """Samples (16, 16, 3) uint8 that are made when they are asked for; every `broken`-th cannot be read."""
 
     def __init__(self, count, broken=None):
-        picture = Picture("picture", 1.0, 16, 16, lossy=False, tissue=False)
-        super().__init__([picture], [] if broken else None)
+        image = SetImage("image", 1.0, 16, 16, lossy=False, tissue=False)
+        super().__init__([image], [] if broken else None)
         self.count, self.broken = count, broken
 
     def __len__(self):
         return self.count
 
-    def picture_of(self, index):
+    def image_of(self, index):
         return 0
 
     def one(self, index):
         if self.broken and index % self.broken == 0:
-            raise SlideError("picture: damaged")
+            raise SlideError("image: damaged")
         return np.random.default_rng(index).integers(0, 256, (16, 16, 3), dtype=np.uint8)
 
 
 def statistics_of(samples, batch_size=32, workers=2, network=NETWORK):
-    processes = join(torch.device("cpu"))
+    processes = process_group(torch.device("cpu"))
     options = {"processes": processes, "batch_size": batch_size, "workers": workers}
     return extract(network, samples, {"level": "pixels"}, {"paths": ("here",)}, **options)
 
 
 def test_statistics_are_those_of_all_features(monkeypatch):
-    monkeypatch.setattr(module, "KEPT", 50)
+    monkeypatch.setattr(module, "MAX_KEPT_FEATURES", 50)
     samples = MadeUp(333)
     found, kept = statistics_of(samples)
     features = project(np.stack([samples.one(index) for index in range(333)]))
@@ -75,7 +75,7 @@ def test_exactly_what_cannot_be_read_is_left_out():
     samples = MadeUp(100, broken=10)
     found, kept = statistics_of(samples, batch_size=4)
     assert kept.tolist() == [index for index in range(100) if index % 10]
-    assert found.gaussian.count == 90 and samples.failed == [("picture", "picture: damaged")]
+    assert found.gaussian.count == 90 and samples.failed == [("image", "image: damaged")]
 
 
 @pytest.mark.parametrize("reader", ["vips", "openslide"])
@@ -88,12 +88,12 @@ def test_a_damaged_slide_gives_the_same_crops_whatever_the_batches_and_threads(t
     for place in range(300_000, len(content) // 2, 1_200_000):
         content[place : place + 300] = bytes(300)
     path.write_bytes(content)
-    picture = Picture(path, 1.0, 1500, 1500, lossy=False, tissue=False)
-    assert picture.open().reader == reader
+    image = SetImage(path, 1.0, 1500, 1500, lossy=False, tissue=False)
+    assert image.open().reader == reader
     everything = []
     for batch_size, workers in ((8, 1), (8, 4), (5, 4)):
         failed = []
-        crops = Crops([picture], CropSettings(200, 128), failed)
+        crops = Crops([image], CropSettings(200, 128), failed)
         found = list(crops.batches(batch_size, workers))
         assert all(batch.min() > 0 for _, batch in found)  # libvips paints what it cannot read black
         assert len(failed) == 1 and "damaged" in failed[0][1]
@@ -108,7 +108,7 @@ def test_one_sample_is_one_line():
 
 
 def test_memory_does_not_grow_with_the_samples(monkeypatch):
-    monkeypatch.setattr(module, "KEPT", 500)
+    monkeypatch.setattr(module, "MAX_KEPT_FEATURES", 500)
     statistics_of(MadeUp(500))  # what is imported and kept once
     peaks = []
     for count in (2_000, 20_000):

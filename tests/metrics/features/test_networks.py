@@ -24,7 +24,7 @@ RNG = np.random.default_rng(0)
 FILE = "inception-2015-12-05.pt"  # the name that clean-fid opens in a folder
 
 
-def pictures(count, height=96, width=96):
+def images(count, height=96, width=96):
     """(count, height, width, 3) uint8, each a smooth colour field with noise."""
     coarse = RNG.uniform(0, 255, (count, 8, 8, 3)).astype(np.uint8)
     smooth = [np.asarray(Image.fromarray(c).resize((width, height), Image.Resampling.BICUBIC)) for c in coarse]
@@ -32,7 +32,7 @@ def pictures(count, height=96, width=96):
 
 
 def features_of(network, batch):
-    return network.features(np.stack([network.prepare(picture) for picture in batch]))
+    return network.features(np.stack([network.prepare(image) for image in batch]))
 
 
 def save_script(module, path):
@@ -58,15 +58,15 @@ def inception_file(tmp_path_factory):
 
 
 def test_inception_features_and_fid_are_clean_fids(inception_file, tmp_path):
-    sets = pictures(24), pictures(24, 330, 310)  # enlarged and shrunk
+    sets = images(24), images(24, 330, 310)  # enlarged and shrunk
     network = load_network("inception", inception_file, "cpu")
     reference = InceptionV3W(str(inception_file.parent), download=False)
     ours, theirs = [], []
     for number, batch in enumerate(sets):
         folder = tmp_path / str(number)
         folder.mkdir()
-        for index, picture in enumerate(batch):
-            Image.fromarray(picture).save(folder / f"{index:02}.png")
+        for index, image in enumerate(batch):
+            Image.fromarray(image).save(folder / f"{index:02}.png")
         options = {"num_workers": 0, "device": torch.device("cpu"), "mode": "clean", "verbose": False}
         theirs.append(cleanfid.fid.get_folder_features(str(folder), reference, **options))
         ours.append(features_of(network, batch))
@@ -79,14 +79,14 @@ def test_inception_features_and_fid_are_clean_fids(inception_file, tmp_path):
 
 def test_inception_features_do_not_depend_on_the_batch(inception_file):
     network = load_network("inception", inception_file, "cpu")
-    batch = pictures(5)
+    batch = images(5)
     one_by_one = np.concatenate([features_of(network, batch[i : i + 1]) for i in range(5)])
     assert np.allclose(features_of(network, batch), one_by_one, rtol=1e-5, atol=1e-5 * one_by_one.max())
 
 
 def test_inception_is_standard_only_with_the_known_file_in_fp32(inception_file, monkeypatch):
     network = load_network("inception", inception_file, "cpu")
-    assert not network.standard and network.width == 2048 and network.device == torch.device("cpu")
+    assert not network.standard and network.dim == 2048 and network.device == torch.device("cpu")
     monkeypatch.setattr(networks, "INCEPTION_SHA256", network.key["sha256"])
     assert load_network("inception", inception_file, "cpu").standard
     halved = load_network("inception", inception_file, "cpu", torch.bfloat16)
@@ -183,7 +183,7 @@ class Clip(nn.Module):
 def clip(monkeypatch):
     """A narrow CLIP in fp32 whose weights are fp16 numbers, as those of the published file are."""
     kwargs = {"num_classes": 24, "embed_dim": 128, "depth": 2, "num_heads": 2, "mlp_ratio": 1}
-    monkeypatch.setattr(networks, "CLIP", replace(networks.CLIP, width=24, timm_kwargs=kwargs))
+    monkeypatch.setattr(networks, "CLIP", replace(networks.CLIP, dim=24, timm_kwargs=kwargs))
     torch.manual_seed(1)
     return Clip().half().float().eval()
 
@@ -202,8 +202,8 @@ def clip_files(clip, folder):
 
 
 def test_clip_features_are_those_of_clip_whatever_the_form_of_the_file(clip, tmp_path):
-    picture = pictures(1, 300, 400)[0]
-    shrunk = Image.fromarray(picture).resize((298, 224), Image.Resampling.BICUBIC)
+    image = images(1, 300, 400)[0]
+    shrunk = Image.fromarray(image).resize((298, 224), Image.Resampling.BICUBIC)
     seen = np.asarray(shrunk)[:, 37:261]
     mean, std = (torch.tensor(values) for values in (networks.CLIP.mean, networks.CLIP.std))
     with torch.inference_mode():
@@ -211,9 +211,9 @@ def test_clip_features_are_those_of_clip_whatever_the_form_of_the_file(clip, tmp
     keys = set()
     for file in clip_files(clip, tmp_path):
         network = load_network("clip", file, "cpu")
-        assert network.width == 24 and network.licence == "MIT" and not network.standard
-        assert np.array_equal(network.prepare(picture), seen)
-        found = features_of(network, [picture])
+        assert network.dim == 24 and network.licence == "MIT" and not network.standard
+        assert np.array_equal(network.prepare(image), seen)
+        found = features_of(network, [image])
         assert found.dtype == np.float32
         assert np.allclose(found, expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max())
         keys.add(network.key["fingerprint"])
@@ -273,11 +273,11 @@ def test_encoder_features_are_its_embeddings_at_unit_length(tmp_path):
     directory = save_encoder(tmp_path / "encoder")
     network = load_network(f"encoder:local-dir:{directory}", device="cpu")
     encoder = load_encoder(f"local-dir:{directory}", device="cpu")
-    batch = pictures(3)
+    batch = images(3)
     found, expected = features_of(network, batch), encoder.encode(batch)
     assert np.allclose(np.linalg.norm(found, axis=1), 1)
     assert np.allclose(found, expected / np.linalg.norm(expected, axis=1)[:, None])
-    assert (network.width, network.licence) == (encoder.width, "CC-BY-4.0")
+    assert (network.dim, network.licence) == (encoder.dim, "CC-BY-4.0")
 
 
 def test_a_copy_of_an_encoder_has_the_same_key_and_another_encoder_has_not(tmp_path):

@@ -24,7 +24,7 @@ HOSTILE = "/data/<script>alert(1)&quot;"
 
 CROP_FID = Figure("crop-fid", "Crop FID", 15.51, "lower", 10000, 9000, (14.9, 16.1), None, 12.83, 3.2)
 KID = Figure("kid", "KID", 0.00432, "lower", 10000, 10000, standard_error=0.00031, floor=-0.00002)
-SIMILARITY = Figure("embedding-similarity", "Embedding similarity", 0.924, "higher", 64, 64, note="<b>few</b> pictures")
+SIMILARITY = Figure("embedding-similarity", "Embedding similarity", 0.924, "higher", 64, 64, note="<b>few</b> images")
 SEAM = Figure("seam", "Seam score", 1.043, "one", 48, 48)
 
 
@@ -61,7 +61,7 @@ def evaluation() -> Evaluation:
         fake={"paths": ["/runs/generated"], "pictures": 48, "crops": 9000},
         levels=(LevelFigures("20x", (CROP_FID, KID, SIMILARITY, SEAM)), LevelFigures("5x", (CROP_FID,))),
         left_out=(LeftOut("clip-fid", "no weights at hand"),),
-        warnings=("the real pictures are JPEG",),
+        warnings=("the real images are JPEG",),
         settings={"seed": 7, "crops": {"size_px": 256, "placement": "random"}, "tissue_only": True},
     )
 
@@ -84,12 +84,12 @@ def page(tmp_path, evaluation, sheets) -> Page:
 def test_every_figure_is_there_with_all_that_qualifies_it(page):
     for text in ("15.51", "14.90 – 16.10", "12.83", "3.20", "10,000 / 9,000", "0.00432", "± 0.00031", "−0.00002"):
         assert text in page.text
-    for text in ("0.924", "1.043", "<b>few</b> pictures", "lower is better", "higher is better", "1 is best"):
+    for text in ("0.924", "1.043", "<b>few</b> images", "lower is better", "higher is better", "1 is best"):
         assert text in page.text
 
 
 def test_warnings_come_before_the_figures_and_left_out_metrics_after(page):
-    order = [page.text.index(text) for text in ("the real pictures are JPEG", "15.51", "no weights at hand", "seed")]
+    order = [page.text.index(text) for text in ("the real images are JPEG", "15.51", "no weights at hand", "seed")]
     assert order == sorted(order)
 
 
@@ -115,7 +115,7 @@ def test_the_json_is_the_evaluation(page, evaluation):
     assert content == json.loads(json.dumps(evaluation.as_dict()))
 
 
-def test_pictures_are_inside_and_resemble_the_pixels(page, sheets):
+def test_images_are_inside_and_resemble_the_pixels(page, sheets):
     originals = [thumbnail.pixels for sheet in sheets for row in sheet.rows for thumbnail in row.thumbnails]
     assert len(page.all("img")) == len(originals) == 6
     for attrs, pixels in zip(page.all("img"), originals, strict=True):
@@ -130,7 +130,7 @@ def test_each_thumbnail_has_its_label():
         thumbnails(np.zeros((3, 8, 8, 3), np.uint8), ["9.31"])
 
 
-def test_large_pictures_are_shrunk(tmp_path, evaluation):
+def test_large_images_are_shrunk(tmp_path, evaluation):
     sheet = Sheet("Whole", "", "20x", (SheetRow("a.tif", thumbnails([np.zeros((600, 2400, 3), np.uint8)])),))
     write_report(tmp_path / "report.html", evaluation, [sheet])
     source = Page(tmp_path / "report.html").all("img")[0]["src"]
@@ -163,7 +163,7 @@ def test_the_least_evaluation_makes_a_page(tmp_path):
     write_report(tmp_path / "report.html", Evaluation({}, {}, (LevelFigures("pixels", (figure,)),)), [])
     page = Page(tmp_path / "report.html")
     assert "unnamed set against unnamed set" in page.text
-    for absent in ("Warning", "Left out", "Pictures", "95 % interval", "Floor", "Extrapolated"):
+    for absent in ("Warning", "Left out", "Images", "95 % interval", "Floor", "Extrapolated"):
         assert absent not in page.text
 
 

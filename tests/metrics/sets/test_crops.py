@@ -9,8 +9,8 @@ from helpers.slides import save_slide, tissue_like
 
 from largegen.errors import InputError, SlideError
 from largegen.metrics.sets import crops as module
-from largegen.metrics.sets.crops import Crops, CropSettings, whole_pictures
-from largegen.metrics.sets.images import Picture, matched_levels
+from largegen.metrics.sets.crops import Crops, CropSettings, whole_images
+from largegen.metrics.sets.images import SetImage, resolution_groups
 from largegen.slides.resolution import Resolution
 from largegen.slides.slide import open_slide
 
@@ -20,16 +20,16 @@ def noise(path, width, height=None, seed=0):
     return save_slide(path, pixels)
 
 
-def pictures_of(*paths):
-    return matched_levels(paths, paths[:1])[0].real
+def images_of(*paths):
+    return resolution_groups(paths, paths[:1])[0].real
 
 
 @pytest.fixture(scope="module")
 def mixed(tmp_path_factory):
-    """Pictures of 100x100, 300x200 and 64x64 px."""
+    """Images of 100x100, 300x200 and 64x64 px."""
     folder = tmp_path_factory.mktemp("mixed")
     sizes = {"a.png": (100, 100), "b.png": (300, 200), "c.png": (64, 64)}
-    return pictures_of(*(noise(folder / name, *size, seed=n) for n, (name, size) in enumerate(sizes.items())))
+    return images_of(*(noise(folder / name, *size, seed=n) for n, (name, size) in enumerate(sizes.items())))
 
 
 def everything(samples, *arguments, **options):
@@ -37,9 +37,9 @@ def everything(samples, *arguments, **options):
     return np.concatenate([indices for indices, _ in batches]), np.concatenate([crops for _, crops in batches])
 
 
-def test_a_crop_is_the_picture_s_pixels_at_its_place(mixed):
+def test_a_crop_is_the_image_s_pixels_at_its_place(mixed):
     crops = Crops(mixed, CropSettings(30, 64))
-    pixels = [open_slide(picture.path).read(0, 0, picture.width, picture.height) for picture in mixed]
+    pixels = [open_slide(image.path).read(0, 0, image.width, image.height) for image in mixed]
     assert len(crops) == 30 and crops.places.shape == (30, 3) and crops.places.dtype == np.int64
     for (number, x, y), crop in zip(crops.places, crops.read(range(30)), strict=True):
         assert np.array_equal(crop, pixels[number][y : y + 64, x : x + 64])
@@ -70,18 +70,18 @@ def test_what_is_prepared_is_stacked(mixed):
     assert np.array_equal(prepared, np.stack([prepare(crop) for crop in crops.read(indices)]))
 
 
-def test_random_crops_are_uniform_and_as_many_as_a_picture_is_large(mixed):
+def test_random_crops_are_uniform_and_as_many_as_an_image_is_large(mixed):
     places = Crops(mixed, CropSettings(20000, 64)).places
-    areas = np.array([picture.width * picture.height for picture in mixed])
+    areas = np.array([image.width * image.height for image in mixed])
     assert np.bincount(places[:, 0]) / 20000 == pytest.approx(areas / areas.sum(), abs=0.01)
     x, y = places[places[:, 0] == 1, 1:].T
     assert (x.min(), x.max(), y.min(), y.max()) == (0, 300 - 64, 0, 200 - 64)
     assert (x.mean(), y.mean()) == (pytest.approx(118, abs=3), pytest.approx(68, abs=2))
-    assert (np.diff(places[:, 0]) >= 0).all()  # each picture is opened once
+    assert (np.diff(places[:, 0]) >= 0).all()  # each image is opened once
 
 
 def test_patches_are_taken_whole_and_once(tmp_path):
-    patches = pictures_of(*(noise(tmp_path / f"{n:02}.png", 64, seed=n) for n in range(12)))
+    patches = images_of(*(noise(tmp_path / f"{n:02}.png", 64, seed=n) for n in range(12)))
     assert Crops(patches, CropSettings(100, 64)).places.tolist() == [[n, 0, 0] for n in range(12)]
     some = Crops(patches, CropSettings(5, 64, seed=1)).places
     assert len(np.unique(some[:, 0])) == 5 and not some[:, 1:].any()
@@ -99,7 +99,7 @@ def test_a_grid_lies_side_by_side(mixed):
 @pytest.mark.parametrize("placement", ["random", "grid"])
 @pytest.mark.parametrize("mpp", [0.5, 1.0])
 def test_crops_of_a_slide_are_of_tissue(slide_path, placement, mpp):
-    (level,) = matched_levels([slide_path], [slide_path], Resolution(mpp=mpp))
+    (level,) = resolution_groups([slide_path], [slide_path], Resolution(mpp=mpp))
     crops = Crops(level.real, CropSettings(300, 64, placement))
     centre = crops.places[:, 1:] + 32 * mpp / 0.5
     radius = np.hypot((centre[:, 0] / 1300 - 0.5) / 0.42, (centre[:, 1] / 1000 - 0.5) / 0.40)
@@ -111,7 +111,7 @@ def test_crops_of_a_slide_are_of_tissue(slide_path, placement, mpp):
 
 @pytest.mark.parametrize("placement", ["random", "grid"])
 def test_crops_of_a_scene_hold_data_only(scene_path, placement):
-    places = Crops(pictures_of(scene_path), CropSettings(200, 50, placement)).places
+    places = Crops(images_of(scene_path), CropSettings(200, 50, placement)).places
     assert places[:, 1].min() >= 100 and len(places) >= 90
     assert places[:, 1].max() <= 550 and places[:, 2].max() <= 450
 
@@ -119,16 +119,16 @@ def test_crops_of_a_scene_hold_data_only(scene_path, placement):
 def test_a_set_without_tissue_is_one_line(tmp_path):
     glass = save_slide(tmp_path / "glass.tif", np.full((600, 600, 3), 243, np.uint8))
     with pytest.raises(InputError, match=r"no crop of 256 px .*glass\.tif: they hold too little tissue") as error:
-        Crops(pictures_of(glass), CropSettings(10))
+        Crops(images_of(glass), CropSettings(10))
     assert "\n" not in str(error.value)
 
 
 def test_one_slide_of_glass_among_others_gives_none(tmp_path, slide_path):
     glass = save_slide(tmp_path / "glass.tif", np.full((600, 600, 3), 243, np.uint8), mpp=0.5)
-    assert set(Crops(pictures_of(glass, slide_path), CropSettings(20, 64)).places[:, 0]) == {1}
+    assert set(Crops(images_of(glass, slide_path), CropSettings(20, 64)).places[:, 0]) == {1}
 
 
-def test_a_picture_smaller_than_a_crop_is_named_or_left_out(mixed):
+def test_an_image_smaller_than_a_crop_is_named_or_left_out(mixed):
     with pytest.raises(SlideError, match=r"c\.png: 64x64 px at this resolution, smaller than a crop of 80 px"):
         Crops(mixed, CropSettings(10, 80))
     failed = []
@@ -142,16 +142,16 @@ def test_bad_settings_are_refused(mixed, settings):
         Crops(mixed, settings)
 
 
-def test_a_damaged_picture_among_many_is_named_or_left_out(tmp_path):
+def test_a_damaged_image_among_many_is_named_or_left_out(tmp_path):
     paths = [noise(tmp_path / f"{n:02}.png", 128, seed=n) for n in range(20)]
     paths[7].write_bytes(paths[7].read_bytes()[:9000])
-    pictures = pictures_of(*paths)
-    crops = Crops(pictures, CropSettings(200, 64))
+    images = images_of(*paths)
+    crops = Crops(images, CropSettings(200, 64))
     with pytest.raises(SlideError, match=r"07\.png: .*truncated") as error:
         everything(crops, 8, 3)
     assert "\n" not in str(error.value)
     failed = []
-    indices, found = everything(Crops(pictures, CropSettings(200, 64), failed), 8, 3)
+    indices, found = everything(Crops(images, CropSettings(200, 64), failed), 8, 3)
     whole = np.flatnonzero(crops.places[:, 0] != 7)
     assert indices.tolist() == whole.tolist() and len(found) == len(whole) < 200
     assert [path for path, _ in failed] == [paths[7]]
@@ -176,30 +176,30 @@ def test_threads_read_a_few_batches_ahead_and_end_with_the_loop(mixed):
     assert threading.active_count() == before
 
 
-def test_few_pictures_are_open_at_a_time(tmp_path):
-    crops = Crops(pictures_of(*(noise(tmp_path / f"{n}.png", 64) for n in range(20))), CropSettings(20, 64))
+def test_few_images_are_open_at_a_time(tmp_path):
+    crops = Crops(images_of(*(noise(tmp_path / f"{n}.png", 64) for n in range(20))), CropSettings(20, 64))
     everything(crops, 2)
-    assert len(crops._open) <= module.OPEN_SLIDES
+    assert len(crops._open) <= module.MAX_OPEN_SLIDES
 
 
 def test_a_hundred_thousand_places_on_a_huge_slide_take_no_time(monkeypatch, slide_path):
-    picture = Picture(slide_path, 1.0, 100_000, 100_000, lossy=True, tissue=True)
+    image = SetImage(slide_path, 1.0, 100_000, 100_000, lossy=True, tissue=True)
     mask = np.random.default_rng(0).random((1024, 1024)) < 0.8
-    monkeypatch.setattr("largegen.metrics.sets.crop_area._mask", lambda picture: (mask, 0.5))
+    monkeypatch.setattr("largegen.metrics.sets.crop_area._mask", lambda image: (mask, 0.5))
     for placement in ("random", "grid"):
         started = time.process_time()
-        assert len(Crops([picture], CropSettings(100_000, 256, placement))) == 100_000
+        assert len(Crops([image], CropSettings(100_000, 256, placement))) == 100_000
         assert time.process_time() - started < 1
 
 
-def test_whole_pictures_come_as_they_are_or_shrunk_to_1024_px(tmp_path):
+def test_whole_images_come_as_they_are_or_shrunk_to_1024_px(tmp_path):
     small, large = noise(tmp_path / "a.png", 300, 200), save_slide(tmp_path / "b.png", tissue_like(3072, 2048))
-    samples = whole_pictures(pictures_of(small, large))
+    samples = whole_images(images_of(small, large))
     sizes = []
 
-    def prepare(picture):
-        sizes.append(picture.shape)
-        return picture[:100, :100]
+    def prepare(image):
+        sizes.append(image.shape)
+        return image[:100, :100]
 
     indices, found = everything(samples, 1, workers=1, prepare=prepare)
     assert indices.tolist() == [0, 1] and sizes == [(200, 300, 3), (1024, 1536, 3)]

@@ -1,4 +1,4 @@
-"""Which pictures a set holds, and the resolutions at which two sets are compared."""
+"""Which images a set holds, and the resolutions at which two sets are compared."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,7 @@ from helpers.slides import save_slide, tissue_like
 from largegen.embeddings.file import Settings, write_embeddings
 from largegen.errors import InputError, SlideError
 from largegen.images.write import write_image
-from largegen.metrics.sets.images import find_pictures, matched_levels
+from largegen.metrics.sets.images import find_images, resolution_groups
 from largegen.slides.image_info import ImageInfo
 from largegen.slides.resolution import Resolution, Scale
 from largegen.slides.slide import open_slide
@@ -17,7 +17,7 @@ UNKNOWN = Resolution()
 
 
 def plain(path, side=64, seed=0):
-    """A picture that says nothing of its resolution."""
+    """An image that says nothing of its resolution."""
     path.parent.mkdir(parents=True, exist_ok=True)
     return save_slide(path, np.random.default_rng(seed).integers(0, 255, (side, side, 3)).astype(np.uint8))
 
@@ -39,7 +39,7 @@ def test_directories_are_searched_below_files_taken_as_given(tmp_path):
     ours(tmp_path / "deep.dzi")
     odd = tmp_path / "odd.name"
     odd.write_bytes(b"x")
-    found = find_pictures([odd, tmp_path, tmp_path / "a.PNG"])
+    found = find_images([odd, tmp_path, tmp_path / "a.PNG"])
     assert [path.relative_to(tmp_path).as_posix() for path in found] == [
         *("odd.name", "a.PNG", "b/1.jpg", "b/2.png", "c/1.dcm", "deep.dzi"),
     ]
@@ -47,17 +47,17 @@ def test_directories_are_searched_below_files_taken_as_given(tmp_path):
 
 def test_a_folder_named_like_tiles_is_searched_where_no_dzi_says_so(tmp_path):
     plain(tmp_path / "my_files" / "1.png")
-    assert find_pictures([tmp_path]) == [tmp_path / "my_files" / "1.png"]
+    assert find_images([tmp_path]) == [tmp_path / "my_files" / "1.png"]
 
 
 def test_nothing_to_compare_is_one_line(tmp_path):
     (tmp_path / "none").mkdir()
-    for path, reason in ((tmp_path / "none", "no pictures in this directory"), (tmp_path / "gone.png", "no such file")):
+    for path, reason in ((tmp_path / "none", "no images in this directory"), (tmp_path / "gone.png", "no such file")):
         with pytest.raises(InputError, match=reason) as error:
-            find_pictures([path])
+            find_images([path])
         assert one_line(error, path)
-    with pytest.raises(InputError, match="no pictures given"):
-        find_pictures([])
+    with pytest.raises(InputError, match="no images given"):
+        find_images([])
 
 
 def test_an_embedding_file_stands_for_its_slide(tmp_path):
@@ -68,70 +68,70 @@ def test_an_embedding_file_stands_for_its_slide(tmp_path):
         **{"source_width": 600, "source_height": 500, "source_background": (243,) * 3, "mpp": 0.5, "gsd_m": None},
         **{"crs": None, "transform": None, "downsample": 1.0, "tile_px": 256, "overlap_px": 0, "region": (0, 0, 1, 2)},
         **{"tissue_filter": "otsu", "encoder": "tiny", "encoder_fingerprint": "", "encoder_licence": "CC0-1.0"},
-        **{"width": 4, "precision": "float32"},
+        **{"dim": 4, "precision": "float32"},
     )
     file = tmp_path / "slide.h5"
     write_embeddings(file, settings, np.zeros((1, 2)), np.zeros((1, 4)), np.zeros(4), {})
-    assert find_pictures([file]) == [slide_path]
+    assert find_images([file]) == [slide_path]
     (tmp_path / "moved").mkdir()
     slide_path.rename(tmp_path / "moved" / "slide.tif")
     with pytest.raises(InputError, match=r"its slide .*slide\.tif is not there") as error:
-        find_pictures([file])
+        find_images([file])
     assert one_line(error, file)
     moved = file.rename(tmp_path / "moved" / "slide.h5")
-    assert find_pictures([moved]) == [tmp_path / "moved" / "slide.tif"]
+    assert find_images([moved]) == [tmp_path / "moved" / "slide.tif"]
 
 
 def test_fakes_of_several_resolutions_make_several_levels(tmp_path):
     slide = save_slide(tmp_path / "real.svs", tissue_like(1200, 900), mpp=0.25)
     fakes = [ours(tmp_path / f"{k}.png", mpp=0.499 * 2**k) for k in (4, 0, 5, 2)]
     fakes.append(ours(tmp_path / "same.tif", mpp=0.503))
-    levels = matched_levels([slide], fakes)
+    levels = resolution_groups([slide], fakes)
     assert [level.name for level in levels] == ["20x", "5x", "1.25x", "0.625x"]
     assert [len(level.fake) for level in levels] == [2, 1, 1, 1]
-    assert all(picture.downsample == 1 for level in levels for picture in level.fake)
+    assert all(image.downsample == 1 for level in levels for image in level.fake)
     assert [level.real[0].downsample for level in levels] == pytest.approx([0.499 * 2**k / 0.25 for k in (0, 2, 4, 5)])
     assert (levels[0].real[0].width, levels[0].real[0].height) == (601, 450)
 
 
 def test_a_slide_of_nearly_the_same_resolution_is_read_as_it_is(tmp_path):
     slide = save_slide(tmp_path / "real.svs", tissue_like(700, 600), mpp=0.499)
-    level = matched_levels([slide], [ours(tmp_path / "a.png", mpp=0.5)])[0]
+    level = resolution_groups([slide], [ours(tmp_path / "a.png", mpp=0.5)])[0]
     assert (level.name, level.real[0].downsample, level.real[0].width) == ("20x", 1.0, 700)
 
 
 def test_scenes_are_compared_in_metres(tmp_path, scene_path):
-    (level,) = matched_levels([scene_path], [ours(tmp_path / "a.png", gsd_m=10.0)])
+    (level,) = resolution_groups([scene_path], [ours(tmp_path / "a.png", gsd_m=10.0)])
     assert (level.name, level.real[0].downsample, level.fake[0].downsample) == ("10 m/px", 2.0, 1.0)
     assert level.real[0].tissue and not level.fake[0].tissue
 
 
 def test_where_no_resolution_is_known_pixels_are_compared(tmp_path):
-    (level,) = matched_levels([plain(tmp_path / "a.png")], [plain(tmp_path / "b.jpg")])
+    (level,) = resolution_groups([plain(tmp_path / "a.png")], [plain(tmp_path / "b.jpg")])
     assert level.name == "pixels"
-    assert [picture.downsample for picture in level.real + level.fake] == [1.0, 1.0]
+    assert [image.downsample for image in level.real + level.fake] == [1.0, 1.0]
 
 
 def test_a_target_is_what_both_are_read_at(tmp_path):
     slide = save_slide(tmp_path / "real.svs", tissue_like(1200, 900), mpp=0.25)
     fakes = [ours(tmp_path / "a.png", 300, mpp=0.5), ours(tmp_path / "b.png", 300, mpp=1.0)]
-    (level,) = matched_levels([slide], fakes, Resolution(mag=10))
+    (level,) = resolution_groups([slide], fakes, Resolution(mag=10))
     assert level.name == "10x"
-    assert [picture.downsample for picture in level.real + level.fake] == [4.0, 2.0, 1.0]
+    assert [image.downsample for image in level.real + level.fake] == [4.0, 2.0, 1.0]
     with pytest.raises(InputError, match=r"has 1 um/px \(10x\), too coarse for 0\.5 um/px \(20x\)") as error:
-        matched_levels([slide], fakes, AT_20X)
+        resolution_groups([slide], fakes, AT_20X)
     assert one_line(error, fakes[1])
     with pytest.raises(InputError, match=r"cannot be read at --gsd 1; use --mag or --mpp"):
-        matched_levels([slide], fakes, Resolution(gsd=1.0))
+        resolution_groups([slide], fakes, Resolution(gsd=1.0))
     for bad in (Resolution(mpp=-1), Resolution(mag=20, gsd=1)):
         with pytest.raises(InputError, match="--m"):
-            matched_levels([slide], fakes, bad)
+            resolution_groups([slide], fakes, bad)
 
 
-def test_real_pictures_are_not_enlarged(tmp_path):
+def test_real_images_are_not_enlarged(tmp_path):
     real = save_slide(tmp_path / "real.svs", tissue_like(700, 600), mpp=1.0)
     with pytest.raises(InputError, match=r"has 1 um/px \(10x\), too coarse .*--mpp 1 or coarser.*finer real") as error:
-        matched_levels([real], [ours(tmp_path / "a.png", mpp=0.5)])
+        resolution_groups([real], [ours(tmp_path / "a.png", mpp=0.5)])
     assert one_line(error, real)
 
 
@@ -147,9 +147,9 @@ def test_a_resolution_known_on_one_side_only_names_the_flag_that_helps(tmp_path,
     )
     for reals, fakes, target, flag in cases:
         with pytest.raises(InputError, match=f"no resolution in its metadata.*give {flag}") as error:
-            matched_levels(reals, fakes, target)
+            resolution_groups(reals, fakes, target)
         assert one_line(error, unknown)
-    (level,) = matched_levels([real], [unknown], sources=(UNKNOWN, AT_20X))
+    (level,) = resolution_groups([real], [unknown], sources=(UNKNOWN, AT_20X))
     assert (level.name, level.fake[0].source) == ("20x", AT_20X)
     assert level.fake[0].open().mpp == 0.5
 
@@ -158,7 +158,7 @@ def test_scenes_and_slides_are_not_compared(tmp_path, scene_path):
     slide = ours(tmp_path / "a.png", mpp=0.5)
     for real, fake in (([scene_path], [slide]), ([slide], [scene_path]), ([slide, scene_path], [slide])):
         with pytest.raises(InputError, match="slides and scenes cannot be compared"):
-            matched_levels(real, fake)
+            resolution_groups(real, fake)
 
 
 def test_what_was_stored_as_jpeg_is_lossy(tmp_path):
@@ -168,9 +168,9 @@ def test_what_was_stored_as_jpeg_is_lossy(tmp_path):
         save_slide(tmp_path / "b.tif", pixels, compression="none", pyramid=False),
     ]
     lossy = [save_slide(tmp_path / "c.tif", pixels), plain(tmp_path / "c.jpg"), ours(tmp_path / "d.dzi")]
-    (level,) = matched_levels(lossless, lossy, sources=(AT_20X, AT_20X))
-    assert not any(picture.lossy for picture in level.real)
-    assert all(picture.lossy for picture in level.fake)
+    (level,) = resolution_groups(lossless, lossy, sources=(AT_20X, AT_20X))
+    assert not any(image.lossy for image in level.real)
+    assert all(image.lossy for image in level.fake)
 
 
 def test_crops_come_from_tissue_on_both_sides_or_on_neither(tmp_path):
@@ -179,8 +179,8 @@ def test_crops_come_from_tissue_on_both_sides_or_on_neither(tmp_path):
     fakes = [ours(tmp_path / "b.tif", mpp=0.5), ours(tmp_path / "c.dzi", mpp=0.5)]
 
     def tissue(reals, **options):
-        (level,) = matched_levels(reals, fakes, sources=(AT_20X, UNKNOWN), **options)
-        return {picture.tissue for picture in level.real}, {picture.tissue for picture in level.fake}
+        (level,) = resolution_groups(reals, fakes, sources=(AT_20X, UNKNOWN), **options)
+        return {image.tissue for image in level.real}, {image.tissue for image in level.fake}
 
     assert tissue([slide]) == ({True}, {True})
     assert tissue([cut_out]) == ({False}, {False})
@@ -189,25 +189,25 @@ def test_crops_come_from_tissue_on_both_sides_or_on_neither(tmp_path):
     assert tissue([], tissue=True) == (set(), {True})  # as saved statistics say
 
 
-def test_a_damaged_picture_is_named_or_left_out(tmp_path):
+def test_a_damaged_image_is_named_or_left_out(tmp_path):
     good = [plain(tmp_path / f"{n}.png", seed=n) for n in range(5)]
     bad = tmp_path / "2.png"
-    bad.write_bytes(b"not a picture")
+    bad.write_bytes(b"not an image")
     with pytest.raises(SlideError) as error:
-        matched_levels(good, good[:1])
+        resolution_groups(good, good[:1])
     assert one_line(error, bad)
     failed = []
-    (level,) = matched_levels(good, good[:1], failed=failed)
-    assert [picture.path.name for picture in level.real] == ["0.png", "1.png", "3.png", "4.png"]
+    (level,) = resolution_groups(good, good[:1], failed=failed)
+    assert [image.path.name for image in level.real] == ["0.png", "1.png", "3.png", "4.png"]
     assert [path for path, _ in failed] == [bad] and str(bad) in failed[0][1]
-    with pytest.raises(InputError, match=r"no picture of the fake set can be read: .*2\.png"):
-        matched_levels(good[:1], [bad], failed=[])
+    with pytest.raises(InputError, match=r"no image of the fake set can be read: .*2\.png"):
+        resolution_groups(good[:1], [bad], failed=[])
 
 
 def test_only_headers_are_read(tmp_path):
     path = plain(tmp_path / "a.png", 256)
     path.write_bytes(path.read_bytes()[:5000])
-    (level,) = matched_levels([path], [path])
+    (level,) = resolution_groups([path], [path])
     assert level.real[0].width == 256
     with pytest.raises(SlideError, match="truncated"):
         open_slide(path)

@@ -1,4 +1,4 @@
-"""Generated pictures and the real ones that they were made after: found, named, compared tile by tile; and guides."""
+"""Generated images and the real ones that they were made after: found, named, compared tile by tile; and guides."""
 
 from dataclasses import replace
 
@@ -9,7 +9,7 @@ from helpers.slides import save_slide, tissue_like
 from PIL import Image
 
 from largegen import load_model
-from largegen.conditioning.area import Region
+from largegen.conditioning.area import ImageArea
 from largegen.errors import InputError
 from largegen.images.generate_file import generate_file
 from largegen.images.write import write_image
@@ -39,7 +39,7 @@ def model(tmp_path_factory):
 
 @pytest.fixture
 def fake(tmp_path):
-    """Write a picture that says it was made after `slide`, at 128,64."""
+    """Write an image that says it was made after `slide`, at 128,64."""
 
     def write(name="a.png", size=(256, 192), mpp=1.0, **record):
         record = {"reference": "slide", "reference_xy": [128, 64], "reference_downsample": 2.0} | record
@@ -51,14 +51,14 @@ def fake(tmp_path):
     return write
 
 
-def test_the_provenance_names_the_real_picture_and_the_place(fake, slide_path):
+def test_the_provenance_names_the_real_image_and_the_place(fake, slide_path):
     path = fake()
     assert find_pairs([path], [slide_path]) == ([Pair(path, slide_path, (128, 64), 2.0, 256, 192)], [])
 
 
 def test_what_generate_writes_is_found(model, tmp_path, make_slide):
     grid = flat_grid(model, 3, 4)  # after `source`, 2 px of its 0.25 um each per px, from 256,128
-    generate_file(model, grid, Region(256, 192, 0, 0, 3, 4, full=False), tmp_path / "a.tif", Sampling(steps=1))
+    generate_file(model, grid, ImageArea(256, 192, 0, 0, 3, 4, full=False), tmp_path / "a.tif", Sampling(steps=1))
     real = make_slide(900, 700, mpp=0.25, name="source.tif")
     assert find_pairs([tmp_path / "a.tif"], [real]) == ([Pair(tmp_path / "a.tif", real, (256, 128), 2.0, 256, 192)], [])
 
@@ -73,7 +73,7 @@ def test_without_a_recorded_scale_it_follows_from_the_resolutions(fake, slide_pa
     assert find_pairs([path], [slide_path])[0][0].scale == pytest.approx(2.0, rel=1e-3)
 
 
-def test_what_goes_on_past_the_real_picture_is_left_out(fake, slide_path):
+def test_what_goes_on_past_the_real_image_is_left_out(fake, slide_path):
     found, _ = find_pairs([fake(reference_xy=[1100, 900])], [slide_path])  # of 1300 x 1000
     assert (found[0].width, found[0].height) == (100, 50)
 
@@ -81,29 +81,29 @@ def test_what_goes_on_past_the_real_picture_is_left_out(fake, slide_path):
 @pytest.mark.parametrize(
     ("record", "why"),
     [
-        ({"reference": "other"}, "made after other: none of the real pictures have that name"),
+        ({"reference": "other"}, "made after other: none of the real images have that name"),
         ({"reference_xy": None}, "a sheet of patches"),
         ({"reference_xy": [1300, 0]}, "begins at 1300,0, outside"),
         ({"reference_downsample": None, "mpp": None}, "does not say at what resolution"),
         ({"reference_downsample": 4.0}, "another file, or one that needs --real-mpp"),
     ],
 )
-def test_pictures_without_a_pair_are_left_out_with_a_reason(fake, slide_path, record, why):
+def test_images_without_a_pair_are_left_out_with_a_reason(fake, slide_path, record, why):
     path, whole = fake("a.png", **record), fake("b.png")
     pairs, left_out = find_pairs([path, whole], [slide_path])
     assert [pair.fake for pair in pairs] == [whole]
     assert len(left_out) == 1 and left_out[0].startswith(f"{path}: ") and why in left_out[0]
 
 
-def test_other_tools_pictures_and_names_that_are_not_unique(fake, slide_path, make_slide):
+def test_other_tools_images_and_names_that_are_not_unique(fake, slide_path, make_slide):
     twin = make_slide(1300, 1000)
-    assert "2 of the real pictures have that name" in find_pairs([fake()], [slide_path, twin])[1][0]
+    assert "2 of the real images have that name" in find_pairs([fake()], [slide_path, twin])[1][0]
     assert "in a --pairs file" in find_pairs([twin], [slide_path])[1][0]
 
 
 @pytest.fixture
 def table(tmp_path, slide_path):
-    """Write a --pairs file, beside a picture of 300x200 px without resolution."""
+    """Write a --pairs file, beside an image of 300x200 px without resolution."""
     Image.fromarray(tissue_like(300, 200)).save(tmp_path / "a.png")
     Image.fromarray(tissue_like(300, 200)).save(tmp_path / "b.png")
     (tmp_path / "slide.tif").symlink_to(slide_path)
@@ -159,7 +159,7 @@ def test_a_table_that_is_not_there(tmp_path):
 
 @pytest.fixture
 def scaled(tmp_path):
-    """A real picture twice as fine as the generated one, which is the same from 64,32 on, and their pair."""
+    """A real image twice as fine as the generated one, which is the same from 64,32 on, and their pair."""
     pixels = RNG.integers(0, 256, (10, 14, 3), dtype=np.uint8).repeat(16, 0).repeat(16, 1)
     Image.fromarray(pixels).save(tmp_path / "real.png")
     Image.fromarray(pixels[32::2, 64::2]).save(tmp_path / "fake.png")
@@ -199,7 +199,7 @@ def test_only_tiles_on_tissue(slide_path):
     assert {(x + 500, y + 400) for _, x, y in half.places} <= {(x, y) for _, x, y in tissue.places}
 
 
-def test_identical_pictures_are_similar_to_one_and_find_their_own(slide_path, encoder):
+def test_identical_images_are_similar_to_one_and_find_their_own(slide_path, encoder):
     tiles = PairTiles([Pair(slide_path, slide_path, (0, 0), 1.0, 1300, 1000)], 128)
     found = similarity(*embed_pairs(tiles.batches(8), encoder), tiles.places[:, 0])
     assert np.abs(found.values - 1).max() < 1e-6 and found.mean == pytest.approx(1, abs=1e-6)
@@ -218,7 +218,7 @@ def test_similarity_is_the_mean_cosine_and_the_baseline_that_of_other_places():
     assert np.allclose(found.values, values) and found.mean == pytest.approx(np.mean(values))
     assert found.standard_error == pytest.approx(np.std(values, ddof=1) / np.sqrt(7))
     others = [np.mean([cosine(real[i], real[j]) for j in range(7) if j != i and pair[j] == pair[i]]) for i in range(6)]
-    assert found.baseline == pytest.approx(np.mean(others))  # the seventh is alone in its picture
+    assert found.baseline == pytest.approx(np.mean(others))  # the seventh is alone in its image
     assert similarity(real[:1], fake[:1], pair[:1]).standard_error is None
     assert similarity(real[:1], fake[:1], pair[:1]).baseline is None
 
@@ -242,7 +242,7 @@ def test_nothing_to_compare(rows, why):
 @pytest.mark.parametrize(("name", "tolerance"), [("a.png", 0.005), ("a.ome.tif", 0.05)])
 def test_the_files_of_zoom_tell_the_psnr_that_it_reports(model, tmp_path, monkeypatch, name, tolerance):
     monkeypatch.setattr(bands, "BAND_PX", 512 * 37)
-    region = Region(512, 512, 0, 0, 8, 8, full=False)
+    region = ImageArea(512, 512, 0, 0, 8, 8, full=False)
     report = zoom_file(model, flat_grid(model, 8, 8), region, tmp_path / name, Sampling(steps=2), Zooming())
     guide = guide_of(tmp_path / name, read_provenance(tmp_path / name))
     assert guide == tmp_path / "a_guide.png"
@@ -252,7 +252,7 @@ def test_the_files_of_zoom_tell_the_psnr_that_it_reports(model, tmp_path, monkey
     assert guide_of(tmp_path / name, read_provenance(tmp_path / name)) is None
 
 
-def test_a_guide_of_another_picture(tmp_path):
+def test_a_guide_of_another_image(tmp_path):
     for name, size in (("a.png", (512, 256)), ("guide.png", (64, 64))):
         Image.new("RGB", size).save(tmp_path / name)
     with pytest.raises(InputError, match=r"64x64 px, no guide of .*a\.png, 512x256 px"):

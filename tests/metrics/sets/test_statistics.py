@@ -18,7 +18,7 @@ def statistics() -> Statistics:
 
 @pytest.fixture
 def other() -> Statistics:
-    """Of the same pictures in another space."""
+    """Of the same images in another space."""
     features = np.random.default_rng(1).normal(size=(20, 3)).astype(np.float32)
     return Statistics(gaussian_of(features), features, KEY | {"network": "clip"}, {"paths": ["µ.svs"]})
 

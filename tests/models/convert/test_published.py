@@ -374,8 +374,8 @@ def test_convert_makes_a_model_that_samples(shared, encoders, tmp_path, capsys, 
     model = load_model(tmp_path / "model", "cpu", "fp32")
     assert (model.info["name"], model.factor, model.tile_px, model.level_names[0]) == ("mine", 4, 256, "5x")
     grid = torch.randn(1, 1, 48, generator=torch.Generator().manual_seed(0))
-    picture = generate(model, grid, steps=2, seed=1)
-    assert picture.shape == (256, 256, 3) and picture.std() > 1
+    image = generate(model, grid, steps=2, seed=1)
+    assert image.shape == (256, 256, 3) and image.std() > 1
 
 
 def test_large_image_is_reproduced_by_the_converted_model(shared, encoders, tmp_path):

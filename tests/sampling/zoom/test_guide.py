@@ -33,7 +33,7 @@ def latents(seed=0, side=8):
 
 
 def test_a_linear_decoder_is_found_exactly(decoder):
-    values = torch.cat([latents(seed) for seed in range(4)]) / 20  # no picture leaves [-1, 1]
+    values = torch.cat([latents(seed) for seed in range(4)]) / 20  # no image leaves [-1, 1]
     found = fit_linear_decoder(lambda part: decode(decoder, part), values)
     torch.testing.assert_close(found.weight, decoder.weight, atol=1e-2, rtol=0)
     assert (decode(found, values) - decode(decoder, values)).abs().max() < 1e-3
@@ -41,12 +41,12 @@ def test_a_linear_decoder_is_found_exactly(decoder):
 
 
 @pytest.mark.parametrize("shrink", [2, 4, 8, 16, 32])
-def test_what_is_seen_is_the_decoded_picture_shrunk(decoder, shrink):
+def test_what_is_seen_is_the_decoded_image_shrunk(decoder, shrink):
     side = 64 // shrink
     constraint = GuideConstraint(decoder, torch.zeros(1, 3, side, side), shrink)
     seen = constraint.seen(latents())
-    picture = F.pixel_shuffle(seen, FACTOR // shrink) if shrink < FACTOR else seen
-    torch.testing.assert_close(picture, far(decoder, latents(), shrink), atol=1e-5, rtol=1e-4)
+    image = F.pixel_shuffle(seen, FACTOR // shrink) if shrink < FACTOR else seen
+    torch.testing.assert_close(image, far(decoder, latents(), shrink), atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("shrink", [4, 8, 16, 32])

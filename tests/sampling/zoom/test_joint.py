@@ -26,8 +26,8 @@ def decode(latents):
     return latents[:, :3].repeat_interleave(FACTOR, -1).repeat_interleave(FACTOR, -2) / 3
 
 
-def encode(pictures):
-    return torch.cat([3 * F.avg_pool2d(pictures, FACTOR), torch.zeros(len(pictures), 1, WINDOW, WINDOW)], 1)
+def encode(images):
+    return torch.cat([3 * F.avg_pool2d(images, FACTOR), torch.zeros(len(images), 1, WINDOW, WINDOW)], 1)
 
 
 def noise(count, seed=0):
@@ -76,7 +76,7 @@ def test_more_inner_steps_come_nearer_to_the_guide():
     assert found == sorted(found, reverse=True) and found[-1] < 0.5 * found[0]
 
 
-def test_each_inner_step_moves_the_shrunk_picture_towards_the_guide():
+def test_each_inner_step_moves_the_shrunk_image_towards_the_guide():
     scheduler = make_scheduler("ddim", TRAIN, 6)
     timestep = scheduler.timesteps[3]
     guide = torch.zeros(1, 3, 32, 32)
@@ -84,9 +84,9 @@ def test_each_inner_step_moves_the_shrunk_picture_towards_the_guide():
     pieces, errors = pieces_of(guide, SIDE, SIDE), []
 
     def watching_decode(latents):
-        picture = decode(latents)
-        errors.append((shrink(picture, SIDE) - pieces).square().flatten(1).mean(1))
-        return picture
+        image = decode(latents)
+        errors.append((shrink(image, SIDE) - pieces).square().flatten(1).mean(1))
+        return image
 
     from largegen.sampling.zoom.joint import _towards
 
