@@ -49,6 +49,12 @@ def test_links_into_the_repository_lead_to_files(page):
         assert (ROOT / target).exists(), f"{page.name} links to {target}"
 
 
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_files_that_a_page_names_exist(page):
+    for name in re.findall(r"`([\w./]+/\w+\.py)`", page.read_text()):
+        assert (ROOT / name).exists() or (ROOT / "largegen" / name).exists(), f"{page.name} names {name}"
+
+
 def python_blocks():
     for page in PAGES:
         for number, block in enumerate(
@@ -63,6 +69,12 @@ def test_python_imports_names_that_exist(block):
         if isinstance(node, ast.ImportFrom):
             module = importlib.import_module(node.module)
             assert all(hasattr(module, alias.name) for alias in node.names)
+
+
+@pytest.mark.parametrize("page", sorted((DOCS / "extend").glob("*.md")), ids=lambda path: path.stem)
+def test_the_examples_of_how_to_extend_run(page):
+    for block in re.findall(r"^```python\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE):
+        exec(compile(block, page.name, "exec"), {})
 
 
 def messages():
