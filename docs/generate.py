@@ -116,7 +116,7 @@ def package_map() -> str:
         lines += ["| file | |", "|---|---|"]
         for path in found[folder]:
             if _summary(path) and not (folder and path == face):
-                name = path.relative_to(PACKAGE / folder).as_posix()
+                name = path.relative_to(PACKAGE / folder).as_posix().removesuffix("__init__.py" if folder else "")
                 lines.append(f"| `{name}` | {_markdown(_summary(path))} |")
     return "\n".join(lines) + "\n\n"
 
