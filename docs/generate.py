@@ -4,6 +4,7 @@ python docs/generate.py
 """
 
 import ast
+import sys
 import typing
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -143,6 +144,7 @@ def pages() -> dict[Path, str]:
 
 
 if __name__ == "__main__":
+    sys.path.insert(0, str(DOCS.parent))  # this checkout, not an installed largegen
     for page, content in pages().items():
         page.write_text(content, encoding="utf-8")
         print(page)
