@@ -13,6 +13,7 @@ from typing import Annotated
 
 import typer
 
+from largegen.cli.flags import in_flags, speak_for
 from largegen.cli.options import Config, Quiet, Verbose, set_up_logging
 from largegen.errors import LargegenError
 from largegen.version import __version__
@@ -52,17 +53,18 @@ def root(
         typer.echo(context.get_help())
 
 
-def _common(config: Config = None, verbose: Verbose = 0, quiet: Quiet = False) -> None:
+def _common(context: typer.Context, config: Config = None, verbose: Verbose = 0, quiet: Quiet = False) -> None:
     """The options that every command takes; their callbacks do all the work."""
 
 
 def with_common_options(function: Callable) -> Callable:
-    """Give a command `--config`, `-v` and `-q` without its having to declare them."""
+    """Give a command `--config`, `-v` and `-q` without its having to declare them; messages speak of its flags."""
     own = inspect.signature(function, eval_str=True).parameters
     added = {k: p for k, p in inspect.signature(_common).parameters.items() if k not in own}
 
     @functools.wraps(function)
-    def command(**options):
+    def command(context: typer.Context, **options):
+        speak_for(context.command)
         return function(**{name: value for name, value in options.items() if name in own})
 
     parameters = [*own.values(), *added.values()]
@@ -98,7 +100,7 @@ def run(arguments: list[str] | None = None) -> int:
     except (KeyboardInterrupt, typer.Abort):
         code = 130
     except LargegenError as error:
-        return _fail(error, str(error), error.exit_code)
+        return _fail(error, in_flags(str(error)), error.exit_code)
     except MemoryError as error:
         return _fail(error, "out of memory; try a smaller --batch-size", 1)
     except OSError as error:

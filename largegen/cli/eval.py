@@ -1,6 +1,7 @@
 """`largegen eval`."""
 
 import os
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -8,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from largegen.cli import options as shared
+from largegen.cli.flags import in_flags
 from largegen.errors import InputError, OutputError
 
 if TYPE_CHECKING:
@@ -175,6 +177,11 @@ def eval(
         run_on_main(processes, lambda: shared.print_json(plan(sets, config)))
         return 0
     evaluation, comparison = evaluate(sets, config, processes, progress=shared.show_progress())
+    evaluation = replace(
+        evaluation,
+        left_out=tuple(replace(left, why=in_flags(left.why)) for left in evaluation.left_out),
+        warnings=tuple(map(in_flags, evaluation.warnings)),
+    )
 
     def tell() -> None:
         _say(evaluation, json)  # first: a full disk must not cost the figures

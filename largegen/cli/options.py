@@ -13,6 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
+from largegen.cli.flags import in_flags
 from largegen.errors import InputError, LargegenError
 
 log = logging.getLogger("largegen")
@@ -29,7 +30,7 @@ def set_up_logging(level: int) -> None:
 class _Formatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         prefix = f"{record.levelname.lower()}: " if record.levelno >= logging.WARNING else ""
-        return prefix + super().format(record)
+        return prefix + in_flags(super().format(record))
 
 
 def _on_verbose(count: int) -> int:
@@ -224,5 +225,5 @@ def one_by_one(
             if not keep_going or len(paths) == 1:
                 raise
             log.error("%s", error)
-            results.append({what: str(path), "error": str(error)})
+            results.append({what: str(path), "error": in_flags(str(error))})
     return results

@@ -1,0 +1,74 @@
+"""The library names its parameters in backticks; what the command line says of them are its flags."""
+
+import json
+import logging
+
+import pytest
+import typer
+
+from largegen.cli import app, flags, run
+from largegen.errors import InputError
+
+COMMANDS = typer.main.get_command(app).commands
+
+
+@pytest.fixture(autouse=True)
+def _no_command_is_left_running():
+    yield
+    flags._flags.clear()
+
+
+@pytest.mark.parametrize(
+    ("command", "message", "said"),
+    [
+        ("generate", "`guidance` -1: must be 0 or more", "--guidance -1: must be 0 or more"),
+        ("generate", "give only one of `mag`, `mpp` and `gsd`", "give only one of --mag, --mpp and --gsd"),
+        ("generate", "`batch_size` 0: too few", "--batch-size 0: too few"),
+        ("generate", 'only with `windows="overlap"`', "only with --windows overlap"),
+        ("generate", "`steps=50` or `eta=0.5`", "--steps 50 or --eta 0.5"),
+        ("generate", "exists; use `overwrite`", "exists; use --overwrite"),
+        ("generate", "exists; use `overwrite=True`", "exists; use --overwrite"),
+        ("generate", "use `tissue_filter=False`", "use --no-tissue-filter"),
+        ("generate", "use `no_tissue_filter`", "use --no-tissue-filter"),
+        ("train", "`schedule` none: unknown", "--lr-schedule none: unknown"),
+        ("sample", "`count` 0: too few", "--count 0: too few"),
+        ("embed", "`slides`: none given", "slides: none given"),
+        ("info", "`guidance` -1: too low", "guidance -1: too low"),
+        ("info", "a start for `largegen train`; `latest` or `a.b=c`", "a start for largegen train; latest or a.b=c"),
+        ("info", "no name at all", "no name at all"),
+    ],
+)
+def test_names_in_backticks_become_the_commands_flags(command, message, said):
+    flags.speak_for(COMMANDS[command])
+    assert flags.in_flags(message) == said
+
+
+def test_an_error_names_the_flags_of_the_command(monkeypatch, capfd):
+    def refuse(*_, **__):
+        raise InputError("`json` and `path`: not so")
+
+    monkeypatch.setattr("largegen.models.encoder.encoder_names", refuse)
+    assert run(["encoders"]) == 2
+    assert capfd.readouterr().err == "error: --json and path: not so\n"
+
+
+def test_a_warning_names_the_flags_of_the_command(monkeypatch, capfd):
+    def warn():
+        logging.getLogger("largegen.models").warning("%s is not for `json`", "this")
+        return []
+
+    monkeypatch.setattr("largegen.models.encoder.encoder_names", warn)
+    assert run(["encoders"]) == 0
+    assert capfd.readouterr().err == "warning: this is not for --json\n"
+
+
+def test_the_error_of_one_input_of_several_names_flags_in_json(monkeypatch, capfd, slide_path, make_slide, tmp_path):
+    def refuse(*_, **__):
+        raise InputError("lower `tissue_threshold`")
+
+    monkeypatch.setattr("largegen.embeddings.embed.embed_slide", refuse)
+    slides = [str(slide_path), str(make_slide(600, 600, name="other.tif"))]
+    assert run(["embed", *slides, "--out", str(tmp_path), "--keep-going", "--json"]) == 3
+    out, err = capfd.readouterr()
+    assert [result["error"] for result in json.loads(out)["slides"]] == ["lower --tissue-threshold"] * 2
+    assert err == "error: lower --tissue-threshold\n" * 2
