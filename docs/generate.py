@@ -26,9 +26,9 @@ def cli_page() -> str:
 
     group = typer.main.get_command(app)
     lines = ["# Command line", "", "<!-- Written by docs/generate.py from the commands themselves. -->", ""]
-    lines += [_markdown(group.help or ""), "", "| command | purpose |", "|---|---|"]
+    lines += [_markdown(group.help or ""), "", "| stage | command | purpose |", "|---|---|---|"]
     for name, command in group.commands.items():
-        lines.append(f"| [`{name}`](#{name}) | {_markdown(_paragraphs(command.help)[0])} |")
+        lines.append(f"| {command.rich_help_panel} | [`{name}`](#{name}) | {_markdown(_paragraphs(command.help)[0])} |")
     any_command = next(iter(group.commands.values()))
     common = [parameter for parameter in any_command.params if parameter.name in COMMON]
     lines += ["", "Every command accepts these options:", "", *_table("option", common)]
@@ -42,8 +42,8 @@ def _command(name: str, command: Any) -> Iterator[str]:
     yield f"## {name} {{ #{name} }}"
     for paragraph in _paragraphs(command.help):
         yield from ("", _markdown(paragraph))
-    if command.epilog:
-        yield from ("", _markdown(command.epilog))
+    if command.epilog:  # an example, see largegen/cli/__init__.py
+        yield from ("", "```", command.epilog.splitlines()[-1].strip(), "```")
     types = typing.get_type_hints(command.callback)
     own = [parameter for parameter in command.params if parameter.name not in COMMON and not parameter.hidden]
     for kind in ("argument", "option"):

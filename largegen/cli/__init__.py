@@ -1,4 +1,4 @@
-"""The command line: one file per command; here they are registered, and errors become exit codes."""
+"""The command line: one file per command. Here they are registered, and errors become messages and exit codes."""
 
 import errno
 import functools
@@ -9,20 +9,39 @@ import os
 import sys
 import traceback
 from collections.abc import Callable
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from largegen.cli.derived import with_derived_options
 from largegen.cli.flags import in_flags, speak_for
 from largegen.cli.options import Config, Quiet, Verbose, set_up_logging
 from largegen.errors import LargegenError
 from largegen.version import __version__
 
-COMMANDS = (
-    *("embed", "train", "train-vae", "train-encoder", "generate", "zoom", "sample"),
-    *("eval", "convert", "info", "encoders"),
-)
-
+# The commands in the order of the work, by stage, each with an example of its use.
+STAGES = {
+    "Prepare": {
+        "embed": "largegen embed slides/ --out embeddings/ --preview",
+        "encoders": "largegen encoders",
+        "convert": "largegen convert ZoomLDM/brca --out models/zoomldm",
+    },
+    "Train": {
+        "train": "largegen train embeddings/ --vae runs/vae --out runs/mine",
+        "train-vae": "largegen train-vae slides/ --out runs/vae",
+        "train-encoder": "largegen train-encoder slides/ --out runs/encoder",
+    },
+    "Generate": {
+        "generate": "largegen generate --ref slide.svs --size 4096 --out image.tif",
+        "zoom": "largegen zoom --ref slide.svs --size 4096 --out image.tif",
+        "sample": "largegen sample --ref slide.svs --mag 5 --out sheet.png",
+    },
+    "Evaluate": {
+        "eval": "largegen eval --real slide.svs --fake image.tif --report report.html",
+        "info": "largegen info image.tif",
+    },
+}
+COMMANDS = tuple(name for stage in STAGES.values() for name in stage)
 
 RESUMABLE = ("embed", "train", "train-vae", "train-encoder", "generate", "zoom")
 RESUME_HINT = "the same command again resumes where it stopped (training: with --resume latest)"
@@ -31,11 +50,28 @@ START_OVER_HINT = "nothing is kept, and the same command starts over"
 # Typer carries its own copy of Click since 0.26, so the class is asked of Typer.
 UsageError = typer.BadParameter.__base__
 
+
+class Group(typer.core.TyperGroup):
+    """The commands, listed by stage: as rich would in panels, but in plain text."""
+
+    def format_commands(self, ctx: typer.Context, formatter: Any) -> None:
+        """Write one section of the help for each stage."""
+        limit = formatter.width - 6 - max(map(len, self.commands))
+        for stage in dict.fromkeys(command.rich_help_panel for command in self.commands.values()):
+            with formatter.section(stage):
+                rows = [
+                    (name, command.get_short_help_str(limit))
+                    for name, command in self.commands.items()
+                    if command.rich_help_panel == stage
+                ]
+                formatter.write_dl(rows, col_max=max(map(len, self.commands)), col_spacing=2)
+
+
 app = typer.Typer(
+    cls=Group,
     help="Generate large histopathology and satellite images from self-supervised embeddings.",
     epilog="Exit codes: 0 done, 1 failed, 2 wrong usage or input, 3 some inputs failed, 130 interrupted.",
     context_settings={"help_option_names": ["-h", "--help"]},
-    add_completion=False,
     rich_markup_mode=None,  # plain help: importing rich would double the time of --help
     pretty_exceptions_enable=False,
 )
@@ -73,11 +109,16 @@ def with_common_options(function: Callable) -> Callable:
     return command
 
 
-for _name in COMMANDS:
-    _stem = _name.replace("-", "_")
-    _function = getattr(importlib.import_module(f"largegen.cli.{_stem}"), _stem)
-    _class = getattr(_function, "command_class", None)
-    app.command(_name, cls=_class)(with_common_options(_function))
+for _stage, _examples in STAGES.items():
+    for _name, _example in _examples.items():
+        _stem = _name.replace("-", "_")
+        _function = getattr(importlib.import_module(f"largegen.cli.{_stem}"), _stem)
+        app.command(
+            _name,
+            cls=getattr(_function, "command_class", None),
+            rich_help_panel=_stage,
+            epilog=f"\b\nExample:\n  {_example}",
+        )(with_common_options(with_derived_options(_function)))
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -107,7 +148,7 @@ def run(arguments: list[str] | None = None) -> int:
         if error.errno == errno.EPIPE:
             return 1
         return _fail(error, str(error) or type(error).__name__, 1)
-    except Exception as error:  # a fault of ours, or of a library: still one line, and how to see more
+    except Exception as error:  # a bug: still one line, and how to see more
         if type(error).__name__ == "OutOfMemoryError":
             return _fail(error, "out of memory on the device; try a smaller --batch-size", 1)
         text = f"unexpected {type(error).__name__}: {error}; LARGEGEN_DEBUG=1 shows where"

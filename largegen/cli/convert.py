@@ -7,7 +7,6 @@ from typing import Annotated
 import typer
 
 from largegen.cli import options as shared
-from largegen.cli import training_options as loop
 
 
 def convert(
@@ -21,7 +20,7 @@ def convert(
     ],
     out: Annotated[Path, typer.Option(help="Model directory to write.")],
     checkpoint: Annotated[
-        str | None, typer.Option(help="Which checkpoint, where the folder has several: its file name.")
+        str | None, typer.Option(help="File name of the checkpoint, if the folder has several.")
     ] = None,
     vae: Annotated[
         Path | None, typer.Option(help="Autoencoder, if SOURCE has none: another source, or a model's directory.")
@@ -42,21 +41,22 @@ def convert(
         ),
     ] = None,
     raw_weights: Annotated[
-        bool, typer.Option("--raw-weights", help="Take the weights as trained, not their average (EMA).")
+        bool, typer.Option("--raw-weights", help="Take the last weights instead of their average (EMA).")
     ] = False,
     name: Annotated[str, typer.Option(help="Name of the model.", show_default="the directory's")] = "",
     licence: Annotated[str, typer.Option(help="Licence of the model's weights.", show_default="the encoder's")] = "",
-    export_precision: loop.ExportPrecision = "fp32",
+    export_precision: shared.ExportPrecision = "fp32",
     overwrite: shared.Overwrite = False,
     json: shared.Json = False,
 ) -> None:
-    """Turn a published checkpoint into a model directory that every command takes.
+    """Convert a published checkpoint to a model directory.
 
-    Nothing in the checkpoint is run. Every one of its tensors is used, or reported as left out and why.
+    No code in the checkpoint is run. Every tensor is used, or reported as left out with the reason.
     """
     from largegen.models.convert.convert import convert
+    from largegen.runtime.device import export_dtype
 
-    dtype = loop.export_dtype(export_precision)
+    dtype = export_dtype(export_precision)
     report = convert(
         source,
         out,
@@ -81,4 +81,4 @@ def convert(
         typer.echo(f"  left out: {len(names)} tensors, {reason} ({names[0]}{', ...' if len(names) > 1 else ''})")
     if "conditioner" not in report.parts:
         start = [f"--vae {out}"] * ("vae" in report.parts) + [f"--init-from {out}"] * ("unet" in report.parts)
-        typer.echo(f"A start for training: largegen train EMBEDDINGS --preset published {' '.join(start)}")
+        typer.echo(f"To train from it: largegen train EMBEDDINGS --preset published {' '.join(start)}")

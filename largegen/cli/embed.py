@@ -24,7 +24,7 @@ def embed(
     slides: Annotated[
         list[Path],
         typer.Argument(
-            help="Slides, scenes, images, or directories of them; with --import, embedding files or directories.",
+            help="Slides, scenes, images or directories of them; with --import, embedding files or directories.",
             metavar="SLIDE...",
         ),
     ],
@@ -59,26 +59,24 @@ def embed(
         bool,
         typer.Option(
             "--import",
-            help="Take embedding files of other projects in place of slides (.npy, .npz, .h5, .pkl): ZoomLDM, TRIDENT,"
-            " CLAM.",
+            help="Convert embedding files of other projects (ZoomLDM, TRIDENT, CLAM: .npy, .npz, .h5, .pkl) instead.",
         ),
     ] = False,
     slide: Annotated[
-        Path | None, typer.Option(help="With --import of one file: the slide that its embeddings are of.")
+        Path | None, typer.Option(help="With --import of one file: the slide that it was made from.")
     ] = None,
     dataset: Annotated[
         str | None,
-        typer.Option(help="With --import: which array, where a file has several: feat_20x, or 3/feat_20x in a list."),
+        typer.Option(help="With --import: which array, if a file has several: feat_20x, or 3/feat_20x in a list."),
     ] = None,
     overwrite: shared.Overwrite = False,
     dry_run: shared.DryRun = False,
     json: shared.Json = False,
 ) -> None:
-    """Embed the tissue of slides, tile by tile, with a self-supervised encoder.
+    """Embed the tissue tiles of slides and scenes.
 
-    Writes one HDF5 file per slide, which TRIDENT's and CLAM's readers open too. A file that is complete is
-    kept; an interrupted run resumes where it stopped. With --import, embeddings that other projects computed are
-    written in the same form.
+    Writes one HDF5 file per slide, which the readers of TRIDENT and CLAM open too. Complete files are kept, and an
+    interrupted run resumes where it stopped. With --import, embedding files of other projects are converted instead.
     """
     if sum(value is not None for value in (mag, mpp, gsd)) > 1:
         raise InputError("--mag, --mpp, --gsd: give only one of them")

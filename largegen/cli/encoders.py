@@ -8,9 +8,10 @@ from largegen.cli.options import Json, print_json
 
 
 def encoders(json: Json = False) -> None:
-    """List the encoders known by name, with dimension, precision and licence.
+    """List the encoders known by name.
 
-    Beside these, --encoder takes any timm model name, hf-hub:ORG/NAME and local-dir:DIR.
+    Each with the dimension of its embeddings, its input size, precision and licence. --encoder also takes any timm
+    model name, hf-hub:ORG/NAME and local-dir:DIR.
     """
     from largegen.models.encoder import encoder_names, encoder_spec
 

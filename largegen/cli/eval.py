@@ -61,12 +61,12 @@ def eval(
     ] = "",
     crops: Annotated[int, typer.Option(min=2, help="Crops of each set and magnification.")] = 10_000,
     crop_px: Annotated[int, typer.Option(min=16, help="Side of a crop in pixels.")] = 256,
-    grid: Annotated[bool, typer.Option("--grid", help="Crops side by side; otherwise at random places.")] = False,
+    grid: Annotated[bool, typer.Option("--grid", help="Take crops side by side instead of at random places.")] = False,
     no_tissue_filter: Annotated[
         bool,
         typer.Option(
             "--no-tissue-filter",
-            help="Take crops of empty glass too, where by default those of slides, and so of images, are of tissue.",
+            help="Also take crops of empty glass; by default crops of slides, and so of generated images, show tissue.",
         ),
     ] = False,
     mag: Annotated[
@@ -75,27 +75,27 @@ def eval(
     mpp: Annotated[float | None, typer.Option(help="Compare at this many microns per pixel.")] = None,
     gsd: Annotated[float | None, typer.Option(help="Compare at this many metres per pixel (scenes).")] = None,
     real_mag: Annotated[
-        float | None, typer.Option(help="Magnification of the real images, where their metadata lack it.")
+        float | None, typer.Option(help="Magnification of the real images, if their metadata lack it.")
     ] = None,
     real_mpp: Annotated[float | None, typer.Option(help="Microns per pixel of the real images, likewise.")] = None,
     real_gsd: Annotated[float | None, typer.Option(help="Metres per pixel of the real scenes, likewise.")] = None,
     fake_mag: Annotated[
-        float | None, typer.Option(help="Magnification of the generated images, where their metadata lack it.")
+        float | None, typer.Option(help="Magnification of the generated images, if their metadata lack it.")
     ] = None,
     fake_mpp: Annotated[float | None, typer.Option(help="Microns per pixel of the generated images, likewise.")] = None,
     fake_gsd: Annotated[float | None, typer.Option(help="Metres per pixel of the generated scenes, likewise.")] = None,
     pairs: Annotated[
         Path | None,
         typer.Option(
-            help="CSV of generated,real[,x,y]: which place of which real image each is made after.",
-            show_default="what the images say of their making",
+            help="CSV of generated,real[,x,y]: the real image, and the place on it, that each was generated from.",
+            show_default="from the images' metadata",
         ),
     ] = None,
     encoder: Annotated[
         str | None,
         typer.Option(
-            help="Encoder of fd, kid and the rest that need no download. " + shared.ENCODER_HELP,
-            show_default="starter, and the one that images say they were made with",
+            help="Encoder of fd, kid and precision-recall. " + shared.ENCODER_HELP,
+            show_default="starter, and the one in the images' metadata",
         ),
     ] = None,
     encoder_weights: shared.EncoderWeights = None,
@@ -108,25 +108,28 @@ def eval(
         typer.Option(help="Weights of CLIP ViT-B/32, for CLIP FID.", show_default="the hub's, by its own cache"),
     ] = None,
     save_stats: Annotated[
-        Path | None, typer.Option(help="Keep the real set's statistics in this .npz, for --real later.")
+        Path | None, typer.Option(help="Save the real set's statistics to this .npz, for --real later.")
     ] = None,
-    report: Annotated[Path | None, typer.Option(help="Also write a page with images, report.html.")] = None,
-    replicates: Annotated[int, typer.Option(min=0, help="Resamplings behind each interval; 0 for no intervals.")] = 20,
+    report: Annotated[Path | None, typer.Option(help="Also write a report with images, as HTML.")] = None,
+    replicates: Annotated[
+        int, typer.Option(min=0, help="Bootstrap resamplings per confidence interval; 0 for no intervals.")
+    ] = 20,
     batch_size: shared.BatchSize = 32,
     workers: shared.Workers = 2,
     device: shared.Device = "auto",
     seed: shared.Seed = 0,
     keep_going: Annotated[
-        bool, typer.Option("--keep-going", help="Leave out damaged images; the exit code is then 3.")
+        bool,
+        typer.Option("--keep-going", help="Leave out damaged images instead of stopping; the exit code is then 3."),
     ] = False,
     overwrite: shared.Overwrite = False,
     dry_run: shared.DryRun = False,
     json: shared.Json = False,
 ) -> int:
-    """Say how good generated images are against real ones, and how far to trust the number.
+    """Measure generated images against real ones.
 
-    By default all metrics that the inputs and the weights at hand allow, with a line for each that is left out. Runs on
-    one device as it is; on several with: accelerate launch --num_processes 2 -m largegen eval ...
+    Computes all metrics that the inputs and the available weights allow, with confidence intervals, and says why others
+    are left out. On several devices: accelerate launch --num_processes 2 -m largegen eval ...
     """
     names = tuple(name for name in metrics.replace(" ", "").split(",") if name)
     from largegen.metrics.request import Config, parse_metric
@@ -192,7 +195,7 @@ def eval(
         if report:
             write_report(report, evaluation, sheets_of(sets, comparison))
             if not json:
-                typer.echo(f"{report}: the same with images")
+                typer.echo(f"{report}: report with images")
 
     run_on_main(processes, tell)
     return 3 if sets.failed else 0

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from largegen.cli import options as shared
-from largegen.cli.reference_options import with_reference_options
-from largegen.conditioning.open_reference import ReferenceOptions
+from largegen.cli.reference_options import Reference
 from largegen.sampling.settings import Sampling
 
 if TYPE_CHECKING:
@@ -22,9 +21,9 @@ if TYPE_CHECKING:
     from largegen.models.model import Model
 
 
-@with_reference_options
 def generate(
-    reference: ReferenceOptions,
+    *,
+    reference: Reference,
     size: Annotated[str, typer.Option(help="N, WxH (pixels) or full (all of the reference).")] = "1024",
     region: shared.Corner = None,
     model: shared.ModelName = "starter",
@@ -35,45 +34,26 @@ def generate(
             show_default="<slide>_synthetic_<size>.tif",
         ),
     ] = None,
-    steps: shared.Steps = Sampling.steps,
-    guidance: shared.Guidance = Sampling.guidance,
-    eta: Annotated[float, typer.Option(help="Noise added by DDIM, 0 to 1.")] = Sampling.eta,
-    scheduler: Annotated[str, typer.Option(help="ddim, dpm++ or unipc.")] = Sampling.scheduler,
-    windows: Annotated[
-        str, typer.Option(help="overlap: every --stride; shift: side by side, moved at random at every step.")
-    ] = Sampling.windows,
-    stride: Annotated[
-        int, typer.Option(min=0, help="Latents between overlapping windows.", show_default="half a window")
-    ] = Sampling.stride,
-    batch_size: shared.Windows = "auto",
+    sampling: Sampling,
     save_every: Annotated[float, typer.Option(min=0.0, help="Seconds between saves of the unfinished canvas.")] = 30.0,
     device: shared.Device = "auto",
     precision: shared.Precision = "auto",
-    seed: shared.Seed = Sampling.seed,
     overwrite: shared.Overwrite = False,
     dry_run: shared.DryRun = False,
     json: shared.Json = False,
 ) -> None:
-    """Make a large synthetic image that is laid out like a reference.
+    """Generate a large image that is laid out like a reference.
 
-    Embeds the reference (or takes its embedding file), samples overlapping or shifted windows under the interpolated
-    embeddings, and writes a pyramidal TIFF or what the suffix of --out says. Killed, the same command resumes.
+    Embeds the reference (or reads its embedding file), samples overlapping or shifted windows conditioned on the
+    interpolated embeddings, and writes a pyramidal TIFF or what the suffix of --out says. After an interruption, the
+    same command resumes.
     """
-    sampling = Sampling(
-        steps=steps,
-        guidance=guidance,
-        eta=eta,
-        scheduler=scheduler,
-        windows=windows,
-        stride=stride,
-        batch_size=shared.window_batch(batch_size),
-        seed=seed,
-    )
     sampling.check()
+    chosen = reference.check()
     from largegen.conditioning.area import parse_corner, parse_size
 
     wanted, corner = parse_size(size), parse_corner(region) if region else None
-    out = out or Path(f"{reference.name}_synthetic_{size.lower()}.tif")
+    out = out or Path(f"{chosen.name}_synthetic_{size.lower()}.tif")
     from largegen.images.write import check_output
 
     check_output(out, overwrite, wanted)
@@ -89,7 +69,7 @@ def generate(
     progress = shared.show_progress()
     settings = resolve_defaults(sampling, network)
     with ExitStack() as stack:
-        source = reference.open(stack, network, shared.show_progress())
+        source = chosen.open(stack, network, shared.show_progress())
         place = source.area(network, wanted, corner)
         if dry_run:
             if main:

@@ -23,7 +23,10 @@ def info(
     source_mag: SourceMag = None,
     json: Json = False,
 ) -> None:
-    """Tell what any input or output is: size, resolution, encoder, licence, how it was made."""
+    """Describe an input or output: size, resolution, provenance.
+
+    For a model, autoencoder or encoder: architecture, size of the weights and licence.
+    """
     if not path.exists():
         raise InputError(f"{path}: no such file or directory")
     if path.is_dir():

@@ -1,7 +1,5 @@
-"""Options that several commands share, and what -v, -q, --json and --config mean for all of them."""
+"""Options that several commands share, and what -v, -q, --json and --config do in all of them."""
 
-import functools
-import inspect
 import json
 import keyword
 import logging
@@ -95,7 +93,7 @@ def _python_name(name: str) -> str:
 Config = Annotated[
     Path | None,
     typer.Option(
-        help="TOML file with values for any of these options; options given here win over it.",
+        help="TOML file with values for any of these options; options on the command line take precedence.",
         callback=_on_config,
         is_eager=True,
         metavar="RUN.TOML",
@@ -103,10 +101,10 @@ Config = Annotated[
 ]
 Verbose = Annotated[
     int,
-    typer.Option("--verbose", "-v", count=True, callback=_on_verbose, show_default=False, help="Say more."),
+    typer.Option("--verbose", "-v", count=True, callback=_on_verbose, show_default=False, help="Print more messages."),
 ]
 Quiet = Annotated[
-    bool, typer.Option("--quiet", "-q", callback=_on_quiet, help="Say nothing but errors; no progress bars.")
+    bool, typer.Option("--quiet", "-q", callback=_on_quiet, help="Print nothing but errors; no progress bars.")
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
 Precision = Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16.")]
@@ -123,23 +121,18 @@ DryRun = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout; everything else goes to stderr.")]
 KeepGoing = Annotated[
     bool,
-    typer.Option("--keep-going", help="Go on with the other inputs when one fails; the exit code is then 3."),
+    typer.Option("--keep-going", help="Continue with the other inputs when one fails; the exit code is then 3."),
 ]
 ModelName = Annotated[str, typer.Option("--model", help="Bundled model's name, or model directory.")]
 Corner = Annotated[
     str | None,
     typer.Option(
         "--region",
-        help="X,Y: top-left corner in level-0 pixels, moved up and left to a tile's.",
+        help="X,Y: top-left corner in level-0 pixels, rounded down to a corner of a tile.",
         show_default="most tissue",
     ),
 ]
-Steps = Annotated[int, typer.Option(help="Denoising steps.")]
-Guidance = Annotated[float, typer.Option(min=0.0, help="Guidance scale: 1 is none, more keeps to the reference.")]
-Windows = Annotated[
-    str, typer.Option("--batch-size", help="Windows through the network at once: auto or a number.", metavar="N|auto")
-]
-BatchSize = Annotated[int, typer.Option(min=1, help="How many go through the network at once.")]
+BatchSize = Annotated[int, typer.Option(min=1, help="Tiles or crops per batch.")]
 Workers = Annotated[int, typer.Option(min=0, help="Threads that read tiles ahead of the network.")]
 Mag = Annotated[
     float | None,
@@ -152,71 +145,34 @@ Gsd = Annotated[
 ]
 SourceMpp = Annotated[
     float | None,
-    typer.Option(help="Microns per pixel of the input, where its metadata lack it or are wrong."),
+    typer.Option(help="Microns per pixel of the input, if its metadata lack it or are wrong."),
 ]
 SourceMag = Annotated[
-    float | None, typer.Option(help="Magnification of the input, where its metadata lack it or are wrong.")
+    float | None, typer.Option(help="Magnification of the input, if its metadata lack it or are wrong.")
 ]
 SourceGsd = Annotated[
     float | None,
-    typer.Option(help="Metres per pixel of the input scene, where its metadata lack it or are wrong."),
+    typer.Option(help="Metres per pixel of the input scene, if its metadata lack it or are wrong."),
 ]
 TissueThreshold = Annotated[
     float | None,
     typer.Option(min=0.0, max=1.0, help="Colour saturation above which a pixel is tissue.", show_default="Otsu's"),
 ]
 NoTissueFilter = Annotated[
-    bool, typer.Option("--no-tissue-filter", help="Take every tile, also those of empty glass or no data.")
+    bool, typer.Option("--no-tissue-filter", help="Take every tile, including empty glass and no data.")
 ]
+ExportPrecision = Annotated[str, typer.Option(help="Precision of the exported weights: fp32, fp16 or bf16.")]
 ENCODER_HELP = "A name from `largegen encoders`, a timm model name, hf-hub:ORG/NAME or local-dir:DIR."
 EncoderWeights = Annotated[
     Path | None,
-    typer.Option(help="Encoder's weights from a .safetensors, .pth or .bin file: offline, or where no hub has them."),
+    typer.Option(help="Encoder weights from a .safetensors, .pth or .bin file, to work offline or if no hub has them."),
 ]
-
-
-def window_batch(text: str) -> int:
-    """The number that `--batch-size` means; 0 for auto. Raises InputError for anything else."""
-    if text != "auto" and not (text.isdecimal() and int(text)):
-        raise InputError(f"--batch-size {text}: give auto or a number of windows")
-    return 0 if text == "auto" else int(text)
-
-
-def with_options(name: str, group: Callable, build: Callable[..., Any], **defaults: Any) -> Callable:
-    """Give a command all options of `group`, a function's parameters, as the one argument `name`: `build` of them.
-
-    They come where `name` stands among the command's own options, but for those that the command has itself; defaults:
-    the command's own for them.
-    """
-
-    def decorate(function: Callable) -> Callable:
-        own = inspect.signature(function, eval_str=True).parameters
-        group_options = {
-            k: option.replace(default=defaults.get(k, option.default))
-            for k, option in inspect.signature(group, eval_str=True).parameters.items()
-            if k not in own
-        }
-
-        @functools.wraps(function)
-        def command(**options):
-            built = build(**{k: options.pop(k) for k in group_options})
-            return function(**options, **{name: built})
-
-        parameters: list[inspect.Parameter] = []
-        for key, parameter in own.items():
-            parameters += group_options.values() if key == name else [parameter]
-        parameters = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in parameters]
-        command.__signature__ = inspect.Signature(parameters)
-        command.__annotations__ = {p.name: p.annotation for p in parameters}
-        return command
-
-    return decorate
 
 
 def one_by_one(
     paths: list[Path], work: Callable[[Path], dict[str, Any]], keep_going: bool, what: str
 ) -> list[dict[str, Any]]:
-    """What `work` says of each path; of one of several that fails, with `keep_going`, its error, the path as `what`."""
+    """Collect the result of `work` for each path, or with `keep_going` its error, under the path as `what`."""
     results = []
     for path in paths:
         try:

@@ -2,9 +2,9 @@
 found.
 """
 
-from collections.abc import Callable
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -14,61 +14,64 @@ from largegen.errors import InputError
 from largegen.slides.resolution import Target
 
 
-def _options(
-    ref: Annotated[Path | None, typer.Option(help="Reference slide or scene; the tiles it needs are embedded.")] = None,
-    embeddings: Annotated[Path | None, typer.Option(help="Embedding file to use in place of --ref.")] = None,
-    mag: shared.Mag = None,
-    mpp: shared.Mpp = None,
-    gsd: shared.Gsd = None,
-    source_mpp: shared.SourceMpp = None,
-    source_mag: shared.SourceMag = None,
-    source_gsd: shared.SourceGsd = None,
-    tissue_threshold: shared.TissueThreshold = None,
-    no_tissue_filter: shared.NoTissueFilter = False,
-    encoder_weights: shared.EncoderWeights = None,
+@dataclass(frozen=True)
+class Reference:
+    """The reference, as the command line asks for it."""
+
+    ref: Annotated[Path | None, typer.Option(help="Reference slide or scene; the tiles it needs are embedded.")] = None
+    embeddings: Annotated[Path | None, typer.Option(help="Embedding file to use instead of --ref.")] = None
+    mag: shared.Mag = None
+    mpp: shared.Mpp = None
+    gsd: shared.Gsd = None
+    source_mpp: shared.SourceMpp = None
+    source_mag: shared.SourceMag = None
+    source_gsd: shared.SourceGsd = None
+    tissue_threshold: shared.TissueThreshold = None
+    no_tissue_filter: shared.NoTissueFilter = False
+    encoder_weights: shared.EncoderWeights = None
     region_encoder_weights: Annotated[
         Path | None,
-        typer.Option(help="The same of the region encoder, for a model that takes the regions around the tiles."),
-    ] = None,
+        typer.Option(help="The same for the region encoder, for a model conditioned on the regions around the tiles."),
+    ] = None
     cache: Annotated[
-        Path | None, typer.Option(help="Directory of embedded regions.", show_default="~/.cache/largegen")
-    ] = None,
+        Path | None, typer.Option(help="Directory where embedded regions are kept.", show_default="~/.cache/largegen")
+    ] = None
     region_embeddings: Annotated[
         Path | None,
-        typer.Option(help="Embedding file of the regions around the tiles (5x for 20x), for a model that takes them."),
-    ] = None,
+        typer.Option(
+            help="Embedding file of the regions around the tiles (5x for 20x), for a model conditioned on them."
+        ),
+    ] = None
     no_region: Annotated[
-        bool, typer.Option("--no-region", help="Do without, for a model that takes them: they count as zero.")
-    ] = False,
-) -> None:
-    """The reference's options."""
+        bool,
+        typer.Option("--no-region", help="Set the regions around the tiles to zero, for a model conditioned on them."),
+    ] = False
 
+    def check(self) -> ReferenceOptions:
+        """Check that the options go together.
 
-def _reference_options(
-    ref: Path | None, embeddings: Path | None, region_embeddings: Path | None, no_region: bool, **options: Any
-) -> ReferenceOptions:
-    if (ref is None) == (embeddings is None):
-        raise InputError("give --ref SLIDE or --embeddings FILE.h5")
-    target = Target(options.get("mag"), options["mpp"], options["gsd"])
-    if sum(value is not None for value in (target.mag, target.mpp, target.gsd)) > 1:
-        raise InputError("--mag, --mpp, --gsd: give only one of them")
-    if embeddings and any(value is not None and value is not False for value in options.values()):
-        raise InputError("--embeddings: resolution, tissue filter, encoder and cache are options of --ref only")
-    return ReferenceOptions(
-        ref=ref,
-        embeddings=embeddings,
-        target=target,
-        source=(options["source_mpp"], options["source_mag"], options["source_gsd"]),
-        tissue_threshold=options["tissue_threshold"],
-        tissue_filter=not options["no_tissue_filter"],
-        encoder_weights=options["encoder_weights"],
-        region_encoder_weights=options["region_encoder_weights"],
-        cache=options["cache"],
-        region_embeddings=region_embeddings,
-        no_region=no_region,
-    )
-
-
-def with_reference_options(function: Callable) -> Callable:
-    """Give a command the reference's options as one argument `reference: Choice`; its own win over one of them."""
-    return shared.with_options("reference", _options, _reference_options)(function)
+        Raises:
+            InputError: neither or both of slide and embedding file are given, several resolutions, or with an embedding
+                file what only a slide has.
+        """
+        if (self.ref is None) == (self.embeddings is None):
+            raise InputError("give `ref=SLIDE` or `embeddings=FILE.h5`")
+        if sum(value is not None for value in (self.mag, self.mpp, self.gsd)) > 1:
+            raise InputError("`mag`, `mpp`, `gsd`: give only one of them")
+        with_both = ("ref", "embeddings", "region_embeddings", "no_region")
+        of_slides = [getattr(self, f.name) for f in fields(self) if f.name not in with_both]
+        if self.embeddings and any(value is not None and value is not False for value in of_slides):
+            raise InputError("`embeddings`: resolution, tissue filter, encoder and cache are options of `ref` only")
+        return ReferenceOptions(
+            ref=self.ref,
+            embeddings=self.embeddings,
+            target=Target(self.mag, self.mpp, self.gsd),
+            source=(self.source_mpp, self.source_mag, self.source_gsd),
+            tissue_threshold=self.tissue_threshold,
+            tissue_filter=not self.no_tissue_filter,
+            encoder_weights=self.encoder_weights,
+            region_encoder_weights=self.region_encoder_weights,
+            cache=self.cache,
+            region_embeddings=self.region_embeddings,
+            no_region=self.no_region,
+        )

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from largegen.cli import options as shared
-from largegen.cli.reference_options import with_reference_options
-from largegen.conditioning.open_reference import ReferenceOptions
+from largegen.cli.derived import Fields
+from largegen.cli.reference_options import Reference
 from largegen.errors import InputError
 from largegen.sampling.settings import Sampling
 
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
     from largegen.models.model import Model
 
 
-@with_reference_options
 def sample(
-    reference: ReferenceOptions,
+    *,
+    reference: Reference,
     mag: Annotated[
         float | None, typer.Option(help="Magnification of the patches: 20, 10, 5, ...", show_default="the base")
     ] = None,
     level: Annotated[
-        int | None, typer.Option(min=0, help="The same as a number: 0 is the base, 1 half of it, ...")
+        int | None, typer.Option(min=0, help="The same as a number: 0 is the base, 1 is half of it, ...")
     ] = None,
     count: Annotated[int, typer.Option("--count", "-n", min=1, help="Patches on the sheet.")] = 16,
     model: shared.ModelName = "starter",
@@ -33,17 +33,18 @@ def sample(
         Path | None,
         typer.Option(help="The sheet: .png, .jpg or .tif.", show_default="<slide>_samples_<magnification>.png"),
     ] = None,
-    steps: shared.Steps = Sampling.steps,
-    guidance: shared.Guidance = Sampling.guidance,
+    sampling: Annotated[Sampling, Fields("steps", "guidance", "seed")],
     device: shared.Device = "auto",
     precision: shared.Precision = "auto",
-    seed: shared.Seed = Sampling.seed,
     overwrite: shared.Overwrite = False,
     json: shared.Json = False,
 ) -> None:
-    """Sample single patches at one magnification, after random places of a reference, as a contact sheet."""
-    sampling = Sampling(steps=steps, guidance=guidance, seed=seed)
+    """Sample single patches, as a contact sheet.
+
+    All are at one magnification, each conditioned on the embeddings at a random place of a reference.
+    """
     sampling.check()
+    chosen = reference.check()
     import numpy as np
 
     if mag is not None and level is not None:
@@ -65,11 +66,11 @@ def sample(
     level = _level(network, mag, level)
     name = network.level_names[level]
     sampling = resolve_defaults(sampling, network)
-    out = out or Path(f"{reference.name}_samples_{name}.png")
+    out = out or Path(f"{chosen.name}_samples_{name}.png")
     check_output(out, overwrite, (min(count, 8) * network.tile_px, -(-count // 8) * network.tile_px))
     with ExitStack() as stack:
-        source = reference.open(stack, network, shared.show_progress())
-        places = choose_places(source.tissue, level, count, seed)
+        source = chosen.open(stack, network, shared.show_progress())
+        places = choose_places(source.tissue, level, count, sampling.seed)
         grids, grid = grids_at(source, places, level, network.tile_px)
     latents = sample_patches(network, grids, level, sampling, progress=shared.show_progress())
     patches = [to_images(guide_image(network, part)) for part in latents.split(8)]

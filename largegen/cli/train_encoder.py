@@ -1,51 +1,32 @@
 """`largegen train-encoder`."""
 
-from pathlib import Path
+from dataclasses import replace
 from typing import Annotated
 
-import typer
-
 from largegen.cli import options as shared
-from largegen.cli import training_options as loop
+from largegen.cli.derived import Fields
+from largegen.cli.training_options import Loop, Run, SlideOptions, SlidePaths
+from largegen.training.config import EncoderConfig, LoopConfig
 
 
-@loop.with_loop_options(
-    steps=10_000,
-    batch_size=128,
-    learning_rate=1e-3,
-    warmup_steps=100,
-    schedule="cosine",
-    ema_decay=0.999,
-    validate_every=500,
-    checkpoint_every=500,
-)
 def train_encoder(
-    slides: Annotated[list[Path], typer.Argument(help="Slides, scenes or directories of them.", metavar="SLIDE...")],
-    architecture: Annotated[str, typer.Option(help="Any timm model name.")] = "resnet10t",
-    width: Annotated[int, typer.Option(min=8, help="Width of the embedding.")] = 256,
-    tile_px: Annotated[int, typer.Option(min=32, help="Side of the tiles it will see.")] = 256,
-    input_px: Annotated[int, typer.Option(min=32, help="Side that tiles are resized to for the network.")] = 128,
-    export_precision: loop.ExportPrecision = "fp32",
-    licence: Annotated[str, typer.Option(help="Licence of the weights; it travels with all they make.")] = "Apache-2.0",
-    validation: loop.Validation = 0.05,
-    mag: shared.Mag = None,
-    mpp: shared.Mpp = None,
-    gsd: shared.Gsd = None,
-    native: loop.Native = False,
-    source_mpp: shared.SourceMpp = None,
-    source_mag: shared.SourceMag = None,
-    source_gsd: shared.SourceGsd = None,
+    slides: SlidePaths,
     *,
-    run: loop.Run,
+    run: Run,
+    encoder: Annotated[EncoderConfig, Fields(held_out="--validation")],
+    export_precision: shared.ExportPrecision = "fp32",
+    resolution: SlideOptions,
+    loop: Loop = LoopConfig(batch_size=128, learning_rate=1e-3, warmup_steps=100, schedule="cosine", ema_decay=0.999),
 ) -> None:
-    """Fit a small tile encoder without labels on tiles of slides, for `embed` to use.
+    """Train a small tile encoder on slides, without labels.
 
-    Nearby crops attract, all others in the batch repel; colour and scale are left alone and stay in the embedding.
+    The loss is contrastive: embeddings of nearby crops become similar, those of all others in the batch dissimilar.
+    Crops are not augmented in colour or scale, so embeddings keep both. Use the result with `embed --encoder`.
     """
-    dtype = loop.export_dtype(export_precision)
-    from largegen.training.tasks.encoder import EncoderConfig, EncoderTask
+    from largegen.runtime.device import export_dtype
+    from largegen.training.tasks.encoder import EncoderTask
 
-    cohort = loop.open_cohort(slides, native, mag, mpp, gsd, source_mpp, source_mag, source_gsd)
-    form = EncoderConfig(architecture, width, tile_px, input_px, tile_px // 2, held_out=validation, licence=licence)
-    task = EncoderTask(cohort, form, run.config.seed, dtype)
-    run.fit(task, "encoder, {steps} steps; use it as --encoder local-dir:{model}")
+    dtype = export_dtype(export_precision)
+    encoder = replace(encoder, shift_px=encoder.tile_px // 2)
+    task = EncoderTask(resolution.open(slides), encoder, loop.seed, dtype)
+    run.train(task, loop, "encoder, {steps} steps; use it as --encoder local-dir:{model}")

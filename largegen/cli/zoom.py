@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from largegen.cli import options as shared
-from largegen.cli.reference_options import with_reference_options
-from largegen.conditioning.open_reference import ReferenceOptions
+from largegen.cli.derived import Fields
+from largegen.cli.reference_options import Reference
 from largegen.errors import InputError
 from largegen.sampling.settings import ZOOM_STEPS, Sampling, Zooming
 
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from largegen.models.model import Model
 
 
-@with_reference_options
 def zoom(
-    reference: ReferenceOptions,
+    *,
+    reference: Reference,
     size: Annotated[
         str, typer.Option(help="Side of the image in px: 512, 1024, 2048 or 4096 with tiles of 256 px and 5 levels.")
     ] = "1024",
@@ -36,50 +36,32 @@ def zoom(
         ),
     ] = None,
     levels: Annotated[
-        bool, typer.Option("--levels", help="Also write the image at each magnification between, as PNG.")
+        bool, typer.Option("--levels", help="Also write the image at each magnification in between, as PNG.")
     ] = False,
-    method: Annotated[
-        str,
-        typer.Option(
-            help="fast: a draft, the guide from it, then the image under the guide; published: guide and tiles at"
-            " once by inner iterations, then a pass against seams."
-        ),
-    ] = Zooming.method,
-    steps: shared.Steps = ZOOM_STEPS,
-    guidance: shared.Guidance = Sampling.guidance,
-    inner_steps: Annotated[
-        int, typer.Option(help="Iterations towards the guide, per tile and step (published).")
-    ] = Zooming.inner_steps,
-    inner_rate: Annotated[float, typer.Option(help="Rate of each of them (published).")] = Zooming.inner_rate,
-    fd_step: Annotated[float, typer.Option(help="Step of their forward differences (published).")] = Zooming.fd_step,
-    seam_steps: Annotated[
-        int, typer.Option(help="Steps of the pass against seams; 0 switches it off (published).")
-    ] = Zooming.seam_steps,
-    batch_size: shared.Windows = "auto",
+    zooming: Zooming,
+    sampling: Annotated[Sampling, Fields("steps", "guidance", "batch_size", "seed")] = Sampling(steps=ZOOM_STEPS),
     save_every: Annotated[float, typer.Option(min=0.0, help="Seconds between saves of the unfinished canvas.")] = 30.0,
     device: shared.Device = "auto",
     precision: shared.Precision = "auto",
-    seed: shared.Seed = Sampling.seed,
     overwrite: shared.Overwrite = False,
     dry_run: shared.DryRun = False,
     json: shared.Json = False,
 ) -> None:
-    """Make a large image that agrees with a guide at low magnification, laid out like a reference.
+    """Generate a large image under a low-magnification guide.
 
-    The guide is one patch at the magnification that shows all of the image (1.25x for 4096 px at 20x), conditioned on
-    all embeddings under it; the image, shrunk, follows the guide. Killed, the same command resumes.
+    The guide is one patch at the magnification that shows the whole image (1.25x for 4096 px at 20x), conditioned on
+    all embeddings under it; the image, downsampled, matches the guide. After an interruption, the same command resumes.
     """
-    zooming = Zooming(method, inner_steps, inner_rate, fd_step, seam_steps)
     zooming.check()
-    sampling = Sampling(steps=steps, guidance=guidance, batch_size=shared.window_batch(batch_size), seed=seed)
     sampling.check()
+    chosen = reference.check()
     from largegen.conditioning.area import parse_corner, parse_size
     from largegen.images.write import check_output
 
     wanted, corner = parse_size(size), parse_corner(region) if region else None
     if wanted is None:
         raise InputError(f"--size {size}: zoom makes squares of a given side")
-    out = out or Path(f"{reference.name}_zoom_{size}.tif")
+    out = out or Path(f"{chosen.name}_zoom_{size}.tif")
     check_output(out, overwrite, wanted)
     from largegen.images.zoom_file import zoom_file
     from largegen.models.model import load_model
@@ -87,7 +69,7 @@ def zoom(
     from largegen.sampling.generate import resolve_defaults
     from largegen.sampling.zoom.zoom import check_zooming, level_of
 
-    if method == "published" and precision == "auto":
+    if zooming.method == "published" and precision == "auto":
         precision = "fp32"  # lower precisions drown its forward differences
     network = load_model(model, device, precision)
     require_single_process(network.device)
@@ -95,7 +77,7 @@ def zoom(
     check_zooming(network, zooming)
     sampling = resolve_defaults(sampling, network)
     with ExitStack() as stack:
-        source = reference.open(stack, network, shared.show_progress())
+        source = chosen.open(stack, network, shared.show_progress())
         place = source.area(network, wanted, corner)
         if dry_run:
             shared.print_json(_estimate(network, place, sampling, zooming, out))

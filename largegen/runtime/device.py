@@ -55,7 +55,20 @@ def resolve_precision(precision: str, device: "torch.device") -> "torch.dtype":
     if precision == "auto":
         native = {"cpu": cpu_has_bf16, "cuda": torch.cuda.is_bf16_supported}.get(device.type, lambda: False)
         return torch.bfloat16 if native() else torch.float32
-    return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+    return _dtypes()[precision]
+
+
+def export_dtype(precision: str) -> "torch.dtype":
+    """Turn `fp32|bf16|fp16` into the dtype that weights are saved in. Raises InputError for an unknown name."""
+    if precision not in PRECISIONS[1:]:
+        raise InputError(f"`export_precision` {precision}: use one of {', '.join(PRECISIONS[1:])}")
+    return _dtypes()[precision]
+
+
+def _dtypes() -> "dict[str, torch.dtype]":
+    import torch
+
+    return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def cpu_has_bf16() -> bool:

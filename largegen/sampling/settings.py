@@ -2,9 +2,10 @@
 
 import math
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Annotated, Any
 
 from largegen.errors import InputError
+from largegen.runtime.setting import Setting
 
 SCHEDULERS = ("ddim", "dpm++", "unipc")
 WINDOWS = ("overlap", "shift")
@@ -16,16 +17,23 @@ ZOOM_STEPS = 20  # [Z]: the guide holds the image together, so fewer steps do
 class Sampling:
     """How a canvas is sampled. The defaults are the cheapest setting without a loss, see the README's table."""
 
-    steps: int = 50  # of the scheduler
-    guidance: float = 4.0  # eps_null + guidance * (eps_cond - eps_null)
-    eta: float = 0.0  # DDIM's added noise, 0 to 1
-    scheduler: str = "ddim"  # ddim, dpm++ or unipc
-    windows: str = "shift"  # overlap or shift
-    stride: int = 0  # latents between overlapping windows; 0: half a window
+    steps: Annotated[int, Setting("Denoising steps.")] = 50
+    # eps_null + guidance * (eps_cond - eps_null)
+    guidance: Annotated[
+        float, Setting("Guidance scale: 1 is none; higher values follow the reference more closely.", min=0.0)
+    ] = 4.0
+    eta: Annotated[float, Setting("Noise added by DDIM, 0 to 1.")] = 0.0
+    scheduler: Annotated[str, Setting("ddim, dpm++ or unipc.")] = "ddim"
+    windows: Annotated[str, Setting("overlap: every `stride`; shift: side by side, moved at random at every step.")] = (
+        "shift"
+    )
+    stride: Annotated[int, Setting("Latents between overlapping windows.", min=0, unset="half a window")] = 0
     decode_stride: int = 0  # latents between decoded windows; 0: half a window, with a margin of an eighth
     decode_margin: int = 0  # latents at a decoded window's inner edges that do not count: the decoder saw padding there
-    batch_size: int = 0  # windows at once; 0: what suits the device
-    seed: int = 0
+    batch_size: Annotated[
+        int, Setting("Windows through the network at once: auto (what suits the device) or a number.", auto=0)
+    ] = 0
+    seed: Annotated[int, Setting("Seed of everything random.")] = 0
 
     def check(self, window: int | None = None) -> None:
         """Raise an InputError for what cannot be sampled, or not with a model of this window (in latents)."""
@@ -56,11 +64,18 @@ class Sampling:
 class Zooming:
     """How an image is made to agree with its guide; all but the method is of the published one [Z]."""
 
-    method: str = "fast"  # fast or published
-    inner_steps: int = 10  # K, per tile and step; 0 leaves the tiles alone
-    inner_rate: float = 0.5  # of each inner step
-    fd_step: float = 0.005  # h, of its forward differences
-    seam_steps: int = 6  # of the pass against seams; 0: none
+    method: Annotated[
+        str,
+        Setting(
+            "fast: a draft, the guide from it, then the image under the guide; published: guide and tiles at once by"
+            " inner iterations, then a pass that removes seams."
+        ),
+    ] = "fast"
+    # K; 0 leaves the tiles alone
+    inner_steps: Annotated[int, Setting("Iterations towards the guide, per tile and step (published).")] = 10
+    inner_rate: Annotated[float, Setting("Rate of each of them (published).")] = 0.5
+    fd_step: Annotated[float, Setting("Step h of their forward differences (published).")] = 0.005
+    seam_steps: Annotated[int, Setting("Steps of the pass that removes seams; 0 switches it off (published).")] = 6
 
     def as_dict(self) -> dict[str, Any]:
         """The settings that the method has."""

@@ -1,68 +1,185 @@
-"""How a network is trained, whichever it is: the settings of the loop, and the devices and precision it works in."""
+"""Every setting of training: of the loop, and of each network. Imports nothing heavy, as options are made of it."""
 
-import os
-from dataclasses import dataclass
-
-import torch
-from accelerate import Accelerator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated
 
 from largegen.errors import InputError
-from largegen.runtime.device import keep_freed_memory, resolve_device, resolve_precision
-from largegen.runtime.distributed import process_group
+from largegen.runtime.setting import Setting
+
+DENOISER_PRESETS = ("published", "starter", "tiny")
+CONDITIONERS = ("patch", "summarizer")
+ORIENTATIONS = (1, 2, 4, 8)
+LR_SCHEDULES = ("constant", "cosine")
+MIXED_PRECISIONS = ("auto", "no", "bf16", "fp16")
+
+HELD_OUT = Setting("Fraction of the slides' area that is kept out of training.", min=0.0, max=0.9)
+
+
+def check_choice(name: str, value: str | int, allowed: tuple) -> None:
+    """Raise InputError, naming the parameter, unless a value is one of those allowed."""
+    if value not in allowed:
+        raise InputError(f"`{name}` {value}: use one of {', '.join(map(str, allowed))}")
 
 
 @dataclass(frozen=True)
 class LoopConfig:
     """How a network is trained, whichever it is."""
 
-    steps: int = 10_000  # optimizer steps in all
-    batch_size: int = 32  # samples per optimizer step, over all processes and accumulation steps
-    accumulation: int = 1  # micro-batches per process and optimizer step
-    learning_rate: float = 1e-4  # after the warm-up
-    warmup_steps: int = 1000  # optimizer steps
-    schedule: str = "constant"  # of the learning rate after the warm-up: constant or cosine (to zero)
-    weight_decay: float = 0.01  # AdamW's
-    clip: float = 1.0  # largest gradient norm; 0 switches clipping off
-    ema_decay: float = 0.9999  # per step, reached gradually
-    mixed_precision: str = "auto"  # auto, no, bf16 or fp16
-    device: str = "auto"  # auto, cpu, cuda or mps
-    seed: int = 0
-    workers: int = 2  # processes that prepare samples
-    log_every: int = 10  # steps
-    validate_every: int = 500  # steps
-    checkpoint_every: int = 500  # steps
-    checkpoints_limit: int = 2  # how many are kept; 0 keeps all
-    resume: str | None = None  # "latest", or a checkpoint directory
-    overwrite: bool = False  # start over where a run is
+    steps: Annotated[int, Setting("Optimizer steps in all.", min=1)] = 10_000
+    # shared by all processes and accumulation steps
+    batch_size: Annotated[int, Setting("Samples per optimizer step, over all processes.", min=1)] = 32
+    accumulation: Annotated[int, Setting("Micro-batches per process and optimizer step.", min=1)] = 1
+    learning_rate: Annotated[float, Setting("Learning rate after the warm-up.", min=0.0)] = 1e-4
+    warmup_steps: Annotated[int, Setting("Steps over which the learning rate rises to it.", min=0)] = 1000
+    schedule: Annotated[str, Setting("Learning rate after the warm-up: constant or cosine (to zero).")] = "constant"
+    weight_decay: Annotated[float, Setting("AdamW's weight decay.", min=0.0)] = 0.01
+    clip: Annotated[float, Setting("Largest gradient norm; 0 for no clipping.", min=0.0)] = 1.0
+    ema_decay: Annotated[
+        float, Setting("Decay of the averaged weights, per step; it is reached gradually.", min=0.0, max=1.0)
+    ] = 0.9999
+    mixed_precision: Annotated[
+        str,
+        Setting(
+            "auto, no (fp32), bf16 or fp16. auto is bf16 or fp16 if `accelerate launch` says so, else the hardware's"
+            " best."
+        ),
+    ] = "auto"
+    device: Annotated[str, Setting("auto, cpu, cuda, cuda:N or mps.")] = "auto"
+    seed: Annotated[int, Setting("Seed of everything random.")] = 0
+    workers: Annotated[int, Setting("Processes that prepare samples.", min=0)] = 2
+    log_every: Annotated[int, Setting("Steps between lines of metrics.jsonl.", min=1)] = 10
+    validate_every: Annotated[int, Setting("Steps between validations and sample images.", min=1)] = 500
+    checkpoint_every: Annotated[int, Setting("Steps between checkpoints.", min=1)] = 500
+    checkpoints_limit: Annotated[int, Setting("How many checkpoints are kept; 0 keeps all.", min=0)] = 2
+    resume: Annotated[
+        str | None, Setting("`latest` (starts over where there is none) or the path of a checkpoint-N directory.")
+    ] = None
+    overwrite: Annotated[bool, Setting("Replace an existing output.")] = False
+
+    def __post_init__(self) -> None:
+        """Check what has a list of choices."""
+        check_choice("mixed_precision", self.mixed_precision, MIXED_PRECISIONS)
+        check_choice("schedule", self.schedule, LR_SCHEDULES)
 
 
-def make_accelerator(config: LoopConfig) -> Accelerator:
-    """The process group and precision of a run; `auto` is what `accelerate launch` says, else the best there is.
+@dataclass(frozen=True)
+class CohortConfig:
+    """What a denoiser is trained on, and its architecture."""
 
-    Without a word on precision `accelerate launch` says `no`, so that this counts as nothing said.
-    """
-    device = resolve_device(config.device)
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
-    elif device.type == "cpu":
-        keep_freed_memory()
-    precision = None if config.mixed_precision == "auto" else config.mixed_precision
-    if precision is None and os.environ.get("ACCELERATE_MIXED_PRECISION", "no") == "no":
-        precision = "bf16" if resolve_precision("auto", device) == torch.bfloat16 else "no"
-    if precision == "fp16" and device.type == "cpu":
-        raise InputError("--mixed-precision fp16: not on a CPU; use bf16 or no")
-    process_group(device)
-    return Accelerator(
-        mixed_precision=precision, gradient_accumulation_steps=config.accumulation, cpu=device.type == "cpu"
-    )
+    embeddings: tuple[Path, ...] = ()  # embedding files, or directories of them
+    vae: Annotated[str, Setting("Autoencoder: a model, run or diffusers directory, or `starter`.")] = "starter"
+    slides: Annotated[
+        Path | None, Setting("Directory of the slides, if they are no longer where they were embedded.")
+    ] = None
+    preset: Annotated[str, Setting("Size of the denoiser: published (401 M parameters), starter or tiny.")] = "starter"
+    conditioner: Annotated[
+        str, Setting("What turns embeddings into context: patch, or summarizer for several levels.")
+    ] = "patch"
+    levels: Annotated[
+        int,
+        Setting(
+            "Magnifications to learn, each half the one before: 5 is 20x to 1.25x.",
+            min=0,
+            max=8,
+            unset="5 with the summarizer, else 1",
+        ),
+    ] = 0
+    init_from: Annotated[str | None, Setting("Start from the weights of this model of the same architecture.")] = None
+    orientations: Annotated[
+        int, Setting("Orientations of each region: 1 as it is, 2 or 4 also flipped, 8 also turned by 90 degrees.")
+    ] = 4
+    cache: Annotated[Path | None, Setting("Directory of the computed latents.", unset="<out>/latents")] = None
+    held_out: Annotated[float, HELD_OUT] = 0.05
+    eval_every: Annotated[
+        int,
+        Setting(
+            "Steps between evaluations of samples of held-out regions: their Fréchet distance (fd:ENCODER) and their"
+            " similarity to the real ones go to metrics.jsonl; 0 for none.",
+            min=0,
+        ),
+    ] = 0
+    eval_samples: Annotated[int, Setting("Regions of each level to sample then, at most.", min=2)] = 128
+    eval_encoder: Annotated[
+        str | None,
+        Setting(
+            "Encoder that compares them. A name from `largegen encoders`, a timm model name, hf-hub:ORG/NAME or"
+            " local-dir:DIR.",
+            unset="the embeddings' own",
+        ),
+    ] = None
+    encoder_weights: Annotated[
+        Path | None,
+        Setting("Encoder's weights from a .safetensors, .pth or .bin file: offline, or where no hub has them."),
+    ] = None
+    name: Annotated[str, Setting("Name of the model.", unset="the run directory's")] = ""
+    licence: Annotated[str, Setting("Licence of the model's weights.", unset="the encoder's and --init-from's")] = ""
+    export_precision: Annotated[str, Setting("Precision of the exported weights: fp32, fp16 or bf16.")] = "fp32"
+
+    def resolve(self, out: Path) -> "CohortConfig":
+        """Check the settings, and fill in what follows from others and from the run directory.
+
+        Raises:
+            InputError: a setting is none of its choices, or the conditioner knows one level only.
+        """
+        check_choice("preset", self.preset, DENOISER_PRESETS)
+        check_choice("conditioner", self.conditioner, CONDITIONERS)
+        check_choice("orientations", self.orientations, ORIENTATIONS)
+        levels = self.levels or (5 if self.conditioner == "summarizer" else 1)
+        if levels > 1 and self.conditioner == "patch":
+            raise InputError(f"`levels` {levels}: the patch conditioner knows one; use `conditioner=summarizer`")
+        name, cache = self.name or out.absolute().name, self.cache or out / "latents"
+        return replace(self, levels=levels, name=name, cache=cache)
 
 
-def micro_batch(config: LoopConfig, accelerator: Accelerator) -> int:
-    """Samples that one process sees at once."""
-    shares = accelerator.num_processes * config.accumulation
-    if config.batch_size % shares:
-        raise InputError(
-            f"--batch-size {config.batch_size} does not divide into {accelerator.num_processes} process(es)"
-            f" x {config.accumulation} accumulation step(s)"
+@dataclass(frozen=True)
+class AutoencoderConfig:
+    """The autoencoder's architecture and loss."""
+
+    patch_px: int = 4  # side of the squares of pixels that the convolutions see as channels
+    channels: tuple[int, ...] = (64, 128)  # one per halving but the last: 2 and squares of 4 px give 8 px per latent
+    layers: int = 1  # residual blocks per level (one more in the decoder)
+    latent_channels: Annotated[int, Setting("Latent channels.", min=0, unset="the preset's")] = 24
+    crop_px: Annotated[int, Setting("Side of the training crops.", min=0, unset="the preset's")] = 128
+    kl_weight: float = 1e-6
+    perceptual_weight: Annotated[float, Setting("Weight of the perceptual term, 1 - SSIM.", min=0.0)] = 0.2
+    levels: Annotated[
+        int, Setting("Resolutions that crops are taken at, each half the one before: 3 adds 1/2 and 1/4.", min=1, max=8)
+    ] = 1
+    held_out: Annotated[float, HELD_OUT] = 0.05
+
+    @property
+    def factor(self) -> int:
+        """Pixels per latent, in each direction."""
+        return self.patch_px * 2 ** (len(self.channels) - 1)
+
+    def with_preset(self, name: str) -> "AutoencoderConfig":
+        """Take the architecture from a preset, and of `latent_channels` and `crop_px` what is 0 here."""
+        check_choice("preset", name, tuple(AUTOENCODER_PRESETS))
+        preset = AUTOENCODER_PRESETS[name]
+        return replace(
+            self,
+            channels=preset.channels,
+            latent_channels=self.latent_channels or preset.latent_channels,
+            crop_px=self.crop_px or preset.crop_px,
         )
-    return config.batch_size // shares
+
+
+AUTOENCODER_PRESETS = {
+    "starter": AutoencoderConfig(),
+    "tiny": AutoencoderConfig(channels=(8, 16), latent_channels=4, crop_px=64),
+}
+
+
+@dataclass(frozen=True)
+class EncoderConfig:
+    """The encoder's architecture and loss."""
+
+    architecture: Annotated[str, Setting("Any timm model name.")] = "resnet10t"
+    width: Annotated[int, Setting("Dimension of the embedding.", min=8)] = 256
+    tile_px: Annotated[int, Setting("Side of the tiles that it will see.", min=32)] = 256
+    input_px: Annotated[int, Setting("Side that tiles are resized to for the network.", min=32)] = 128
+    shift_px: int = 128  # largest distance between two crops of one sample, in each direction
+    temperature: float = 0.1
+    held_out: Annotated[float, HELD_OUT] = 0.05
+    licence: Annotated[str, Setting("Licence of the weights; whatever they make carries it.")] = "Apache-2.0"

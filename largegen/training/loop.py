@@ -19,6 +19,7 @@ from tqdm import tqdm
 from largegen.errors import TrainingError
 from largegen.runtime.files import atomic, remove, write_errors, write_json
 from largegen.runtime.lock import lock
+from largegen.training.accelerator import make_accelerator, micro_batch
 from largegen.training.checkpoints import (
     check_same_run,
     find_checkpoint,
@@ -28,7 +29,7 @@ from largegen.training.checkpoints import (
     save_checkpoint,
     step_of,
 )
-from largegen.training.config import LoopConfig, make_accelerator, micro_batch
+from largegen.training.config import LoopConfig
 from largegen.training.log import Metrics, plot_losses, read_metrics
 from largegen.training.sampler import StepSampler
 from largegen.version import __version__

@@ -3,7 +3,6 @@
 import copy
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +16,9 @@ from largegen.models.autoencoder import load_autoencoder
 from largegen.models.denoiser import PRESETS
 from largegen.models.encoder import load_encoder
 from largegen.models.model import BUNDLED, build_model, find_model, read_index, start_from
-from largegen.runtime.device import resolve_precision
-from largegen.training.config import LoopConfig, make_accelerator
+from largegen.runtime.device import export_dtype, resolve_precision
+from largegen.training.accelerator import make_accelerator
+from largegen.training.config import CohortConfig, LoopConfig
 from largegen.training.dataset import LatentRegions
 from largegen.training.latents import cache_latents, latents_path
 from largegen.training.regions import find_regions
@@ -31,36 +31,15 @@ log = logging.getLogger(__name__)
 CONDITIONER_CLASSES = {"patch": "PatchConditioner", "summarizer": "Summarizer"}
 
 
-@dataclass(frozen=True)
-class CohortConfig:
-    """What a denoiser is trained on, and its architecture."""
-
-    embeddings: tuple[Path, ...]  # embedding files, or directories of them
-    slides: Path | None  # directory of the slides, where they have moved
-    vae: str  # bundled model's name or directory
-    preset: str  # of the denoiser, see denoiser.PRESETS
-    conditioner: str  # patch or summarizer
-    levels: int  # magnifications, each half the one before; more than 1 needs the summarizer
-    init_from: str | None  # model to take the first weights from
-    orientations: int  # in which each region is encoded, see latents.ORIENTATIONS
-    cache: Path  # directory of the latents
-    held_out: float  # fraction of the blocks kept for validation
-    name: str  # of the model
-    licence: str  # of its weights; empty: the encoder's
-    export_dtype: torch.dtype  # of the exported weights
-    eval_every: int = 0  # steps between looks at samples, see sample_metrics.SampleMetrics; 0 for none
-    eval_samples: int = 128  # regions per level that are sampled then
-    eval_encoder: str | None = None  # that compares them; by default that of the embeddings
-    encoder_weights: Path | None = None  # of that encoder, where they are in no usual place
-
-
 def denoiser_task(config: CohortConfig, loop: LoopConfig, encode: bool = True) -> DiffusionTask:
     """The denoiser to train and its data; encodes the regions' latents into the cache, unless `encode` is false.
+
+    config: resolved, see CohortConfig.resolve.
 
     Raises InputError, EmbeddingFileError or ModelError where embedding files, slides, autoencoder and preset do not fit
     together.
     """
-    processes = make_accelerator(loop)
+    processes, export = make_accelerator(loop), export_dtype(config.export_precision)
     torch.manual_seed(loop.seed)  # of the first weights, the same in every process
     files = [EmbeddingFile(path) for path in find_embeddings(config.embeddings)]
     settings = check_together(files)
@@ -90,9 +69,7 @@ def denoiser_task(config: CohortConfig, loop: LoopConfig, encode: bool = True) -
                 with find_slide(regions.file, config.slides) as slide:
                     cache_latents(regions, slide, encoder, path, orientations=config.orientations)
         processes.wait_for_everyone()
-    task = DiffusionTask(
-        dataset, model, form, _encoder_directory(settings.encoder), config.export_dtype, sample_metrics
-    )
+    task = DiffusionTask(dataset, model, form, _encoder_directory(settings.encoder), export, sample_metrics)
     autoencoder.to(processes.device, torch.float32)
     return task
 

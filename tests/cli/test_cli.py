@@ -14,9 +14,11 @@ import safetensors.torch
 import timm
 import torch
 
-from largegen.cli import run
+from largegen.cli import COMMANDS, STAGES, run
 from largegen.embeddings.file import EmbeddingFile
 from largegen.version import __version__
+
+TRAIN = ["train-vae", "train-encoder"]
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +67,39 @@ def test_help_is_quick_and_loads_no_library():
         seconds.append(time.perf_counter() - started)
         assert done.returncode == 0, done.stderr
     assert "embed" in done.stdout and min(seconds) < 0.3
+
+
+def test_help_lists_commands_by_stage_each_in_a_sentence(capfd):
+    assert run(["--help"]) == 0
+    text = capfd.readouterr().out
+    places = [text.index(f"\n{stage}:\n") for stage in STAGES]
+    assert places == sorted(places) and "..." not in text[places[0] :]
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_of_a_command_ends_with_an_example(name, capfd):
+    assert run([name, "--help"]) == 0
+    (example,) = (examples[name] for examples in STAGES.values() if name in examples)
+    assert capfd.readouterr().out.endswith(f"\n  Example:\n    {example}\n")
+
+
+@pytest.mark.parametrize(
+    ("words", "found"),
+    [("largegen gene", ["generate"]), ("largegen generate --guid", ["--guidance"]), ("largegen train-", TRAIN)],
+)
+def test_bash_completes_commands_and_options(words, found):
+    variables = {"_LARGEGEN_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(words.count(" "))}
+    command = [sys.executable, "-m", "largegen"]
+    done = subprocess.run(command, env={**os.environ, **variables}, capture_output=True, text=True)
+    assert done.stdout.split() == found, done.stderr
+
+
+def test_completion_can_be_installed(capfd):
+    variables = {"_LARGEGEN_COMPLETE": "source_bash"}
+    command = [sys.executable, "-m", "largegen"]
+    done = subprocess.run(command, env={**os.environ, **variables}, capture_output=True, text=True)
+    assert "complete -o default -F _largegen_completion largegen" in done.stdout, done.stderr
+    assert run(["--help"]) == 0 and "--install-completion" in capfd.readouterr().out
 
 
 def test_version_and_no_command(capfd):
@@ -369,11 +404,12 @@ def test_info_of_an_encoder(capfd, encoder):
 
 
 def test_info_of_what_other_trainings_leave(capfd, encoder, tmp_path):
-    from largegen.training.tasks.autoencoder import PRESETS, build_autoencoder
+    from largegen.training.config import AUTOENCODER_PRESETS
+    from largegen.training.tasks.autoencoder import build_autoencoder
 
     runs = tmp_path / "encoder", tmp_path / "vae"
     shutil.copytree(encoder.removeprefix("local-dir:"), runs[0] / "model")
-    build_autoencoder(PRESETS["tiny"]).save_pretrained(runs[1] / "model" / "vae")
+    build_autoencoder(AUTOENCODER_PRESETS["tiny"]).save_pretrained(runs[1] / "model" / "vae")
     for folder in runs:
         (folder / "config.json").write_text('{"steps": 1}')  # the run's own
     found = info(capfd, runs[0])

@@ -11,7 +11,7 @@ from largegen.models.autoencoder import Autoencoder
 from largegen.models.denoiser import PRESETS
 from largegen.models.encoder import load_encoder
 from largegen.models.model import Model, build_model
-from largegen.training.tasks.autoencoder import PRESETS as AUTOENCODERS
+from largegen.training.config import AUTOENCODER_PRESETS
 from largegen.training.tasks.autoencoder import build_autoencoder
 
 WIDTH = 16
@@ -36,7 +36,7 @@ def save_model(directory: Path, encoder: Path, seed: int = 0, levels: int = 1) -
     """Write a model directory for tiles of 64 px (8 latents), whose images are noise, but not flat."""
     torch.manual_seed(seed)
     loaded = load_encoder(f"local-dir:{encoder}", device="cpu")
-    vae = build_autoencoder(AUTOENCODERS["tiny"])
+    vae = build_autoencoder(AUTOENCODER_PRESETS["tiny"])
     vae.trunk.decoder.conv_out.weight.data *= 8
     info = {
         **{"name": "tiny", "encoder": f"local-dir:{encoder}", "encoder_fingerprint": loaded.fingerprint},

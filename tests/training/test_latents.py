@@ -14,10 +14,11 @@ from largegen.models.autoencoder import Autoencoder
 from largegen.models.encoder import load_encoder
 from largegen.models.pixels import to_network
 from largegen.slides.slide import open_slide
+from largegen.training.config import AUTOENCODER_PRESETS
 from largegen.training.latents import cache_latents, latents_path
 from largegen.training.regions import find_regions
 from largegen.training.sampler import orient
-from largegen.training.tasks.autoencoder import PRESETS, build_autoencoder
+from largegen.training.tasks.autoencoder import build_autoencoder
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +38,7 @@ def regions(file):
 @pytest.fixture(scope="module")
 def autoencoder() -> Autoencoder:
     torch.manual_seed(0)
-    return Autoencoder(build_autoencoder(PRESETS["tiny"]).eval())
+    return Autoencoder(build_autoencoder(AUTOENCODER_PRESETS["tiny"]).eval())
 
 
 class Stop(Exception):
@@ -107,7 +108,7 @@ def test_a_full_disk_is_one_line_and_no_cache(file, regions, autoencoder, tmp_pa
 
 def test_the_cache_is_named_by_all_it_depends_on(file, regions, autoencoder, tmp_path):
     torch.manual_seed(1)
-    other = Autoencoder(build_autoencoder(PRESETS["tiny"]))
+    other = Autoencoder(build_autoencoder(AUTOENCODER_PRESETS["tiny"]))
     found = {
         latents_path(regions, autoencoder.fingerprint, tmp_path, 1, torch.float32),
         latents_path(regions, autoencoder.fingerprint, tmp_path, 2, torch.float32),

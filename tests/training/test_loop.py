@@ -17,8 +17,9 @@ from torch.utils.data import Dataset
 
 from largegen.errors import InputError, OutputError, TrainingError
 from largegen.images.contact_sheet import contact_sheet, lay_out
+from largegen.training.accelerator import make_accelerator
 from largegen.training.checkpoints import checkpoints
-from largegen.training.config import LoopConfig, make_accelerator
+from largegen.training.config import LoopConfig
 from largegen.training.log import Metrics, plot_losses, read_metrics
 from largegen.training.loop import Task, fit, plan
 from largegen.training.sampler import sample_rng

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -16,37 +16,12 @@ from largegen.models.autoencoder import ResidualAutoencoder
 from largegen.models.pixels import to_images, to_network
 from largegen.models.storage import save_network
 from largegen.slides.slide import Slide
+from largegen.training.config import AutoencoderConfig
 from largegen.training.crops import CropDataset
 from largegen.training.loop import Task
 from largegen.training.sampler import sample_rng
 
 STAIN_PX = 8  # side of the squares whose mean colour is held to: normalisation layers let colour drift, L1 barely minds
-
-
-@dataclass(frozen=True)
-class AutoencoderConfig:
-    """The autoencoder's form and loss."""
-
-    patch_px: int = 4  # side of the squares of pixels that the convolutions see as channels
-    channels: tuple[int, ...] = (64, 128)  # one per halving but the last: 2 and squares of 4 px give 8 px per latent
-    layers: int = 1  # residual blocks per level (one more in the decoder)
-    latent_channels: int = 24
-    crop_px: int = 128  # side of the training crops
-    kl_weight: float = 1e-6
-    perceptual_weight: float = 0.2  # of 1 - SSIM
-    levels: int = 1  # resolutions that crops are taken at, each half the one before
-    held_out: float = 0.05  # fraction of blocks kept for validation
-
-    @property
-    def factor(self) -> int:
-        """Pixels per latent, in each direction."""
-        return self.patch_px * 2 ** (len(self.channels) - 1)
-
-
-PRESETS = {
-    "starter": AutoencoderConfig(),
-    "tiny": AutoencoderConfig(channels=(8, 16), latent_channels=4, crop_px=64),
-}
 
 
 def build_autoencoder(config: AutoencoderConfig) -> ResidualAutoencoder:

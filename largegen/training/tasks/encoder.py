@@ -6,7 +6,7 @@ between them relies on.
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -20,25 +20,12 @@ from largegen.models.pixels import to_images, to_network
 from largegen.models.storage import save_weights
 from largegen.runtime.files import write_json
 from largegen.slides.slide import Slide
+from largegen.training.config import EncoderConfig
 from largegen.training.crops import CropDataset
 from largegen.training.loop import Task
 from largegen.version import __version__
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-
-
-@dataclass(frozen=True)
-class EncoderConfig:
-    """The encoder's form and loss."""
-
-    architecture: str = "resnet10t"  # a timm model name
-    width: int = 256  # of the embedding
-    tile_px: int = 256  # side of the tiles
-    input_px: int = 128  # side that they are resized to before the network sees them
-    shift_px: int = 128  # largest distance between two crops of one sample, in each direction
-    temperature: float = 0.1
-    held_out: float = 0.05  # fraction of blocks kept for validation
-    licence: str = "Apache-2.0"  # of the weights
 
 
 def _create(config: EncoderConfig) -> nn.Module:
