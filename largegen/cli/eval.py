@@ -55,7 +55,8 @@ def eval(
         str,
         typer.Option(
             help="Comma-separated: patch-fid, crop-fid, clip-fid, kid, precision-recall, fd:ENCODER, kid:ENCODER,"
-            " precision-recall:ENCODER, embedding-similarity, seam, guide-psnr.",
+            " precision-recall:ENCODER, embedding-similarity, seam, guide-psnr, lpips. fd:vgg16 and lpips need the"
+            " extra `perceptual`.",
             show_default="all that inputs and weights allow",
         ),
     ] = "",

@@ -24,8 +24,8 @@ def train_vae(
 ) -> None:
     """Train an autoencoder on tiles of slides.
 
-    Its latent space is what `train --vae` works in. The loss is L1, a perceptual term (1 - SSIM) and a small
-    Kullback-Leibler term; no network is downloaded.
+    Its latent space is what `train --vae` works in. The loss is L1, a structural term (1 - SSIM), a small
+    Kullback-Leibler term and, with --perceptual, ST-LPIPS; no network is downloaded.
     """
     autoencoder = autoencoder.with_preset(preset)
     from largegen.training.tasks.autoencoder import AutoencoderTask

@@ -121,7 +121,7 @@ def _check(metric: Metric, level: ResolutionGroup, comparison: Comparison) -> No
     if metric.network:
         comparison.check(level, metric.network)
     else:
-        image_figures.check(metric.kind, level, comparison.sets)
+        image_figures.check(metric.kind, level, comparison.sets, comparison.config.device)
 
 
 def _measure(metric: Metric, level: ResolutionGroup, comparison: Comparison) -> list[Figure]:
@@ -139,6 +139,8 @@ def _single(metric: Metric, level: ResolutionGroup, comparison: Comparison) -> F
         return image_figures.seam_figure(level, sets)
     if metric.kind == "guide-psnr":
         return image_figures.guide_figure(level, sets)
+    if metric.kind == "lpips":
+        return image_figures.perceptual_figure(level, sets, config.device, config.batch_size, config.workers)
     return image_figures.similarity_figure(level, sets, partial(_encoder, config), config.batch_size, config.workers)
 
 

@@ -1,16 +1,18 @@
-"""Figures of generated images one by one: seams, agreement with their guides, similarity to their references."""
+"""Figures of generated images one by one: seams, agreement with their guides, likeness to their references."""
 
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
 from largegen.errors import InputError, SlideError
+from largegen.metrics.features.networks import perceptual_network
 from largegen.metrics.per_image.guide import guide_of, guide_psnr_of_file
+from largegen.metrics.per_image.perceptual import perceptual_distances
 from largegen.metrics.per_image.seams import Borders, borders_of, seam_of_file, tile_borders
-from largegen.metrics.per_image.similarity import PairTiles, embed_pairs, similarity
+from largegen.metrics.per_image.similarity import PairTiles, Similarity, embed_pairs, similarity
 from largegen.metrics.results import Figure, NotApplicable
 from largegen.metrics.sets.images import ResolutionGroup
 from largegen.metrics.sets.pairs import Pair
@@ -19,23 +21,28 @@ from largegen.slides.image_info import read_provenance
 from largegen.slides.slide import open_slide
 
 if TYPE_CHECKING:
+    import torch
+
     from largegen.models.encoder import Encoder
 
 
+T = TypeVar("T")
 TILE_PX = 256  # of the images of others
 COARSER_NOTE = "the generated images are compared at a coarser resolution than their own"
 NO_PAIR_NOTE = "none of the pairs has an image of this resolution"
 NONE_LEFT_NOTE = "no generated image can be read"
 
 
-def check(kind: str, level: ResolutionGroup, sets: Sets) -> None:
-    """Raise NotApplicable where a metric has no images to look at."""
+def check(kind: str, level: ResolutionGroup, sets: Sets, device: "torch.device") -> None:
+    """Raise NotApplicable where a metric has no images to look at, or lacks the package that it needs."""
     if kind == "seam" and not any(image.downsample == 1 for image in level.fake):
         raise NotApplicable(COARSER_NOTE)
     if kind == "guide-psnr":
         guided(level)
-    if kind == "embedding-similarity":
+    if kind in ("embedding-similarity", "lpips"):
         paired(level, sets)
+    if kind == "lpips":
+        perceptual_network(device)
 
 
 def guided(level: ResolutionGroup) -> list[tuple[Path, Path]]:
@@ -149,21 +156,13 @@ def similarity_figure(
 
     load: gives the encoder that compares them, from the name of that which they were made with, if they say it.
     """
-    pairs = paired(level, sets)
-    record: dict[str, Any] = read_provenance(Path(pairs[0].fake)) or {}
+    record = read_provenance(paired(level, sets)[0].fake) or {}
     encoder = load(record.get("encoder"))
-    found = None
-    while found is None:  # begun again without each image that turns out to be damaged
-        pairs = [pair for pair in pairs if not {pair.fake, pair.real} & sets.left_out]
-        if not pairs:
-            raise NotApplicable(NONE_LEFT_NOTE)
-        try:
-            tiles = PairTiles(pairs, record.get("tile_px", TILE_PX))
-            if not len(tiles):
-                raise NotApplicable("no tile of a generated image lies on tissue of its real one")
-            found = similarity(*embed_pairs(tiles.batches(batch_size, workers), encoder), tiles.places[:, 0])
-        except SlideError as error:
-            sets.leave_out(_damaged(pairs, error), error)
+
+    def compare(tiles: PairTiles) -> Similarity:
+        return similarity(*embed_pairs(tiles.batches(batch_size, workers), encoder), tiles.places[:, 0])
+
+    found = _of_tiles(level, sets, compare)
     unrelated = f"; unrelated real tiles have {found.baseline:.3f}" if found.baseline is not None else ""
     return Figure(
         metric="embedding-similarity",
@@ -175,6 +174,44 @@ def similarity_figure(
         standard_error=found.standard_error,
         note=f"{found.retrieved} of {len(found.values)} tiles are nearest to their own reference{unrelated}",
     )
+
+
+def perceptual_figure(
+    level: ResolutionGroup, sets: Sets, device: "torch.device", batch_size: int, workers: int
+) -> Figure:
+    """The mean ST-LPIPS between tiles of the images and the real ones in their places (Ghildyal & Liu, ECCV 2022)."""
+    network = perceptual_network(device)
+
+    def compare(tiles: PairTiles) -> np.ndarray:
+        return perceptual_distances(tiles.batches(batch_size, workers), network, device)
+
+    values = _of_tiles(level, sets, compare)
+    return Figure(
+        metric="lpips",
+        name="ST-LPIPS, VGG16",
+        value=float(values.mean()),
+        better="lower",
+        real_count=len(values),
+        fake_count=len(values),
+        standard_error=_standard_error(values),
+    )
+
+
+def _of_tiles(level: ResolutionGroup, sets: Sets, compare: Callable[[PairTiles], T]) -> T:
+    """What `compare` makes of the tiles of all pairs; asked again without each image that turns out damaged."""
+    pairs = paired(level, sets)
+    tile_px = (read_provenance(pairs[0].fake) or {}).get("tile_px", TILE_PX)
+    while True:
+        pairs = [pair for pair in pairs if not {pair.fake, pair.real} & sets.left_out]
+        if not pairs:
+            raise NotApplicable(NONE_LEFT_NOTE)
+        try:
+            tiles = PairTiles(pairs, tile_px)
+            if not len(tiles):
+                raise NotApplicable("no tile of a generated image lies on tissue of its real one")
+            return compare(tiles)
+        except SlideError as error:
+            sets.leave_out(_damaged(pairs, error), error)
 
 
 def _damaged(pairs: Sequence[Pair], error: SlideError) -> Path:

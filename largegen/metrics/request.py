@@ -15,9 +15,10 @@ if TYPE_CHECKING:
 
 
 STARTER = "starter"  # the bundled encoder
+VGG = "vgg16"  # the network of perceptual distances, which fd and its like take in an encoder's place
 OF_INCEPTION = ("patch-fid", "crop-fid", "kid", "precision-recall")
 ENCODER_KINDS = ("fd", "kid", "precision-recall")  # that take `:ENCODER`
-OF_IMAGES = ("embedding-similarity", "seam", "guide-psnr")
+OF_IMAGES = ("embedding-similarity", "seam", "guide-psnr", "lpips")
 KINDS = (*OF_INCEPTION, "clip-fid", "fd:ENCODER", *OF_IMAGES)
 
 
@@ -31,8 +32,10 @@ class Metric:
 
 
 def parse_metric(text: str) -> Metric:
-    """`crop-fid`, `kid`, `kid:starter`, `fd:uni_v1`... Raises InputError for what is no metric."""
+    """`crop-fid`, `kid`, `kid:starter`, `fd:uni_v1`, `fd:vgg16`... Raises InputError for what is no metric."""
     kind, _, encoder = text.partition(":")
+    if encoder == VGG and kind in ENCODER_KINDS:
+        return Metric(text, kind, VGG)
     if encoder and kind in ENCODER_KINDS:
         return Metric(text, kind, f"encoder:{encoder}")
     if text == "clip-fid":
@@ -83,7 +86,7 @@ def metrics_of(level: ResolutionGroup, config: Config) -> list[Metric]:
     fid = "patch-fid" if are_patches(level.fake, config.crops.size_px) else "crop-fid"
     names = [fid, *OF_INCEPTION[2:], "clip-fid"]
     names += [f"{kind}:{encoder}" for encoder in encoders for kind in ENCODER_KINDS]
-    return [parse_metric(name) for name in (*names, *OF_IMAGES)]
+    return [parse_metric(name) for name in (*names, f"fd:{VGG}", *OF_IMAGES)]
 
 
 def are_patches(images: Sequence[SetImage], size_px: int) -> bool:

@@ -142,7 +142,11 @@ class AutoencoderConfig:
     latent_channels: Annotated[int, Setting("Latent channels.", min=0, unset="the preset's")] = 24
     crop_px: Annotated[int, Setting("Side of the training crops.", min=0, unset="the preset's")] = 128
     kl_weight: float = 1e-6
-    perceptual_weight: Annotated[float, Setting("Weight of the perceptual term, 1 - SSIM.", min=0.0)] = 0.2
+    perceptual_weight: Annotated[float, Setting("Weight of the structural term, 1 - SSIM.", min=0.0)] = 0.2
+    perceptual: Annotated[
+        float,
+        Setting("Weight of ST-LPIPS, a distance in VGG16's features; 0 for none. Needs largegen[perceptual].", min=0.0),
+    ] = 0.0
     levels: Annotated[
         int, Setting("Resolutions that crops are taken at, each half the one before: 3 adds 1/2 and 1/4.", min=1, max=8)
     ] = 1

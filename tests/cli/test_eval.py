@@ -15,6 +15,7 @@ from PIL import Image
 from torch import nn
 
 from largegen.cli import run
+from largegen.metrics.features.networks import perceptual_network
 from largegen.metrics.results import Evaluation, Figure, LevelFigures
 
 QUICK = ("--device", "cpu", "--crop-px", 64, "--crops", 40, "--replicates", 2)
@@ -89,6 +90,16 @@ def fails(evaluate):
     return call
 
 
+@pytest.fixture(autouse=True)
+def no_perceptual_network():
+    """Call the package of VGG16 absent, so that what is computed by default does not depend on it; gives the undoing."""
+    perceptual_network.cache_clear()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("largegen.models.perceptual.find_spec", lambda _: None)
+        yield patch.undo
+    perceptual_network.cache_clear()
+
+
 def save_inception(path):
     """A stand-in of 16 features."""
     torch.manual_seed(0)
@@ -107,7 +118,10 @@ def test_by_default_all_that_can_be_had_and_a_reason_for_the_rest(figures):
     assert {level for level, _ in found} == {"20x"} and all(type(f["value"]) is float for f in found.values())
     assert any(name.startswith("fd:local-dir:") for name in metrics)  # what the image was made with
     why = {name: left["why"] for left in content["left_out"] for name in left["metric"].split(", ")}
-    assert why.keys() == {"crop-fid", "kid", "precision-recall", "clip-fid", "guide-psnr"}
+    assert why.keys() == {
+        *("crop-fid", "kid", "precision-recall", "clip-fid", "guide-psnr", "fd:vgg16", "lpips"),
+    }
+    assert why["fd:vgg16"] == why["lpips"] and "pip install 'largegen[perceptual]'" in why["lpips"]
     assert "--inception-weights" in why["crop-fid"] and "one generated image" in why["clip-fid"]
     assert not any("\n" in line for line in [*why.values(), *content["warnings"]])
     assert any("JPEG" in line for line in content["warnings"]) and any("40 samples" in w for w in content["warnings"])
@@ -135,6 +149,9 @@ def test_an_unknown_metric_names_those_there_are(fails, metrics):
         ({}, "seam", "no larger than a crop"),
         ({}, "clip-fid", "no larger than a crop"),
         ({}, "kid", "--inception-weights"),
+        ({}, "fd:vgg16", "largegen[perceptual]"),
+        ({"real": "slide.tif", "fake": "a.png"}, "lpips", "largegen[perceptual]"),
+        ({}, "lpips", "no larger than a crop"),
         ({}, "fd:nothing", "unknown; use one of starter"),
         ({"fake": "fake/00.png"}, "fd:starter", "one generated crop"),
     ],
@@ -226,6 +243,20 @@ def test_a_set_has_no_distance_from_itself(figures, fd, tmp_path):
     options = "--metrics", "embedding-similarity", "--pairs", table
     _, found = figures(*options, "--encoder", fd.removeprefix("fd:"), real=tmp_path / "0.png", fake=tmp_path)
     assert [figure["value"] for figure in found.values()] == [pytest.approx(1, abs=1e-6)]
+
+
+def test_a_yardstick_that_needs_no_download(figures, no_perceptual_network, tmp_path):
+    pytest.importorskip("stlpips_pytorch", reason="carries the weights: install largegen[perceptual]")
+    no_perceptual_network()
+    sets = {"real": "slide.tif", "fake": "a.png"}
+    _, found = figures("--metrics", "fd:vgg16,lpips", "--no-tissue-filter", "--crops", 8, **sets)
+    assert {name for _, name in found} == {"Fréchet distance, VGG16", "ST-LPIPS, VGG16"}  # neither is called FID
+    assert all(0 < figure["value"] < 100 for figure in found.values())
+    assert found["20x", "ST-LPIPS, VGG16"]["fake_count"] == 16  # tiles of 64 px
+    table = tmp_path / "pairs.csv"
+    table.write_text("generated,real\n" + "".join(f"{image},{image}\n" for image in save_images(tmp_path, 2)))
+    _, found = figures("--metrics", "lpips", "--pairs", table, real=tmp_path / "0.png", fake=tmp_path)
+    assert [figure["value"] for figure in found.values()] == [0]
 
 
 def save_images(folder, count, size=512):

@@ -131,6 +131,19 @@ def test_train_vae_learns_and_measures(vae):
     assert len(config["latents_mean"]) == len(config["latents_std"]) == 4 and min(config["latents_std"]) > 0
 
 
+def test_train_vae_with_a_perceptual_distance(slide, tmp_path, capsys, monkeypatch):
+    pytest.importorskip("stlpips_pytorch", reason="carries the weights: install largegen[perceptual]")
+    command = words("train-vae --preset tiny --steps 1 --batch-size 4 --perceptual 0.5", slide)
+    assert run([*command, *LOOP, "--out", str(tmp_path / "a")]) == 0
+    first = read_metrics(tmp_path / "a" / "metrics.jsonl")[0]
+    parts = first["l1"] + first["stain"] + 0.2 * first["dissimilarity"] + 1e-6 * first["kl"]
+    assert first["lpips"] > 0.01 and first["loss"] == pytest.approx(parts + 0.5 * first["lpips"], rel=1e-4)
+    kept = sum(file.stat().st_size for file in (tmp_path / "a").rglob("*.*") if file.is_file())
+    assert kept < 10e6  # of a run whose network of 59 MB is nobody's to keep
+    monkeypatch.setattr("largegen.models.perceptual.find_spec", lambda _: None)
+    fails(capsys, [*command, *LOOP, "--out", str(tmp_path / "b")], 2, "largegen[perceptual]")
+
+
 def test_train_encoder_makes_an_encoder(encoder):
     loaded = load_encoder(f"local-dir:{encoder / 'model'}", device="cpu")
     assert loaded.dim == 16 and loaded.spec.licence == "CC0-1.0"

@@ -1,4 +1,4 @@
-"""The networks in whose features images are compared: Inception for FID, CLIP for CLIP FID, and any encoder.
+"""The networks in whose features images are compared: Inception for FID, CLIP for CLIP FID, VGG16, and any encoder.
 
 FID and CLIP FID depend on how an image is resized before the network sees it. Both follow clean-fid (Parmar et al.
 2022, "On Aliased Resizing and Surprising Subtleties in GAN Evaluation").
@@ -7,20 +7,26 @@ FID and CLIP FID depend on how an image is resized before the network sees it. B
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from largegen.errors import InputError, ModelError, first_line
+from largegen.metrics.results import NotApplicable
 from largegen.models.encoder import load_encoder
 from largegen.models.encoder_registry import EncoderSpec
+from largegen.models.perceptual import load_perceptual
+from largegen.models.pixels import to_network
 from largegen.runtime.device import keep_freed_memory, resolve_device
 from largegen.runtime.downloads import cached_file, file_sha256
 from largegen.runtime.hub import page_of
 
 if TYPE_CHECKING:
     import torch
+    from torch import nn
 
 
 INCEPTION_URL = "https://nvlabs-fi-cdn.nvidia.com/stylegan2-ada-pytorch/pretrained/metrics/inception-2015-12-05.pt"
@@ -43,11 +49,14 @@ CLIP = EncoderSpec(
 )
 
 
+VGG_AT_ONCE = 8  # images: all 32 crops of a batch would take 2 GB
+
+
 @dataclass(frozen=True)
 class FeatureNetwork:
     """A network that turns images into features, in two steps: one for worker threads, one for the device."""
 
-    name: str  # inception, clip or encoder:NAME
+    name: str  # inception, clip, vgg16 or encoder:NAME
     title: str  # for people
     dim: int  # D of the features
     key: dict[str, str]  # what features must share to be compared: JSON values
@@ -64,11 +73,12 @@ def load_network(
     device: "str | torch.device" = "auto",
     dtype: "torch.dtype | None" = None,
 ) -> FeatureNetwork:
-    """Load `inception`, `clip` or `encoder:NAME` with its published weights, or those of the file `weights`.
+    """Load `inception`, `clip`, `vgg16` or `encoder:NAME` with its published weights, or those of the file `weights`.
 
     device: as resolve_device takes it; dtype: instead of the network's own precision, which is fp32 for Inception and
-    CLIP on every device (clean-fid runs CLIP in fp16 on a GPU). Raises InputError for an unknown name, ModelError for
-    weights that do not fit, HubError where there are none to be had.
+    CLIP on every device (clean-fid runs CLIP in fp16 on a GPU). VGG16 has its own weights and precision only. Raises
+    InputError for an unknown name, ModelError for weights that do not fit, HubError where there are none to be had,
+    and NotApplicable for VGG16 without the package that carries it.
     """
     device = resolve_device(device) if isinstance(device, str) else device
     if device.type == "cpu":
@@ -77,10 +87,12 @@ def load_network(
         return _inception(weights, device, dtype)
     if name == "clip":
         return _clip(weights, device, dtype)
+    if name == "vgg16":
+        return _vgg16(device)
     kind, _, encoder = name.partition(":")
     if kind == "encoder" and encoder:
         return _encoder(encoder, weights, device, dtype)
-    raise InputError(f"network {name!r}: unknown; use inception, clip or encoder:NAME")
+    raise InputError(f"network {name!r}: unknown; use inception, clip, vgg16 or encoder:NAME")
 
 
 def _inception(weights: Path | None, device: "torch.device", dtype: "torch.dtype | None") -> FeatureNetwork:
@@ -156,6 +168,49 @@ def _clip_crop(image: np.ndarray) -> np.ndarray:
 
     shrunk = resize(Image.fromarray(image), CLIP.input_px, InterpolationMode.BICUBIC)
     return np.asarray(center_crop(shrunk, CLIP.input_px))
+
+
+@cache
+def perceptual_network(device: "torch.device") -> "nn.Module":
+    """The network of ST-LPIPS, VGG16, loaded once. Raises NotApplicable without the package that carries it."""
+    try:
+        return load_perceptual("vgg").to(device)
+    except InputError as error:
+        raise NotApplicable(str(error)) from error
+
+
+def _vgg16(device: "torch.device") -> FeatureNetwork:
+    """The five layers of VGG16 that ST-LPIPS compares (Ghildyal & Liu 2022), each averaged over the image.
+
+    Images of any size are seen pixel by pixel: what a resized image would lose, blur and fine texture, counts.
+    """
+    import torch
+
+    network = perceptual_network(device)
+
+    def features(batch: np.ndarray) -> np.ndarray:  # (B, H, W, 3) uint8
+        parts = []
+        with torch.inference_mode():
+            for part in to_network(batch).split(VGG_AT_ONCE):
+                layers = network.net(network.scaling_layer(part.to(device)))
+                parts.append(torch.cat([layer.mean((2, 3)) for layer in layers], 1).cpu())
+        return torch.cat(parts).numpy()
+
+    return FeatureNetwork(
+        name="vgg16",
+        title="VGG16",
+        dim=sum(network.chns),
+        key={
+            "network": "vgg16",
+            "weights": f"stlpips-pytorch {version('stlpips-pytorch')}, shift_tolerant",
+            "preprocessing": "own pixels in -1..1; means of five layers",
+        },
+        standard=True,
+        licence="BSD-2-Clause",
+        device=device,
+        prepare=lambda image: image,
+        features=features,
+    )
 
 
 def _encoder(name: str, weights: Path | None, device: "torch.device", dtype: "torch.dtype | None") -> FeatureNetwork:

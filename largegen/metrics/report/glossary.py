@@ -7,6 +7,7 @@ PARMAR = "Parmar et al. 2022 (clean-fid), arXiv:2104.11222"
 BINKOWSKI = "Bińkowski et al. 2018, arXiv:1801.01401"
 KYNKAANNIEMI = "Kynkäänniemi et al. 2019, arXiv:1904.06991"
 CHONG = "Chong & Forsyth 2020, arXiv:1911.07023"
+GHILDYAL = "Ghildyal & Liu 2022, arXiv:2207.13686"
 GRAIKOS = "Graikos et al. 2024, arXiv:2312.07330"
 
 # By the metric's name up to its colon (`fd:starter` is an `fd`): term, meaning, source.
@@ -57,6 +58,12 @@ METRICS: dict[str, tuple[str, str, str]] = {
         "largegen",
     ),
     "guide-psnr": ("Guide PSNR", "PSNR between a zoomed image, shrunk to its guide's size, and that guide.", ""),
+    "lpips": (
+        "ST-LPIPS",
+        "How unlike a generated tile and the real one in its place look to VGG16, whose layers were weighted to agree "
+        "with people; 0 is equal.",
+        GHILDYAL,
+    ),
 }
 
 INTERVAL = (

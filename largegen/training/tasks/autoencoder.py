@@ -1,4 +1,4 @@
-"""Fit an autoencoder on tiles: L1, a perceptual term (SSIM) and a little Kullback-Leibler; nothing is downloaded."""
+"""Fit an autoencoder on tiles: L1, SSIM, a little Kullback-Leibler and perhaps ST-LPIPS; nothing is downloaded."""
 
 import math
 from collections.abc import Sequence
@@ -13,6 +13,7 @@ from torch import Tensor
 from largegen.errors import InputError
 from largegen.images.contact_sheet import contact_sheet
 from largegen.models.autoencoder import ResidualAutoencoder
+from largegen.models.perceptual import load_perceptual
 from largegen.models.pixels import to_images, to_network
 from largegen.models.storage import save_network
 from largegen.slides.slide import Slide
@@ -46,6 +47,8 @@ class AutoencoderTask(Task):
         self.settings = {"kind": "autoencoder", **asdict(config), **self.dataset.describe(), "seed": seed}
         self.vae = build_autoencoder(config)
         self.vae.fit_linear(self._crops())
+        # In a list it is no part of the module: checkpoints do without its weights.
+        self.perceptual = [load_perceptual("vgg")] if config.perceptual else []
 
     def forward(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         image = batch["image"]
@@ -59,6 +62,9 @@ class AutoencoderTask(Task):
         stain = F.avg_pool2d(decoded - image, STAIN_PX).abs().mean()
         loss = l1 + stain + self.config.perceptual_weight * dissimilarity + self.config.kl_weight * kl
         parts = {"l1": l1, "stain": stain, "dissimilarity": dissimilarity, "kl": kl}
+        for network in self.perceptual:
+            parts["lpips"] = network.to(image.device)(decoded, image).float().mean()
+            loss = loss + self.config.perceptual * parts["lpips"]
         return loss, {name: value.detach() for name, value in parts.items()}
 
     def _crops(self, count: int = 256) -> Tensor:

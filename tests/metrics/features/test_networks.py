@@ -296,5 +296,5 @@ def test_an_encoders_weights_may_be_named(tmp_path):
 
 @pytest.mark.parametrize("name", ["resnet", "encoder:", "inception:x", ""])
 def test_an_unknown_network_names_those_there_are(name):
-    with pytest.raises(InputError, match="use inception, clip or encoder:NAME"):
+    with pytest.raises(InputError, match="use inception, clip, vgg16 or encoder:NAME"):
         load_network(name, device="cpu")
