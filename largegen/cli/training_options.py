@@ -14,7 +14,7 @@ from largegen.training.config import LoopConfig
 
 if TYPE_CHECKING:
     from largegen.slides.slide import Slide
-    from largegen.training.loop import Task
+    from largegen.training.task import Task
 
 Loop = Annotated[LoopConfig, Fields(schedule="--lr-schedule")]
 SlidePaths = Annotated[list[Path], typer.Argument(help="Slides, scenes or directories of them.", metavar="SLIDE...")]
@@ -37,9 +37,9 @@ class Run:
         """Train `task` and report it with `result`, a text with `{model}` in it for the trained model's directory."""
         from accelerate import PartialState
 
-        from largegen.training.loop import fit, plan
+        from largegen.training.run import plan, train
 
-        report = plan(task, self.out, config) if self.dry_run else fit(task, self.out, config)
+        report = plan(task, self.out, config) if self.dry_run else train(task, self.out, config)
         if not PartialState().is_main_process:
             return
         if self.dry_run or self.json:

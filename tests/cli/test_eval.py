@@ -92,7 +92,7 @@ def fails(evaluate):
 
 @pytest.fixture(autouse=True)
 def no_perceptual_network():
-    """Call the package of VGG16 absent, so that what is computed by default does not depend on it; gives the undoing."""
+    """Call the package of VGG16 absent, so that what is computed by default does not depend on it; gives the undo."""
     perceptual_network.cache_clear()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("largegen.models.perceptual.find_spec", lambda _: None)

@@ -21,8 +21,9 @@ from largegen.training.accelerator import make_accelerator
 from largegen.training.checkpoints import checkpoints
 from largegen.training.config import LoopConfig
 from largegen.training.log import Metrics, plot_losses, read_metrics
-from largegen.training.loop import Task, fit, plan
+from largegen.training.run import plan, train
 from largegen.training.sampler import sample_rng
+from largegen.training.task import Task
 
 
 class Line(Dataset):
@@ -101,7 +102,7 @@ def names(out):
 
 
 def test_a_run_leaves_all_that_it_promises(tmp_path):
-    report = fit(LineTask(), tmp_path, config())
+    report = train(LineTask(), tmp_path, config())
     assert names(tmp_path) == [
         *("checkpoint-6", "checkpoint-8", "config.json", "loss.png", "metrics.jsonl", "model", "samples", "tensorboard")
     ]
@@ -117,64 +118,64 @@ def test_a_run_leaves_all_that_it_promises(tmp_path):
 
 
 def test_it_learns(tmp_path):
-    fit(LineTask(dropout=0.0), tmp_path, config(steps=100, checkpoint_every=100, validate_every=100))
+    train(LineTask(dropout=0.0), tmp_path, config(steps=100, checkpoint_every=100, validate_every=100))
     found = losses(tmp_path)
     assert sum(found[-5:]) < 0.05 * sum(found[:5])
 
 
 @pytest.mark.parametrize("schedule", ["constant", "cosine"])
 def test_a_resumed_run_has_the_losses_of_the_uninterrupted_one(tmp_path, schedule):
-    fit(LineTask(), tmp_path / "whole", config(schedule=schedule))
+    train(LineTask(), tmp_path / "whole", config(schedule=schedule))
     with pytest.raises(Stop):
-        fit(LineTask(stop_at(6)), tmp_path / "cut", config(schedule=schedule))
+        train(LineTask(stop_at(6)), tmp_path / "cut", config(schedule=schedule))
     assert len(losses(tmp_path / "cut")) == 5  # one past the last checkpoint
     assert [path.name for path in checkpoints(tmp_path / "cut")] == ["checkpoint-2", "checkpoint-4"]
-    fit(LineTask(), tmp_path / "cut", config(schedule=schedule, resume="latest"))
+    train(LineTask(), tmp_path / "cut", config(schedule=schedule, resume="latest"))
     assert read_metrics(tmp_path / "cut" / "metrics.jsonl") == read_metrics(tmp_path / "whole" / "metrics.jsonl")
     whole, cut = (torch.load(tmp_path / run / "model" / "net.pt") for run in ("whole", "cut"))
     assert all(torch.equal(whole[name], cut[name]) for name in whole)
 
 
 def test_latest_starts_anew_where_there_is_none(tmp_path):
-    fit(LineTask(), tmp_path, config(resume="latest"))
+    train(LineTask(), tmp_path, config(resume="latest"))
     assert len(losses(tmp_path)) == 8
 
 
 def test_resume_from_an_earlier_checkpoint(tmp_path):
-    fit(LineTask(), tmp_path, config(checkpoints_limit=0))
+    train(LineTask(), tmp_path, config(checkpoints_limit=0))
     before = losses(tmp_path)
     assert [path.name for path in checkpoints(tmp_path)] == [f"checkpoint-{n}" for n in (2, 4, 6, 8)]
     task = LineTask()
-    fit(task, tmp_path, config(resume=str(tmp_path / "checkpoint-4")))
+    train(task, tmp_path, config(resume=str(tmp_path / "checkpoint-4")))
     assert task.passes == 4 and losses(tmp_path) == before
 
 
 def test_later_checkpoints_are_of_a_future_that_is_given_up(tmp_path):
-    fit(LineTask(), tmp_path, config(checkpoints_limit=0, steps=12))
-    fit(LineTask(), tmp_path, config(steps=6, resume=str(tmp_path / "checkpoint-2")))
+    train(LineTask(), tmp_path, config(checkpoints_limit=0, steps=12))
+    train(LineTask(), tmp_path, config(steps=6, resume=str(tmp_path / "checkpoint-2")))
     assert [path.name for path in checkpoints(tmp_path)] == ["checkpoint-4", "checkpoint-6"]
     task = LineTask()
-    fit(task, tmp_path, config(resume="latest"))
+    train(task, tmp_path, config(resume="latest"))
     assert task.passes == 2 and [path.name for path in checkpoints(tmp_path)] == ["checkpoint-6", "checkpoint-8"]
 
 
 def test_a_run_is_not_mixed_with_a_checkpoint_of_another(tmp_path):
-    fit(LineTask(), tmp_path / "a", config(steps=2))
-    fit(LineTask(), tmp_path / "b", config(steps=4))
+    train(LineTask(), tmp_path / "a", config(steps=2))
+    train(LineTask(), tmp_path / "b", config(steps=4))
     with pytest.raises(OutputError, match="a: holds another run than that of --resume"):
-        fit(LineTask(), tmp_path / "a", config(resume=str(tmp_path / "b" / "checkpoint-2")))
-    fit(LineTask(), tmp_path / "c", config(steps=4, resume=str(tmp_path / "b" / "checkpoint-2")))
+        train(LineTask(), tmp_path / "a", config(resume=str(tmp_path / "b" / "checkpoint-2")))
+    train(LineTask(), tmp_path / "c", config(steps=4, resume=str(tmp_path / "b" / "checkpoint-2")))
     assert [path.name for path in checkpoints(tmp_path / "b")] == ["checkpoint-2", "checkpoint-4"]
 
 
 @pytest.mark.parametrize("schedule", ["constant", "cosine"])
 def test_a_resumed_run_goes_on_with_the_settings_it_is_given(tmp_path, schedule):
-    fit(LineTask(), tmp_path / "whole", config(schedule=schedule))
+    train(LineTask(), tmp_path / "whole", config(schedule=schedule))
     with pytest.raises(Stop):
-        fit(LineTask(stop_at(6)), tmp_path / "cut", config(schedule=schedule))
+        train(LineTask(stop_at(6)), tmp_path / "cut", config(schedule=schedule))
     changes = {"learning_rate": 0.01, "weight_decay": 0.5, "ema_decay": 0.0}
     task = LineTask()
-    fit(task, tmp_path / "cut", config(schedule=schedule, resume="latest", **changes))
+    train(task, tmp_path / "cut", config(schedule=schedule, resume="latest", **changes))
     whole, cut = (
         [x["learning_rate"] for x in read_metrics(tmp_path / run / "metrics.jsonl") if "loss" in x]
         for run in ("whole", "cut")
@@ -187,26 +188,26 @@ def test_a_resumed_run_goes_on_with_the_settings_it_is_given(tmp_path, schedule)
 
 
 def test_the_first_step_after_resuming_has_the_new_rate(tmp_path):
-    fit(LineTask(), tmp_path, config(steps=4))
-    fit(LineTask(), tmp_path, config(steps=5, learning_rate=0.0, resume="latest"))
+    train(LineTask(), tmp_path, config(steps=4))
+    train(LineTask(), tmp_path, config(steps=5, learning_rate=0.0, resume="latest"))
     states = [load_file(tmp_path / f"checkpoint-{n}" / "model.safetensors")["net.1.weight"] for n in (4, 5)]
     assert torch.equal(*states)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU")
 def test_a_run_on_a_gpu_is_resumed(tmp_path):
-    fit(LineTask(), tmp_path, config(steps=4, device="cuda"))
-    fit(LineTask(), tmp_path, config(device="cuda", resume="latest"))
+    train(LineTask(), tmp_path, config(steps=4, device="cuda"))
+    train(LineTask(), tmp_path, config(device="cuda", resume="latest"))
     assert len(losses(tmp_path)) == 8
 
 
 def test_the_averaged_weights_are_moved_to_the_device_after_loading(tmp_path, monkeypatch):
-    fit(LineTask(), tmp_path, config(steps=2))
+    train(LineTask(), tmp_path, config(steps=2))
     calls = []
     for name in ("load_state_dict", "to", "step"):
         original = getattr(EMAModel, name)
         monkeypatch.setattr(EMAModel, name, lambda s, *a, n=name, f=original, **k: (calls.append(n), f(s, *a, **k))[1])
-    fit(LineTask(), tmp_path, config(steps=3, resume="latest"))
+    train(LineTask(), tmp_path, config(steps=3, resume="latest"))
     assert calls == ["to", "load_state_dict", "to", "step"]
 
 
@@ -229,26 +230,26 @@ def test_another_run_is_not_resumed(tmp_path, task, changes, text):
         made.settings = settings | more
         return made
 
-    fit(line(), tmp_path, config(steps=2))
+    train(line(), tmp_path, config(steps=2))
     before = (tmp_path / "config.json").read_bytes()
     with pytest.raises(InputError, match=rf"checkpoint-2: that run has {text}; resume with the same") as raised:
-        fit(line(**task), tmp_path, config(resume="latest", **changes))
+        train(line(**task), tmp_path, config(resume="latest", **changes))
     assert "\n" not in str(raised.value)
     assert (tmp_path / "config.json").read_bytes() == before and len(checkpoints(tmp_path)) == 1
-    fit(line(), tmp_path, config(resume="latest", learning_rate=0.1, accumulation=2, log_every=2))
+    train(line(), tmp_path, config(resume="latest", learning_rate=0.1, accumulation=2, log_every=2))
     assert json.loads((tmp_path / "config.json").read_text())["learning_rate"] == 0.1
 
 
 def test_settings_that_an_earlier_version_did_not_write_are_not_compared(tmp_path):
-    fit(LineTask(), tmp_path, config(steps=2))
+    train(LineTask(), tmp_path, config(steps=2))
     task = LineTask()
     task.settings = {"kind": "line", "autoencoder": "1"}
-    fit(task, tmp_path, config(steps=4, resume="latest"))
+    train(task, tmp_path, config(steps=4, resume="latest"))
     (tmp_path / "config.json").unlink()
-    fit(task, tmp_path, config(steps=6, resume="latest"))
+    train(task, tmp_path, config(steps=6, resume="latest"))
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(InputError, match=r"config\.json: damaged"):
-        fit(task, tmp_path, config(resume="latest"))
+        train(task, tmp_path, config(resume="latest"))
 
 
 @pytest.mark.parametrize(("launcher", "found"), [(None, "bf16"), ("no", "bf16"), ("fp16", "fp16"), ("bf16", "bf16")])
@@ -265,10 +266,10 @@ def test_auto_precision_is_the_hardware_s_unless_the_launcher_names_one(monkeypa
 
 
 def test_accumulated_micro_batches_are_one_batch(tmp_path):
-    fit(LineTask(dropout=0.0), tmp_path / "one", config())
+    train(LineTask(dropout=0.0), tmp_path / "one", config())
     for number in (2, 8):
         out = tmp_path / str(number)
-        fit(LineTask(dropout=0.0), out, config(accumulation=number))
+        train(LineTask(dropout=0.0), out, config(accumulation=number))
         assert read_metrics(out / "metrics.jsonl")[0]["size"] == 8 / number
         assert losses(out) == pytest.approx(losses(tmp_path / "one"), rel=1e-5)
         PartialState._reset_state()
@@ -276,22 +277,22 @@ def test_accumulated_micro_batches_are_one_batch(tmp_path):
 
 def test_batches_that_cannot_be_cut_evenly(tmp_path):
     with pytest.raises(InputError, match="--batch-size 8 does not divide into 1 process"):
-        fit(LineTask(), tmp_path / "out", config(accumulation=3))
+        train(LineTask(), tmp_path / "out", config(accumulation=3))
 
 
 def test_validation_and_export_see_the_averaged_weights(tmp_path):
     task = LineTask()
-    fit(task, tmp_path, config(ema_decay=0.99))
+    train(task, tmp_path, config(ema_decay=0.99))
     exported = torch.load(tmp_path / "model" / "net.pt")["1.weight"]
     assert torch.equal(task.seen[-1], exported)
     assert not torch.equal(task.net[1].weight, exported)
 
 
 def test_a_run_is_not_overwritten_unasked(tmp_path):
-    fit(LineTask(), tmp_path, config(steps=2))
+    train(LineTask(), tmp_path, config(steps=2))
     with pytest.raises(OutputError, match=r"holds a run already; --resume latest .* --overwrite"):
-        fit(LineTask(), tmp_path, config())
-    fit(LineTask(), tmp_path, config(steps=3, overwrite=True))
+        train(LineTask(), tmp_path, config())
+    train(LineTask(), tmp_path, config(steps=3, overwrite=True))
     assert len(losses(tmp_path)) == 3
     assert [path.name for path in checkpoints(tmp_path)] == ["checkpoint-2", "checkpoint-3"]
 
@@ -300,41 +301,41 @@ def test_a_folder_of_that_name_is_not_taken_for_the_model(tmp_path):
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "precious").touch()
     with pytest.raises(OutputError):
-        fit(LineTask(), tmp_path, config())
+        train(LineTask(), tmp_path, config())
     assert (tmp_path / "model" / "precious").exists()
 
 
 @pytest.mark.parametrize("name", ["nothing", "checkpoint-x", "checkpoint-3"])
 def test_resume_needs_a_checkpoint(tmp_path, name):
     with pytest.raises(InputError, match="not a checkpoint directory"):
-        fit(LineTask(), tmp_path / "out", config(resume=str(tmp_path / name)))
+        train(LineTask(), tmp_path / "out", config(resume=str(tmp_path / name)))
 
 
 @pytest.mark.parametrize("file", ["model.safetensors", "optimizer.bin", "custom_checkpoint_1.pkl"])
 def test_a_damaged_checkpoint_is_one_line(tmp_path, file):
-    fit(LineTask(), tmp_path, config(steps=2))
+    train(LineTask(), tmp_path, config(steps=2))
     path = tmp_path / "checkpoint-2" / file
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     with pytest.raises(InputError, match="checkpoint-2: damaged, or does not fit") as raised:
-        fit(LineTask(), tmp_path, config(resume="latest"))
+        train(LineTask(), tmp_path, config(resume="latest"))
     assert "\n" not in str(raised.value)
 
 
 def test_a_checkpoint_of_another_form(tmp_path):
-    fit(LineTask(), tmp_path, config(steps=2))
+    train(LineTask(), tmp_path, config(steps=2))
     task = LineTask()
     task.net[1] = nn.Linear(4, 2)
     with pytest.raises(InputError, match="does not fit this run"):
-        fit(task, tmp_path, config(resume="latest"))
+        train(task, tmp_path, config(resume="latest"))
 
 
 @pytest.mark.parametrize("factor", [float("nan"), float("inf")])
 @pytest.mark.parametrize("clip", [0.0, 1.0])
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path, factor, clip):
     with pytest.raises(TrainingError, match=r"step 6: the loss is (nan|inf); .*--resume"):
-        fit(LineTask(times_at(6, factor)), tmp_path, config(checkpoint_every=1, clip=clip))
+        train(LineTask(times_at(6, factor)), tmp_path, config(checkpoint_every=1, clip=clip))
     assert [path.name for path in checkpoints(tmp_path)] == ["checkpoint-4", "checkpoint-5"]
-    fit(LineTask(), tmp_path, config(resume="latest"))  # the last checkpoint is sound
+    train(LineTask(), tmp_path, config(resume="latest"))  # the last checkpoint is sound
     assert len(losses(tmp_path)) == 8
 
 
@@ -353,7 +354,7 @@ def test_a_gradient_that_is_not_finite_stops_the_run(tmp_path):
         return _Steep.apply(loss) if passes == 4 else loss
 
     with pytest.raises(TrainingError, match="step 4: the gradient is"):
-        fit(LineTask(spoil), tmp_path, config())
+        train(LineTask(spoil), tmp_path, config())
     assert [path.name for path in checkpoints(tmp_path)] == ["checkpoint-2"]
 
 
@@ -367,7 +368,7 @@ def test_weights_that_are_not_finite_are_not_saved(tmp_path):
 
     task.spoil = spoil
     with pytest.raises(TrainingError, match="step 4: a weight is not finite"):
-        fit(task, tmp_path, config())
+        train(task, tmp_path, config())
     assert [path.name for path in checkpoints(tmp_path)] == ["checkpoint-2"]
 
 
@@ -383,34 +384,34 @@ def test_a_full_disk_leaves_no_partial_checkpoint(tmp_path):
 
     with small_disk(tmp_path / "disk", 900) as disk:
         with pytest.raises(OutputError, match="no space left on the disk") as raised:
-            fit(Wide(), disk / "run", config(checkpoints_limit=0))
+            train(Wide(), disk / "run", config(checkpoints_limit=0))
         assert "\n" not in str(raised.value)
         left = checkpoints(disk / "run")
         assert [path.name for path in left] == ["checkpoint-2", "checkpoint-4"]
         assert not [name for name in names(disk / "run") if name.startswith(".") or name == "run.lock"]
         shutil.rmtree(left[0])
-        fit(Wide(), disk / "run", config(steps=5, checkpoint_every=100, resume="latest", checkpoints_limit=1))
+        train(Wide(), disk / "run", config(steps=5, checkpoint_every=100, resume="latest", checkpoints_limit=1))
         assert [path.name for path in checkpoints(disk / "run")] == ["checkpoint-5"]
 
 
 def test_what_a_kill_left_is_cleared_away(tmp_path):
     (tmp_path / ".checkpoint-2.tmp").mkdir()
     (tmp_path / "metrics.jsonl").write_text('{"step": 1, "loss": 3.0}\n{"step": 2, "lo')
-    fit(LineTask(), tmp_path, config(resume="latest"))
+    train(LineTask(), tmp_path, config(resume="latest"))
     assert not list(tmp_path.glob(".checkpoint*"))
     assert [line["step"] for line in read_metrics(tmp_path / "metrics.jsonl") if "loss" in line] == list(range(1, 9))
 
 
 def test_tensorboard_is_optional(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
-    fit(LineTask(), tmp_path, config())
+    train(LineTask(), tmp_path, config())
     assert not (tmp_path / "tensorboard").exists()
     assert len(losses(tmp_path)) == 8
 
 
 def test_workers_change_nothing(tmp_path):
     for workers in (0, 2):
-        fit(LineTask(), tmp_path / str(workers), config(workers=workers))
+        train(LineTask(), tmp_path / str(workers), config(workers=workers))
     assert losses(tmp_path / "0") == losses(tmp_path / "2")
 
 
@@ -427,14 +428,14 @@ def test_the_estimate_of_a_checkpoint_is_right(tmp_path):
     task.net[1] = nn.Linear(4, 100_000)
     task.dataset = Line()
     estimate = plan(task, tmp_path, config())["checkpoint_mb"]
-    fit(task, tmp_path, config(steps=1))
+    train(task, tmp_path, config(steps=1))
     size = sum(file.stat().st_size for file in (tmp_path / "checkpoint-1").iterdir()) / 1e6
     assert size == pytest.approx(estimate, rel=0.05)
 
 
 def test_fp16_needs_an_accelerator(tmp_path):
     with pytest.raises(InputError, match="--mixed-precision fp16: not on a CPU"):
-        fit(LineTask(), tmp_path, config(mixed_precision="fp16"))
+        train(LineTask(), tmp_path, config(mixed_precision="fp16"))
 
 
 def test_figures_that_are_not_finite_are_null(tmp_path):

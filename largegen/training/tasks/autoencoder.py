@@ -19,8 +19,8 @@ from largegen.models.storage import save_network
 from largegen.slides.slide import Slide
 from largegen.training.config import AutoencoderConfig
 from largegen.training.crops import CropDataset
-from largegen.training.loop import Task
 from largegen.training.sampler import sample_rng
+from largegen.training.task import Task
 
 STAIN_PX = 8  # side of the squares whose mean colour is held to: normalisation layers let colour drift, L1 barely minds
 

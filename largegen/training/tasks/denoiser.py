@@ -16,9 +16,9 @@ from largegen.models.pixels import to_images
 from largegen.sampling.denoise import guided
 from largegen.sampling.schedulers import make_scheduler
 from largegen.training.dataset import LatentRegions
-from largegen.training.loop import Task
 from largegen.training.sample_metrics import SampleMetrics
 from largegen.training.sampler import sample_rng
+from largegen.training.task import Task
 
 LINEAR_FIT_REGIONS = 64  # that the linear decoder of the model is fitted on
 PREVIEW_STEPS, PREVIEW_GUIDANCE = 20, 2.0

@@ -22,7 +22,7 @@ from largegen.runtime.files import write_json
 from largegen.slides.slide import Slide
 from largegen.training.config import EncoderConfig
 from largegen.training.crops import CropDataset
-from largegen.training.loop import Task
+from largegen.training.task import Task
 from largegen.version import __version__
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
