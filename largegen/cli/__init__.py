@@ -8,12 +8,11 @@ import logging
 import os
 import sys
 import traceback
-from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
 
-from largegen.cli.derived import with_derived_options
+from largegen.cli.derived import Command, with_derived_options, with_parameters
 from largegen.cli.flags import in_flags, speak_for
 from largegen.cli.options import Config, Quiet, Verbose, set_up_logging
 from largegen.errors import LargegenError
@@ -48,22 +47,18 @@ RESUME_HINT = "the same command again resumes where it stopped (training: with -
 START_OVER_HINT = "nothing is kept, and the same command starts over"
 
 # Typer carries its own copy of Click since 0.26, so the class is asked of Typer.
-UsageError = typer.BadParameter.__base__
+UsageError: Any = typer.BadParameter.__base__
 
 
 class Group(typer.core.TyperGroup):
     """The commands, listed by stage: as rich would in panels, but in plain text."""
 
-    def format_commands(self, ctx: typer.Context, formatter: Any) -> None:
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
         """Write one section of the help for each stage."""
         limit = formatter.width - 6 - max(map(len, self.commands))
-        for stage in dict.fromkeys(command.rich_help_panel for command in self.commands.values()):
+        for stage, names in STAGES.items():
             with formatter.section(stage):
-                rows = [
-                    (name, command.get_short_help_str(limit))
-                    for name, command in self.commands.items()
-                    if command.rich_help_panel == stage
-                ]
+                rows = [(name, self.commands[name].get_short_help_str(limit)) for name in names]
                 formatter.write_dl(rows, col_max=max(map(len, self.commands)), col_spacing=2)
 
 
@@ -82,6 +77,7 @@ def root(
     context: typer.Context,
     version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
 ) -> None:
+    """Print the version or the help, where no command is given."""
     set_up_logging(logging.INFO)  # -v and -q of the command change it
     if version:
         typer.echo(f"largegen {__version__}")
@@ -90,35 +86,32 @@ def root(
 
 
 def _common(context: typer.Context, config: Config = None, verbose: Verbose = 0, quiet: Quiet = False) -> None:
-    """The options that every command takes; their callbacks do all the work."""
+    """Take the options that every command has; their callbacks do all the work."""
 
 
-def with_common_options(function: Callable) -> Callable:
+def with_common_options(function: Command) -> Command:
     """Give a command `--config`, `-v` and `-q` without its having to declare them; messages speak of its flags."""
     own = inspect.signature(function, eval_str=True).parameters
     added = {k: p for k, p in inspect.signature(_common).parameters.items() if k not in own}
 
     @functools.wraps(function)
-    def command(context: typer.Context, **options):
+    def command(context: typer.Context, **options: Any) -> Any:
         speak_for(context.command)
         return function(**{name: value for name, value in options.items() if name in own})
 
-    parameters = [*own.values(), *added.values()]
-    command.__signature__ = inspect.Signature([p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in parameters])
-    command.__annotations__ = {p.name: p.annotation for p in parameters}
-    return command
+    return with_parameters(command, [*own.values(), *added.values()])
 
 
 for _stage, _examples in STAGES.items():
     for _name, _example in _examples.items():
         _stem = _name.replace("-", "_")
-        _function = getattr(importlib.import_module(f"largegen.cli.{_stem}"), _stem)
+        _module = importlib.import_module(f"largegen.cli.{_stem}")
         app.command(
             _name,
-            cls=getattr(_function, "command_class", None),
+            cls=_module.EvalCommand if _name == "eval" else None,
             rich_help_panel=_stage,
             epilog=f"\b\nExample:\n  {_example}",
-        )(with_common_options(with_derived_options(_function)))
+        )(with_common_options(with_derived_options(getattr(_module, _stem))))
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -3,14 +3,16 @@
 import functools
 import inspect
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import MISSING, dataclass, fields, is_dataclass, replace
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 import typer
 
 from largegen.errors import InputError
 from largegen.runtime.setting import Setting
+
+Command = Callable[..., Any]
 
 
 @dataclass(frozen=True)
@@ -20,7 +22,8 @@ class Fields:
     only: tuple[str, ...]  # none: all that have a Setting
     flags: Mapping[str, str]  # those that are not their field's name: {"schedule": "--lr-schedule"}
 
-    def __init__(self, *only: str, **flags: str):
+    def __init__(self, *only: str, **flags: str) -> None:
+        """Choose fields by their names, and give flags by the names of theirs."""
         object.__setattr__(self, "only", only)
         object.__setattr__(self, "flags", flags)
 
@@ -30,18 +33,18 @@ class _Option:
     """An option, and how its value becomes that of a field."""
 
     parameter: inspect.Parameter
-    field: str
-    convert: Callable[[Any], Any] = field(default=lambda value: value)
+    target: str  # name of the field
+    convert: Callable[[Any], Any] = lambda value: value
 
 
-def with_derived_options(function: Callable) -> Callable:
+def with_derived_options(function: Command) -> Command:
     """Give a command the options of each parameter that is a dataclass, and the command the dataclass made of them.
 
     The options stand where the parameter stands, but for fields that the command has as parameters of its own. Their
     defaults are those of the parameter's default, else the dataclass's.
     """
     own = inspect.signature(function, eval_str=True).parameters
-    groups: dict[str, tuple[type, list[_Option]]] = {}
+    groups: dict[str, tuple[Any, list[_Option]]] = {}
     parameters: list[inspect.Parameter] = []
     for name, parameter in own.items():
         kind, chosen = _unwrapped(parameter.annotation)
@@ -57,14 +60,19 @@ def with_derived_options(function: Callable) -> Callable:
     @functools.wraps(function)
     def command(**given: Any) -> Any:
         for name, (kind, options) in groups.items():
-            values = {option.field: option.convert(given.pop(option.parameter.name)) for option in options}
+            values = {option.target: option.convert(given.pop(option.parameter.name)) for option in options}
             base = defaults[name]
             given[name] = kind(**values) if base is inspect.Parameter.empty else replace(base, **values)
         return function(**given)
 
-    parameters = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in parameters]
-    command.__signature__ = inspect.Signature(parameters)
-    command.__annotations__ = {p.name: p.annotation for p in parameters}
+    return with_parameters(command, parameters)
+
+
+def with_parameters(command: Command, parameters: Iterable[inspect.Parameter]) -> Command:
+    """Let a function that takes keywords say which: Typer makes the options of its signature."""
+    keywords = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in parameters]
+    command.__signature__ = inspect.Signature(keywords)  # type: ignore[attr-defined]
+    command.__annotations__ = {parameter.name: parameter.annotation for parameter in keywords}
     return command
 
 

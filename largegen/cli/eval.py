@@ -4,7 +4,7 @@ import os
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -19,16 +19,18 @@ if TYPE_CHECKING:
 SETS = ("--real", "--fake")
 
 
-class Command(typer.core.TyperCommand):
+class EvalCommand(typer.core.TyperCommand):
     """A command whose --real and --fake take several paths each, as a shell's wildcard gives them."""
 
-    def parse_args(self, ctx, args: list[str]) -> list[str]:
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse the arguments, each path of a set with the set's flag before it."""
         return super().parse_args(ctx, repeated(args))
 
 
 def repeated(args: list[str]) -> list[str]:
     """`--real A B --fake C` => `--real A --real B --fake C`."""
-    found, name = [], None
+    found: list[str] = []
+    name = None
     for arg in args:
         if arg.startswith("-"):
             name = next((known for known in SETS if arg.split("=")[0] == known), None)
@@ -223,6 +225,3 @@ def _say(evaluation: "Evaluation", json: bool) -> None:
     from largegen.metrics.report.table import table_text
 
     typer.echo(table_text(evaluation))
-
-
-eval.command_class = Command

@@ -12,11 +12,13 @@ _flags: dict[str, str] = {}  # of the running command: {parameter: its flag}
 def flags_of(command: Any) -> dict[str, str]:
     """Map the names of a click command's options to their long flags: `{"seed": "--seed"}`.
 
-    A switch that turns something off (`no_tissue_filter`) is found under the name of what it turns off as well.
+    A flag with another name than its parameter is found under both, one that turns something off (`no_tissue_filter`)
+    under the name of what it turns off as well.
     """
     options = [p for p in command.params if p.param_type_name == "option"]
     flags = {option.name: max(option.opts, key=len) for option in options}
-    return {name.removeprefix("no_"): flag for name, flag in flags.items()} | flags
+    by_flag = {flag.removeprefix("--").replace("-", "_"): flag for flag in flags.values()}
+    return {name.removeprefix("no_"): flag for name, flag in flags.items()} | by_flag | flags
 
 
 def speak_for(command: Any) -> None:

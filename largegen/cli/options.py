@@ -1,7 +1,6 @@
 """Options that several commands share, and what -v, -q, --json and --config do in all of them."""
 
 import json
-import keyword
 import logging
 import sys
 import tomllib
@@ -68,26 +67,27 @@ def _on_config(context: typer.Context, path: Path | None) -> Path | None:
         raise InputError(f"--config {path}: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"--config {path}: not a TOML file: {error}") from error
-    siblings = {_python_name(name) for name in context.parent.command.commands} if context.parent else set()
-    values = {_python_name(k): v for k, v in content.items() if not isinstance(v, dict)}
+    command, commands = str(context.info_name), getattr(context.parent and context.parent.command, "commands", ())
+    values = {key: value for key, value in content.items() if not isinstance(value, dict)}
     for table, entries in content.items():
         if not isinstance(entries, dict):
             continue
-        if _python_name(table) == _python_name(context.info_name):
-            values |= {_python_name(key): value for key, value in entries.items()}
-        elif _python_name(table) not in siblings:
+        if table.replace("_", "-") == command:
+            values |= entries
+        elif table.replace("_", "-") not in commands:
             raise InputError(f"--config {path}: [{table}] is not a command")
     options = [parameter for parameter in context.command.params if parameter.param_type_name == "option"]
-    known = {option.name for option in options} - {"config", "help"}
+    names = {_key(name): option.name for option in options for name in (option.name, *option.opts)}
     for key in values:
-        if key not in known:
-            raise InputError(f"--config {path}: {context.info_name} has no option {key.replace('_', '-')!r}")
-    context.default_map = {**(context.default_map or {}), **values}
+        if names.get(_key(key)) in (None, "config"):
+            raise InputError(f"--config {path}: {command} has no option {key.replace('_', '-')!r}")
+    defaults = {names[_key(key)]: value for key, value in values.items()}
+    context.default_map = {**(context.default_map or {}), **defaults}
     return path
 
 
-def _python_name(name: str) -> str:
-    return f"{name}_" if keyword.iskeyword(name) else name.replace("-", "_")
+def _key(name: str) -> str:
+    return name.lstrip("-").replace("_", "-")
 
 
 Config = Annotated[

@@ -31,6 +31,8 @@ def _no_command_is_left_running():
         ("generate", "use `tissue_filter=False`", "use --no-tissue-filter"),
         ("generate", "use `no_tissue_filter`", "use --no-tissue-filter"),
         ("train", "`schedule` none: unknown", "--lr-schedule none: unknown"),
+        ("train", "`lr_schedule` none: unknown", "--lr-schedule none: unknown"),
+        ("train", "raise `held_out` or `validation`", "raise --validation or --validation"),
         ("sample", "`count` 0: too few", "--count 0: too few"),
         ("embed", "`slides`: none given", "slides: none given"),
         ("info", "`guidance` -1: too low", "guidance -1: too low"),
