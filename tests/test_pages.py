@@ -8,8 +8,9 @@ import re
 from pathlib import Path
 
 import pytest
+import typer
 
-from largegen.cli import run
+from largegen.cli import app, flags, run
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
@@ -92,8 +93,17 @@ def quotations():
     return re.findall(r"^> `([^`]+)`$", (DOCS / "faq.md").read_text(), re.MULTILINE)
 
 
-def test_errors_that_the_faq_quotes_exist():
-    found = list(messages())
+def messages_of_commands(monkeypatch):
+    """The messages in the words of each command: with its flags in place of the library's names."""
+    monkeypatch.setattr(flags, "_flags", {})
+    raw = set(messages())
+    for command in typer.main.get_command(app).commands.values():
+        flags.speak_for(command)
+        yield from {flags.in_flags(message) for message in raw}
+
+
+def test_errors_that_the_faq_quotes_exist(monkeypatch):
+    found = set(messages_of_commands(monkeypatch))
     assert len(quotations()) > 10
     for quotation in quotations():
         pattern = re.compile(".*".join(re.escape(part) for part in quotation.split(GAP)), re.DOTALL)
