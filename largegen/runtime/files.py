@@ -5,6 +5,7 @@ import errno
 import itertools
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -93,6 +94,13 @@ def remove(path: Path) -> None:
         shutil.rmtree(hidden, ignore_errors=True)
     else:
         path.unlink(missing_ok=True)
+
+
+def remove_leftovers(path: Path) -> None:
+    """Delete what killed writers left of `path` (see `atomic` and `remove`); only for who holds its lock."""
+    ours = re.compile(rf"\.{re.escape(path.name)}\.\d+(\.\d+)?\.tmp")
+    for leftover in [file for file in path.parent.iterdir() if ours.match(file.name)]:
+        remove(leftover)
 
 
 def _hidden(path: Path) -> Path:

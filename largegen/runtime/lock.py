@@ -2,108 +2,103 @@
 
 import contextlib
 import errno
-import json
 import os
-import re
 import socket
-import threading
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from largegen.errors import LockedError
-from largegen.runtime.files import remove, write_errors
+from largegen.runtime.files import remove_leftovers, write_errors
+
+if TYPE_CHECKING:
+    from filelock import BaseFileLock
+
+PATIENCE_S = 0.2  # a writer that is just leaving, or has not signed yet, gets so long
+NO_FLOCK = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL)  # beside ENOSYS, which filelock knows
 
 
 @contextlib.contextmanager
 def lock(path: Path) -> Iterator[None]:
-    """Hold `<path>.lock` (process id, its birth and host) while writing `path`; clear up what killed writers left.
+    """Hold `<path>.lock` while writing `path`, and clear up what killed writers left.
 
-    A lock left by a dead process of this host is taken over, also where its process id has gone to another since.
-    Raises LockedError while its owner lives, or when it was taken on another host, where that cannot be known.
+    The operating system frees the lock of a process that dies. The file holds the writer's process id and host while
+    it is held, and is deleted afterwards. A file that names another host is respected even where nobody holds it,
+    because the locks of many shared file systems do not reach across hosts. Where the file system has no locks at all,
+    the file itself is the lock, and that of a dead process of this host is taken over.
+
+    Args:
+        path: The output, a file or a directory, which need not exist.
+
+    Raises:
+        LockedError: While another process writes the output, here or on another host.
+        OutputError: Where the lock cannot be made.
     """
-    file = Path(path).with_name(f"{Path(path).name}.lock")
-    pid = os.getpid()
+    path = Path(path)
+    file = path.with_name(f"{path.name}.lock")
     with write_errors(file):
         file.parent.mkdir(parents=True, exist_ok=True)
-        while True:
-            try:
-                _create(file, json.dumps({"pid": pid, "host": socket.gethostname(), "birth": _birth(pid)}))
-                break
-            except FileExistsError:
-                _break_dead_lock(file)
+        held = _acquire(file)
     try:
-        _remove_leftovers(Path(path))
+        with write_errors(file):
+            _sign(file)
+        remove_leftovers(path)
         yield
     finally:
-        file.unlink(missing_ok=True)
+        if os.name == "posix":  # elsewhere an open file cannot be deleted, and filelock does it
+            file.unlink(missing_ok=True)  # while it is held: later it may be another's
+        held.release()
 
 
-def _remove_leftovers(path: Path) -> None:
-    """Delete the temporaries of `path` (see `atomic` and `_hidden`): whoever holds its lock is the only writer."""
-    ours = re.compile(rf"\.{re.escape(path.name)}\.\d+(\.\d+)?\.tmp")
-    for leftover in [file for file in path.parent.iterdir() if ours.match(file.name)]:
-        remove(leftover)
+def _acquire(file: Path) -> "BaseFileLock":
+    from filelock import FileLock, SoftFileLock, Timeout
 
-
-def _create(file: Path, content: str) -> None:
-    """Make a file that has its content from the first moment on; FileExistsError where it is there already."""
-    temporary = file.with_name(f".{file.name}.{os.getpid()}.{threading.get_ident()}.tmp")
+    owner = _owner(file)
+    if owner and owner[1] != socket.gethostname():
+        raise LockedError(f"{file}: held by process {owner[0]} on {owner[1]}; delete it if that job is dead")
     try:
-        temporary.write_text(content)
-        os.link(temporary, file)
-    except FileExistsError:
-        raise
-    except OSError as error:
-        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS):
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "flock not supported")  # its own lock by a file is good enough
+            held: BaseFileLock = FileLock(file, timeout=PATIENCE_S, thread_local=False)
+            try:
+                held.acquire()
+            except OSError as error:
+                if error.errno not in NO_FLOCK:
+                    raise
+                if not _owner(file):
+                    file.unlink(missing_ok=True)  # what the attempt made
+                held = SoftFileLock(file, timeout=PATIENCE_S, thread_local=False)
+                held.acquire()
+    except (Timeout, PermissionError) as error:
+        if isinstance(error, PermissionError) and not file.is_file():
             raise
-        with file.open("x") as handle:  # a file system without hard links
-            handle.write(content)
-    finally:
-        temporary.unlink(missing_ok=True)
+        owner = _owner(file)
+        who = f"process {owner[0]}" if owner else "another process"
+        raise LockedError(f"{file}: {who} is writing this output already; delete it if that job is dead") from error
+    return held
 
 
-def _break_dead_lock(file: Path) -> None:
-    """Delete a dead owner's lock; raises LockedError where the owner may live."""
-    import fcntl
-
+def _owner(file: Path) -> tuple[int, str] | None:
+    """Process id and host in a lock file, whether written here or by filelock; None where there are none."""
     try:
-        with file.open() as handle:
-            fcntl.flock(handle, fcntl.LOCK_EX)  # of several who find it dead, one looks and deletes at a time
-            if os.fstat(handle.fileno()).st_ino == file.stat().st_ino:
-                _raise_if_alive(file, handle.read())
-                file.unlink()
-    except FileNotFoundError:
-        return  # gone meanwhile
-
-
-def _raise_if_alive(file: Path, content: str) -> None:
-    try:
-        owner = json.loads(content)
-    except ValueError:
-        return  # killed between creating and filling it, where there are no hard links
-    if owner["host"] != socket.gethostname():
-        raise LockedError(f"{file}: held by process {owner['pid']} on {owner['host']}; delete it if that job is dead")
-    if _alive(owner["pid"], owner.get("birth")):
-        raise LockedError(
-            f"{file}: process {owner['pid']} is writing this output already; delete it if that job is dead"
-        )
-
-
-def _alive(pid: int, birth: str | None) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    return birth is None or _birth(pid) in (None, birth)
-
-
-def _birth(pid: int) -> str | None:
-    """When a process began, to tell it from a later one of the same number; None where the system does not say."""
-    try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()  # from the third field on
-    except OSError:
+        with file.open("rb", buffering=0) as handle:
+            try:
+                content = handle.read(1024)
+            except PermissionError:  # on Windows the first byte of a held lock cannot be read
+                handle.seek(1)
+                content = handle.read(1024)
+        pid, host, *_ = content.decode(errors="replace").strip("\0").split()
+        return int(pid), host.partition("?")[0]  # filelock adds the process namespace
+    except (OSError, ValueError):
         return None
-    return f"{boot} {fields[19]}"  # field 22: clock ticks from the boot to the process's start
+
+
+def _sign(file: Path) -> None:
+    """Write process id and host into a lock file that is held; leave filelock's own where it stands already."""
+    if _owner(file) == (os.getpid(), socket.gethostname()):
+        return
+    with file.open("r+b") as handle:
+        handle.seek(0 if os.name == "posix" else 1)
+        handle.write(f"{os.getpid()}\n{socket.gethostname()}\n".encode())
+        handle.truncate()

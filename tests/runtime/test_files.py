@@ -1,12 +1,7 @@
-"""Files are whole or not there, an output has one writer, and errors of writing are one line."""
+"""Files are whole or not there, and errors of writing are one line."""
 
 import errno
 import json
-import os
-import socket
-import subprocess
-import sys
-import threading
 from pathlib import Path
 
 import pytest
@@ -14,10 +9,8 @@ import safetensors.torch
 import torch
 from helpers.disk import small_disk
 
-from largegen.errors import InputError, LockedError, OutputError
-from largegen.runtime.device import resolve_device, resolve_precision
+from largegen.errors import OutputError
 from largegen.runtime.files import atomic, remove, replace, write_errors, write_json
-from largegen.runtime.lock import lock
 
 
 def names(folder):
@@ -131,99 +124,3 @@ def test_a_full_disk_is_an_output_error(tmp_path, save):
                 torch.save(large, temporary)
         assert not (disk / "weights").exists()
         assert [n for n in names(disk) if n != "filler"] == []
-
-
-def test_a_lock_clears_up_after_killed_writers(tmp_path):
-    """Of the same output only: another, whose name goes on from this one's, may be being written."""
-    mine = [".out.123.tmp", ".out.123.tmp.png", ".out.123.0.tmp"]
-    others = [".out.v2.123.tmp", ".out.lock.123.tmp", "out", ".outer.123.tmp"]
-    for name in (*mine, *others):
-        (tmp_path / name).mkdir()
-    with lock(tmp_path / "out"):
-        assert sorted(file.name for file in tmp_path.iterdir()) == sorted([*others, "out.lock"])
-
-
-def test_a_lock_names_its_owner_and_goes_away(tmp_path):
-    with lock(tmp_path / "out"):
-        owner = json.loads((tmp_path / "out.lock").read_text())
-        assert (owner["pid"], owner["host"]) == (os.getpid(), socket.gethostname())
-        with pytest.raises(LockedError, match=f"process {os.getpid()} is .* delete it if"), lock(tmp_path / "out"):
-            pass
-    assert names(tmp_path) == []
-
-
-def test_a_second_live_process_is_kept_out(tmp_path):
-    code = "import sys, time\nfrom largegen.runtime.lock import lock\n" + (
-        "with lock(sys.argv[1]):\n    print('held', flush=True)\n    time.sleep(60)"
-    )
-    with subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "out")], stdout=subprocess.PIPE) as other:
-        try:
-            assert other.stdout.readline() == b"held\n"
-            with pytest.raises(LockedError, match=f"process {other.pid} "), lock(tmp_path / "out"):
-                pass
-        finally:
-            other.kill()
-    with lock(tmp_path / "out"):  # a killed owner's lock is taken over
-        assert json.loads((tmp_path / "out.lock").read_text())["pid"] == os.getpid()
-    assert names(tmp_path) == []
-
-
-@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="the system does not say when a process began")
-def test_a_dead_owner_s_process_id_may_have_gone_to_another(tmp_path):
-    with lock(tmp_path / "out"):
-        owner = json.loads((tmp_path / "out.lock").read_text())
-    (tmp_path / "out.lock").write_text(json.dumps(owner | {"birth": owner["birth"] + "0"}))
-    with lock(tmp_path / "out"):
-        assert json.loads((tmp_path / "out.lock").read_text()) == owner
-    (tmp_path / "out.lock").write_text(json.dumps({"pid": owner["pid"], "host": owner["host"]}))  # of an old version
-    with pytest.raises(LockedError), lock(tmp_path / "out"):
-        pass
-
-
-def test_a_lock_of_another_host_stays(tmp_path):
-    (tmp_path / "out.lock").write_text(json.dumps({"pid": 1, "host": "elsewhere"}))
-    with pytest.raises(LockedError, match="on elsewhere; delete it if"), lock(tmp_path / "out"):
-        pass
-    assert names(tmp_path) == ["out.lock"]
-
-
-def test_of_many_who_find_a_dead_lock_one_at_a_time_holds_it(tmp_path):
-    (tmp_path / "out.lock").write_text("")  # cut off by a kill
-    inside, most, refused = [], [], []
-
-    def take():
-        try:
-            with lock(tmp_path / "out"):
-                inside.append(1)
-                most.append(len(inside))
-                threading.Event().wait(0.05)
-                inside.pop()
-        except LockedError:
-            refused.append(1)
-
-    threads = [threading.Thread(target=take) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert max(most) == 1
-    assert len(most) + len(refused) == 8
-    assert names(tmp_path) == []
-
-
-def test_devices_that_are_not_there():
-    assert resolve_device("cpu") == torch.device("cpu")
-    for name in ("gpu", "meta", *([] if torch.cuda.is_available() else ["cuda"])):
-        with pytest.raises(InputError, match=f"--device {name}"):
-            resolve_device(name)
-
-
-def test_precisions():
-    cpu = torch.device("cpu")
-    assert resolve_precision("fp32", cpu) == torch.float32
-    assert resolve_precision("bf16", cpu) == torch.bfloat16
-    assert resolve_precision("auto", cpu) in (torch.float32, torch.bfloat16)
-    assert resolve_precision("fp16", torch.device("cuda")) == torch.float16
-    for name in ("fp16", "double"):
-        with pytest.raises(InputError, match=f"--precision {name}"):
-            resolve_precision(name, cpu)
