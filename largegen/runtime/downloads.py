@@ -3,10 +3,14 @@
 import hashlib
 import os
 import socket
+import sys
 import urllib.request
 from collections.abc import Iterator
+from contextlib import contextmanager
 from http.client import HTTPException
 from pathlib import Path
+from ssl import SSLError
+from urllib.error import URLError
 from urllib.parse import urlsplit
 
 from largegen.errors import HubError, InputError, first_line
@@ -16,10 +20,18 @@ STALL_TIMEOUT_S = 30.0  # a server that is silent for so long has gone
 
 
 def cached_file(url: str, sha256: str, name: str, option: str) -> Path:
-    """The file at `url`, from the cache directory where it is kept as `name`, else downloaded with a progress bar.
+    """Return the file at `url` from the cache directory, downloading it with a progress bar where it is not there.
 
-    Several processes may ask at once: each downloads under a name of its own. option: the one that takes a file
-    instead. Raises HubError where the file cannot be had or is not the one that `sha256` stands for.
+    Several processes may ask at once: each downloads under a name of its own.
+
+    Args:
+        url: Where it is on the web.
+        sha256: The SHA-256 of its content, in hexadecimal.
+        name: The name that it is kept under.
+        option: What takes a file instead, for the message of an error.
+
+    Raises:
+        HubError: Where it cannot be had, or is not the file that `sha256` stands for.
     """
     path = cache_directory() / name
     if path.is_file() and file_sha256(path) == sha256:
@@ -28,39 +40,42 @@ def cached_file(url: str, sha256: str, name: str, option: str) -> Path:
     if not reachable(url):
         raise HubError(f"{name}: {urlsplit(url).hostname} cannot be reached; {instead}")
     with atomic(path) as temporary:
-        digest = hashlib.sha256()
-        with temporary.open("wb") as file:
-            for chunk in _chunks(url, name, instead):
-                digest.update(chunk)
-                file.write(chunk)
-        if digest.hexdigest() != sha256:
+        _download(url, temporary, name, instead)
+        size, found = temporary.stat().st_size, file_sha256(temporary)
+        if found != sha256:  # also where the connection ended early, of which http.client says nothing
             raise HubError(
-                f"{name}: what {url} gives has SHA-256 {digest.hexdigest()}, not {sha256}; give {option} FILE instead"
+                f"{name}: {url} gave {size} bytes of SHA-256 {found}, not {sha256}; try again, or give {option} FILE"
             )
     return path
 
 
-def _chunks(url: str, name: str, instead: str) -> Iterator[bytes]:
-    """The content of `url` as it arrives, to the last byte. Raises HubError where it does not come."""
-    from tqdm import tqdm
+def _download(url: str, path: Path, name: str, instead: str) -> None:
+    from torch.hub import download_url_to_file
 
-    done = 0
+    with _stall_timeout():
+        try:
+            download_url_to_file(url, str(path), progress=sys.stderr.isatty())
+        except (URLError, ConnectionError, TimeoutError, SSLError, HTTPException) as error:  # the disk's errors pass
+            raise HubError(f"{name}: {first_line(error)}; try again, or {instead}") from error
+
+
+@contextmanager
+def _stall_timeout() -> Iterator[None]:
+    """Let connections opened meanwhile fail after STALL_TIMEOUT_S of silence; torch.hub sets no limit itself."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(STALL_TIMEOUT_S)
     try:
-        with urllib.request.urlopen(url, timeout=STALL_TIMEOUT_S) as response:
-            size = response.length
-            with tqdm(total=size, desc=name, unit="B", unit_scale=True, disable=None) as bar:
-                while chunk := response.read(2**20):
-                    yield chunk
-                    done += len(chunk)
-                    bar.update(len(chunk))
-    except (OSError, HTTPException) as error:
-        raise HubError(f"{name}: {first_line(error)}; try again, or {instead}") from error
-    if size is not None and done < size:  # http.client says nothing of it
-        raise HubError(f"{name}: the connection ended after {done} of {size} bytes; try again, or {instead}")
+        yield
+    finally:
+        socket.setdefaulttimeout(before)
 
 
 def file_sha256(path: Path) -> str:
-    """The SHA-256 of a file's content, in hexadecimal. Raises InputError where it cannot be read."""
+    """Return the SHA-256 of a file's content, in hexadecimal.
+
+    Raises:
+        InputError: Where the file cannot be read.
+    """
     try:
         with Path(path).open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
@@ -69,7 +84,10 @@ def file_sha256(path: Path) -> str:
 
 
 def reachable(url: str, timeout_s: float = 4.0) -> bool:
-    """Whether the server of `url`, or the proxy on the way to it, takes connections; HF_HUB_OFFLINE=1 says no."""
+    """Find out whether the server of `url`, or the proxy on the way to it, takes connections.
+
+    HF_HUB_OFFLINE=1 in the environment says that it does not.
+    """
     if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
         return False
     server = urlsplit(url)

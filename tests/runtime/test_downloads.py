@@ -1,13 +1,17 @@
 """Files from the web, served here by a thread of the test."""
 
 import hashlib
+import socket
 import threading
+import time
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
+from helpers.disk import small_disk
 
-from largegen.errors import HubError, InputError
+from largegen.errors import HubError, InputError, OutputError
+from largegen.runtime import downloads
 from largegen.runtime.downloads import cached_file, file_sha256, reachable
 from largegen.runtime.files import cache_directory
 
@@ -20,6 +24,9 @@ class _Handler(BaseHTTPRequestHandler):
         self.server.requests.append(self.path)
         if self.path == "/absent":
             self.send_error(404)
+            return
+        if self.path == "/silent":
+            time.sleep(0.5)
             return
         self.send_response(200)
         self.send_header("Content-Length", str(len(CONTENT)))
@@ -123,6 +130,22 @@ def test_two_at_once_both_get_the_file(server, tmp_path):
     assert [process.exitcode for process in processes] == [0, 0]
     assert (cache_directory() / "weights.pt").read_bytes() == CONTENT
     assert files(tmp_path) == ["weights.pt"]
+
+
+def test_a_silent_server_is_given_up(server, monkeypatch):
+    monkeypatch.setattr(downloads, "STALL_TIMEOUT_S", 0.2)
+    before = socket.getdefaulttimeout()
+    with pytest.raises(HubError, match="timed out; try again, or download it from"):
+        fetch(server, "silent")
+    assert socket.getdefaulttimeout() == before
+
+
+def test_a_full_disk_is_said(server, tmp_path, monkeypatch):
+    with small_disk(tmp_path / "disk", 64) as disk:
+        monkeypatch.setenv("XDG_CACHE_HOME", str(disk))
+        with pytest.raises(OutputError, match="no space left"):
+            fetch(server)
+        assert files(disk) == []
 
 
 def test_a_missing_file_has_no_sha256(tmp_path):
