@@ -28,7 +28,7 @@ def speak_for(command: Any) -> None:
 
 
 def in_flags(text: str) -> str:
-    """Turn names in backticks into the running command's flags; other backticks are dropped.
+    """Turn names in backticks into the running command's flags; names of anything else lose their backticks.
 
     `seed` becomes --seed, `windows="overlap"` becomes --windows overlap, `overwrite=True` becomes --overwrite and
     `tissue_filter=False` becomes --no-tissue-filter.
@@ -38,7 +38,9 @@ def in_flags(text: str) -> str:
 
 def _in_flags(code: str) -> str:
     assignment = _ASSIGNMENT.fullmatch(code)
-    if assignment is None or assignment[1] not in _flags:
+    if assignment is None:
+        return f"`{code}`"  # a command, such as `largegen embed`
+    if assignment[1] not in _flags:
         return code
     flag, value = _flags[assignment[1]], assignment[2]
     if value is None or value in ("True", "False"):

@@ -104,7 +104,7 @@ def test_completion_can_be_installed(capfd):
 
 def test_version_and_no_command(capfd):
     assert run(["--version"]) == 0 and capfd.readouterr().out == f"largegen {__version__}\n"
-    assert run([]) == 0 and "Commands:" in capfd.readouterr().out
+    assert run([]) == 0 and "Prepare:" in capfd.readouterr().out
 
 
 def test_python_m_largegen_gives_the_exit_code():

@@ -36,7 +36,7 @@ def _no_command_is_left_running():
         ("sample", "`count` 0: too few", "--count 0: too few"),
         ("embed", "`slides`: none given", "slides: none given"),
         ("info", "`guidance` -1: too low", "guidance -1: too low"),
-        ("info", "a start for `largegen train`; `latest` or `a.b=c`", "a start for largegen train; latest or a.b=c"),
+        ("info", "a start for `largegen train`; `latest` or `a=c`", "a start for `largegen train`; latest or a=c"),
         ("info", "no name at all", "no name at all"),
     ],
 )

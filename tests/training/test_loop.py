@@ -259,7 +259,7 @@ def test_auto_precision_is_the_hardware_s_unless_the_launcher_names_one(monkeypa
         monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", launcher)
     monkeypatch.setattr("largegen.runtime.device.cpu_has_bf16", lambda: True)
     made = []
-    monkeypatch.setattr("largegen.training.config.Accelerator", lambda **options: made.append(options))
+    monkeypatch.setattr("largegen.training.accelerator.Accelerator", lambda **options: made.append(options))
     make_accelerator(config(mixed_precision="auto"))
     make_accelerator(config(mixed_precision="no"))
     assert [options["mixed_precision"] or os.environ["ACCELERATE_MIXED_PRECISION"] for options in made] == [found, "no"]
