@@ -16,6 +16,7 @@ from largegen.cli.derived import Command, with_derived_options, with_parameters
 from largegen.cli.flags import in_flags, speak_for
 from largegen.cli.options import Config, Quiet, Verbose, set_up_logging
 from largegen.errors import LargegenError
+from largegen.runtime.private_api import usage_error
 from largegen.version import __version__
 
 # The commands in the order of the work, by stage, each with an example of its use.
@@ -46,8 +47,7 @@ RESUMABLE = ("embed", "train", "train-vae", "train-encoder", "generate", "zoom")
 RESUME_HINT = "the same command again resumes where it stopped (training: with --resume latest)"
 START_OVER_HINT = "nothing is kept, and the same command starts over"
 
-# Typer carries its own copy of Click since 0.26, so the class is asked of Typer.
-UsageError: Any = typer.BadParameter.__base__
+UsageError: Any = usage_error()
 
 
 class Group(typer.core.TyperGroup):

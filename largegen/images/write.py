@@ -100,7 +100,7 @@ def write_image(
         try:
             with _spooled(path, bands, info) as image:
                 save(image, temporary, info, jpeg_quality)
-            record.write_text(info.text() + "\n")
+            record.write_text(info.text() + "\n", encoding="utf-8")
             if info.georeference is not None:
                 _place(path, temporary, info)
             if partial_tiles.exists():
@@ -243,7 +243,7 @@ def _place(path: Path, temporary: Path, info: ImageInfo) -> None:
             log.warning("%s: has a world file but no CRS; for GeoTIFF, pip install 'largegen[geo]'", path)
     world, lines = world_file(path, info.georeference)
     with atomic(world) as temporary_world:
-        temporary_world.write_text(lines)
+        temporary_world.write_text(lines, encoding="utf-8")
 
 
 def _write_geotiff_tags(path: Path, info: ImageInfo) -> None:

@@ -171,7 +171,7 @@ def level_names(mpp: float | None, count: int) -> list[str]:
 
 def is_model(path: Path) -> bool:
     """Whether a model of this package is there, not one of diffusers, whose directories look the same."""
-    return (path / INDEX).is_file() and CLASS_NAME in (path / INDEX).read_text()
+    return (path / INDEX).is_file() and CLASS_NAME in (path / INDEX).read_text(encoding="utf-8")
 
 
 def find_model(name_or_dir: str | Path) -> Path:
@@ -188,7 +188,7 @@ def find_model(name_or_dir: str | Path) -> Path:
 def read_index(directory: Path) -> dict[str, Any]:
     """The content of a model directory's model_index.json."""
     try:
-        index = json.loads((directory / INDEX).read_text())
+        index = json.loads((directory / INDEX).read_text(encoding="utf-8"))
         return {**index, "info": dict(index["info"])}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ModelError(f"{directory / INDEX}: damaged: {error}") from error

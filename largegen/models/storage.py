@@ -40,7 +40,7 @@ def save_tensors(tensors: dict[str, torch.Tensor], path: Path) -> None:
 def load_network(directory: Path, classes: dict[str, type], class_name: str | None = None) -> nn.Module:
     """Load one diffusers module strictly, as fp32, from config.json and safetensors. Raises ModelError."""
     try:
-        config = json.loads((directory / "config.json").read_text())
+        config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
         name = class_name or config.get("_class_name")
         if name not in classes:
             raise ModelError(f"{directory}: its class is {name}, none of {', '.join(classes)}")

@@ -5,6 +5,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from largegen.errors import InputError
+from largegen.runtime.private_api import cpu_has_bf16
 
 if TYPE_CHECKING:
     import torch
@@ -14,10 +15,13 @@ PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 
 
 def resolve_device(device: str = "auto") -> "torch.device":
-    """Turn `auto|cpu|cuda|cuda:N|mps` into a device that exists here.
+    """Turn the name of a device into one that exists here.
 
-    Under `accelerate launch`, `auto` and `cuda` mean this process's own GPU. Raises InputError for a device
-    that this machine lacks.
+    Args:
+        device: auto, cpu, cuda, cuda:N or mps. Under `accelerate launch`, `auto` and `cuda` mean this process's GPU.
+
+    Raises:
+        InputError: For a device that this machine lacks.
     """
     import torch
 
@@ -42,9 +46,14 @@ def resolve_device(device: str = "auto") -> "torch.device":
 
 
 def resolve_precision(precision: str, device: "torch.device") -> "torch.dtype":
-    """Turn `auto|fp32|bf16|fp16` into a dtype; `auto` is bf16 where the hardware computes in it, else fp32.
+    """Turn the name of a precision into a dtype.
 
-    Raises InputError for an unknown name and for fp16 on a CPU, where it is slower than fp32.
+    Args:
+        precision: auto, fp32, bf16 or fp16; `auto` is bf16 where the device computes in it natively, else fp32.
+        device: What is computed on.
+
+    Raises:
+        InputError: For an unknown name, and for fp16 on a CPU, where it is slower than fp32.
     """
     import torch
 
@@ -55,28 +64,25 @@ def resolve_precision(precision: str, device: "torch.device") -> "torch.dtype":
     if precision == "auto":
         native = {"cpu": cpu_has_bf16, "cuda": torch.cuda.is_bf16_supported}.get(device.type, lambda: False)
         return torch.bfloat16 if native() else torch.float32
-    return _dtypes()[precision]
+    return dtype_of(precision)
 
 
 def export_dtype(precision: str) -> "torch.dtype":
-    """Turn `fp32|bf16|fp16` into the dtype that weights are saved in. Raises InputError for an unknown name."""
+    """Turn the name of a precision into the dtype that weights are saved in.
+
+    Raises:
+        InputError: For a name other than fp32, bf16 and fp16.
+    """
     if precision not in PRECISIONS[1:]:
         raise InputError(f"`export_precision` {precision}: use one of {', '.join(PRECISIONS[1:])}")
-    return _dtypes()[precision]
+    return dtype_of(precision)
 
 
-def _dtypes() -> "dict[str, torch.dtype]":
+def dtype_of(precision: str) -> "torch.dtype":
+    """Return the dtype that `fp32`, `bf16` or `fp16` names."""
     import torch
 
-    return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-
-
-def cpu_has_bf16() -> bool:
-    """Whether this CPU multiplies bfloat16 natively (AVX-512 BF16 or AMX); elsewhere bf16 is emulated and slow."""
-    import torch
-
-    check = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
-    return bool(check and check())
+    return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
 
 
 def keep_freed_memory() -> None:

@@ -11,6 +11,7 @@ from safetensors import SafetensorError
 
 from largegen.errors import InputError, OutputError, TrainingError
 from largegen.runtime.files import remove, replace, write_errors
+from largegen.runtime.private_api import prepared_models
 
 # What a run must share with the one that it resumes: the rest of its settings may change on the way.
 OF_THE_RUN = ("seed", "batch_size")
@@ -59,7 +60,7 @@ def check_same_run(checkpoint: Path, settings: dict[str, Any]) -> None:
     """
     file = checkpoint.parent / "config.json"
     try:
-        before = json.loads(file.read_text())
+        before = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return
     except ValueError as error:
@@ -89,7 +90,7 @@ def save_checkpoint(accelerator: Accelerator, out: Path, step: int, keep: int) -
     """
     final, temporary = out / f"checkpoint-{step}", out / f".checkpoint-{step}.tmp"
     main = accelerator.is_main_process
-    if not all(torch.isfinite(p).all() for model in accelerator._models for p in model.parameters()):
+    if not all(torch.isfinite(p).all() for model in prepared_models(accelerator) for p in model.parameters()):
         raise TrainingError(f"step {step}: a weight is not finite; --resume the last checkpoint, more gently")
     if main:
         remove(temporary)

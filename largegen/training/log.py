@@ -17,16 +17,16 @@ class Metrics:
     def __init__(self, out: Path, start: int):
         self.path = out / "metrics.jsonl"
         if self.path.exists():
-            kept = [line for line in self.path.read_text().splitlines() if _step_of(line) <= start]
+            kept = [line for line in self.path.read_text(encoding="utf-8").splitlines() if _step_of(line) <= start]
             with atomic(self.path) as temporary:
-                temporary.write_text("".join(line + "\n" for line in kept))
+                temporary.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
         self._board = _tensorboard(out, start)
 
     def log(self, step: int, **figures: float) -> None:
         """Report `figures` of an optimizer step; one that is not finite is null in the file."""
         line = {"step": step} | {name: value if math.isfinite(value) else None for name, value in figures.items()}
         with write_errors(self.path):
-            with self.path.open("a") as file:
+            with self.path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(line) + "\n")
             for name, value in figures.items() if self._board else ():
                 self._board.add_scalar(name, value, step)
@@ -39,7 +39,7 @@ class Metrics:
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
     """The lines of a `metrics.jsonl`."""
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
 
 
 def plot_losses(lines: list[dict[str, Any]], path: Path) -> None:

@@ -1,0 +1,91 @@
+"""What Windows lacks is not needed: every module imports without it, and the main job runs to its end."""
+
+import ast
+import subprocess
+import sys
+
+import pytest
+from helpers import ROOT
+from helpers.models import save_encoder, save_model
+
+FILES = sorted((ROOT / "largegen").rglob("*.py"))
+TEXT_METHODS = {"read_text", "write_text"}
+
+# torch and others ask for the system's name, which stays Linux, so they come before what the names stand for goes.
+WITHOUT = """
+import os, pkgutil, sys, warnings
+from importlib import import_module
+
+for name in ("fcntl", "resource", "pwd", "grp", "termios"):
+    sys.modules[name] = None  # an import fails
+import accelerate, diffusers, timm, torch
+
+for name in ("register_at_fork", "fork", "kill", "getuid", "geteuid", "fchmod", "getpgid"):
+    if hasattr(os, name):
+        delattr(os, name)
+warnings.filterwarnings("error", category=EncodingWarning, module=r"largegen\\b")
+"""
+IMPORT_ALL = """
+import largegen
+
+names = [module.name for module in pkgutil.walk_packages(largegen.__path__, "largegen.")]
+for name in names:
+    if name != "largegen.__main__":
+        import_module(name)
+print(len(names))
+"""
+RUN = """
+from largegen.cli import run
+
+sys.exit(run(sys.argv[1:]))
+"""
+
+
+def python(code: str, *arguments) -> str:
+    """Run code in a process that lacks what Windows lacks; what it prints."""
+    warned = ["-X", "warn_default_encoding", "-W", "ignore::EncodingWarning"]  # but for this package
+    command = [sys.executable, *warned, "-c", WITHOUT + code, *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_every_module_imports():
+    assert int(python(IMPORT_ALL)) == len(FILES) - 1  # all but the face itself
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tiny")
+    return save_model(folder / "model", save_encoder(folder / "encoder"))
+
+
+def test_the_main_job_runs(model, slide_path, tmp_path):
+    """Embeddings of a slide, an image from them, and an image from the slide itself."""
+    where = ["--device", "cpu"]
+    encoder = f"local-dir:{model.parent / 'encoder'}"
+    python(RUN, "embed", slide_path, "--encoder", encoder, "--tile-px", 64, "--out", tmp_path / "embeddings", *where)
+    (embeddings,) = (tmp_path / "embeddings").glob("*.h5")
+    for reference in (embeddings, slide_path):
+        out = tmp_path / f"{reference.suffix[1:]}.tif"
+        options = ["--size", 128, "--steps", 2, "--precision", "fp32", "--cache", tmp_path / "cache"]
+        python(RUN, "generate", "--model", model, "--ref", reference, "--out", out, *options, *where)
+        assert out.exists()
+    left = {path.name for path in tmp_path.rglob("*") if path.name.startswith(".") or path.suffix == ".lock"}
+    assert not left
+
+
+def text_calls_without_encoding(path) -> list[int]:
+    """Lines of calls that read or write text in whatever encoding the system prefers."""
+    found = []
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)):
+            continue
+        if node.func.attr in TEXT_METHODS and not any(key.arg == "encoding" for key in node.keywords):
+            found.append(node.lineno)
+    return found
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_text_files_are_utf_8(path):
+    assert not text_calls_without_encoding(path)
