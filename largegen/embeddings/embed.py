@@ -8,9 +8,9 @@ import hashlib
 import json
 import logging
 import shutil
-from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,6 +21,7 @@ from largegen.embeddings.partial import Blocks
 from largegen.errors import InputError, ModelError, OutputError
 from largegen.runtime.files import atomic, write_errors
 from largegen.runtime.lock import lock
+from largegen.runtime.read_ahead import read_ahead
 from largegen.slides.tiles import TileGrid, tile_grid, tissue_fraction
 from largegen.slides.tissue import DATA_FRACTION, TISSUE_FRACTION, tissue_mask
 
@@ -207,21 +208,9 @@ def _read_batches(
     def read(xy: np.ndarray) -> np.ndarray:
         return slide.read(int(xy[0]), int(xy[1]), grid.tile_px, grid.tile_px, grid.downsample)
 
-    if workers < 1:
-        for start in range(0, len(coords), batch_size):
-            yield np.stack([read(xy) for xy in coords[start : start + batch_size]])
-        return
-    pool = ThreadPoolExecutor(workers, thread_name_prefix="tiles")
-    try:
-        waiting: deque = deque()
-        upcoming = iter(coords)
-        for start in range(0, len(coords), batch_size):
-            size = min(batch_size, len(coords) - start)
-            while len(waiting) < 2 * batch_size + workers and (xy := next(upcoming, None)) is not None:
-                waiting.append(pool.submit(read, xy))
-            yield np.stack([waiting.popleft().result() for _ in range(size)])
-    finally:
-        pool.shutdown(cancel_futures=True)
+    with closing(read_ahead(read, coords, workers, 2 * batch_size + workers)) as tiles:
+        while batch := list(islice(tiles, batch_size)):
+            yield np.stack(batch)
 
 
 def _finite(embeddings: np.ndarray, encoder: "Encoder") -> np.ndarray:

@@ -1,6 +1,5 @@
 """From a grid of embeddings to an image's file: lock, sample, decode, write; a killed run resumes."""
 
-import hashlib
 import json
 import time
 from contextlib import ExitStack
@@ -19,6 +18,7 @@ from largegen.images.write import check_output, write_image
 from largegen.models.model import Model
 from largegen.runtime.distributed import min_over_processes, process_group, run_on_main
 from largegen.runtime.files import remove
+from largegen.runtime.fingerprints import content_digest
 from largegen.runtime.lock import lock
 from largegen.sampling.cost import count_calls
 from largegen.sampling.generate import decode_bands, resolve_defaults, sample_latents
@@ -106,13 +106,9 @@ def _flat_latent(model: Model, colour: tuple[int, int, int]) -> Tensor:
 
 def fingerprint_of(model: Model, grid: EmbeddingGrid, area: ImageArea) -> str:
     """Stands for all that the latents depend on beside the sampling's settings."""
-    digest = hashlib.sha256(grid.features.tobytes() + grid.tissue.tobytes())
     about = [asdict(area), grid.source["background"], dict(model.scheduler.config), str(model.dtype)]
-    digest.update(json.dumps([*about, model.device.type], default=str).encode())
-    linear = model.linear_decoder
-    weights_of = [network.parameters() for network in (model.unet, model.conditioner, model.autoencoder.vae)]
-    for parameters in [*weights_of, [linear.weight, linear.bias] if linear else []]:
-        for weights in parameters:
-            sample = weights.flatten()[:: max(1, weights.numel() // 1024)]
-            digest.update(sample.float().cpu().numpy().tobytes())
-    return digest.hexdigest()
+    settings = json.dumps([*about, model.device.type], default=str).encode()
+    weights = [*model.unet.parameters(), *model.conditioner.parameters(), *model.autoencoder.vae.parameters()]
+    if linear := model.linear_decoder:
+        weights += [linear.weight, linear.bias]
+    return content_digest([grid.features.tobytes(), grid.tissue.tobytes(), settings], weights)

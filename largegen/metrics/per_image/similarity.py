@@ -1,10 +1,10 @@
 """Embedding similarity: how like a tile is to the one that was generated in its place [L]."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import zip_longest
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -12,6 +12,7 @@ import numpy as np
 
 from largegen.errors import InputError
 from largegen.metrics.sets.pairs import Pair
+from largegen.runtime.read_ahead import read_ahead
 from largegen.slides.slide import open_slide
 from largegen.slides.tissue import DATA_FRACTION, TISSUE_FRACTION, tissue_mask
 
@@ -56,20 +57,16 @@ class PairTiles:
     def _of_a_pair(self, batches: Sequence[np.ndarray], workers: int) -> Iterator[Batch]:
         pair, side = self.pairs[self.places[batches[0][0], 0]], self.size_px
         (left, top), scale = pair.real_xy, pair.scale
-        with open_slide(pair.real) as real, open_slide(pair.fake) as fake, ThreadPoolExecutor(max(1, workers)) as pool:
+        with open_slide(pair.real) as real, open_slide(pair.fake) as fake:
 
             def read(tile: int) -> tuple[np.ndarray, np.ndarray]:
                 _, x, y = self.places[tile].tolist()
                 return real.read(left + x * scale, top + y * scale, side, side, scale), fake.read(x, y, side, side)
 
-            def submitted(batch: Iterable[int]) -> list[Future]:
-                return [pool.submit(read, tile) for tile in batch]
-
-            ahead = submitted(batches[0])
-            for batch, following in zip_longest(batches, batches[1:], fillvalue=()):
-                waiting, ahead = ahead, submitted(following)
-                reals, fakes = zip(*(future.result() for future in waiting), strict=True)
-                yield batch, np.stack(reals), np.stack(fakes)
+            with closing(read_ahead(read, chain(*batches), max(1, workers), 2 * len(batches[0]))) as tiles:
+                for batch in batches:
+                    reals, fakes = zip(*islice(tiles, len(batch)), strict=True)
+                    yield batch, np.stack(reals), np.stack(fakes)
 
 
 class _Tissue(NamedTuple):

@@ -5,10 +5,12 @@ processes sees the same ones.
 """
 
 import threading
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -17,6 +19,7 @@ from largegen.errors import InputError, SlideError
 from largegen.metrics.results import NotApplicable
 from largegen.metrics.sets.crop_area import CropArea, crop_area_of
 from largegen.metrics.sets.images import Failed, SetImage
+from largegen.runtime.read_ahead import read_ahead
 from largegen.slides.slide import Slide
 
 MASK_THREADS = 2  # threads that read thumbnails
@@ -76,18 +79,10 @@ class Samples:
         """
         index, of = share
         starts = range(index * batch_size, len(self), of * batch_size)
-        pending: deque[Future] = deque()
-        with ThreadPoolExecutor(max(1, workers)) as pool:
-            try:
-                for start in starts:
-                    indices = range(start, min(start + batch_size, len(self)))
-                    pending.append(pool.submit(self._batch, indices, prepare))
-                    if len(pending) > workers + 1:
-                        yield from self._received(pending.popleft())
-                while pending:
-                    yield from self._received(pending.popleft())
-            finally:
-                pool.shutdown(cancel_futures=True)
+        parts = (range(start, min(start + batch_size, len(self))) for start in starts)
+        with closing(read_ahead(partial(self._batch, prepare=prepare), parts, max(1, workers), workers + 1)) as batches:
+            for batch in batches:
+                yield from self._received(*batch)
 
     def _batch(self, indices: range, prepare: Prepare | None) -> tuple[list[int], list[np.ndarray], dict[int, str]]:
         """Which of the samples could be read, these, and the images of the others, with the reason."""
@@ -104,8 +99,9 @@ class Samples:
             samples.append(prepare(sample) if prepare else sample)
         return done, samples, failed
 
-    def _received(self, future: Future) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        indices, samples, failed = future.result()
+    def _received(
+        self, indices: list[int], samples: list[np.ndarray], failed: dict[int, str]
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         for image, reason in failed.items():
             self._leave_out(image, reason)
         if indices:
