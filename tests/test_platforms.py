@@ -34,6 +34,10 @@ for name in names:
         import_module(name)
 print(len(names))
 """
+# How Windows and macOS start the workers of training: what these get must be fit for sending.
+SPAWN = """
+torch.multiprocessing.set_start_method("spawn")
+"""
 RUN = """
 from largegen.cli import run
 
@@ -61,7 +65,7 @@ def model(tmp_path_factory):
 
 
 def test_the_main_job_runs(model, slide_path, tmp_path):
-    """Embeddings of a slide, an image from them, and an image from the slide itself."""
+    """Embeddings of a slide, an image from them, an image from the slide itself, and a short training."""
     where = ["--device", "cpu"]
     encoder = f"local-dir:{model.parent / 'encoder'}"
     python(RUN, "embed", slide_path, "--encoder", encoder, "--tile-px", 64, "--out", tmp_path / "embeddings", *where)
@@ -71,6 +75,10 @@ def test_the_main_job_runs(model, slide_path, tmp_path):
         options = ["--size", 128, "--steps", 2, "--precision", "fp32", "--cache", tmp_path / "cache"]
         python(RUN, "generate", "--model", model, "--ref", reference, "--out", out, *options, *where)
         assert out.exists()
+    train = ["--preset", "tiny", "--steps", 2, "--batch-size", 2, "--workers", 1, "--vae", model / "vae", *where]
+    places = ["--cache", tmp_path / "latents", "--out", tmp_path / "run"]
+    python(SPAWN + RUN, "train", embeddings, "--turns", 1, "--validation", 0, *train, *places)
+    assert (tmp_path / "run" / "model").is_dir()
     left = {path.name for path in tmp_path.rglob("*") if path.name.startswith(".") or path.suffix == ".lock"}
     assert not left
 

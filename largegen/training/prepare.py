@@ -56,7 +56,8 @@ def denoiser_task(config: CohortConfig, loop: LoopConfig, encode: bool = True) -
     found = [find_regions(file, level) for level in range(config.levels) for file in files]
     found = [regions for regions in found if len(regions.cells)]
     sources = [(r, latents_path(r, fingerprint, config.cache, config.orientations, dtype)) for r in found]
-    dataset = LatentRegions(sources, config.levels, model.conditioner.arrange, config.held_out, loop.seed)
+    arrange = copy.deepcopy(model.conditioner).to("meta").arrange  # no weights go to the workers: a GPU's cannot
+    dataset = LatentRegions(sources, config.levels, arrange, config.held_out, loop.seed)
     for level, name in enumerate(model.level_names):
         counts = len(dataset.training[level]), len(dataset.validation[level])
         log.info("level %d (%s): %d regions to train on, %d held out", level, name, *counts)
