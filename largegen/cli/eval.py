@@ -1,6 +1,5 @@
 """`largegen eval`."""
 
-import os
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -10,7 +9,7 @@ import typer
 
 from largegen.cli import options as shared
 from largegen.cli.flags import in_flags
-from largegen.errors import InputError, OutputError
+from largegen.errors import InputError
 
 if TYPE_CHECKING:
     from largegen.metrics.results import Evaluation
@@ -138,8 +137,8 @@ def eval(
     from largegen.metrics.request import Config, parse_metric
 
     wanted = tuple(dict.fromkeys(map(parse_metric, names)))
-    for path, suffix, option in ((report, ".html", "--report"), (save_stats, ".npz", "--save-stats")):
-        _check_output(path, suffix, option, overwrite)
+    for path, suffix, field in ((report, ".html", "report"), (save_stats, ".npz", "save_stats")):
+        _check_output(path, suffix, field, overwrite)
     from largegen.metrics.evaluation import evaluate, plan
     from largegen.metrics.report.html import write_report
     from largegen.metrics.report.sheets import sheets_of
@@ -204,18 +203,14 @@ def eval(
     return 3 if sets.failed else 0
 
 
-def _check_output(path: Path | None, suffix: str, option: str, overwrite: bool) -> None:
+def _check_output(path: Path | None, suffix: str, field: str, overwrite: bool) -> None:
     if path is None:
         return
     if path.suffix.lower() != suffix:
-        raise InputError(f"{option} {path}: the name must end in {suffix}")
-    if path.is_dir():
-        raise OutputError(f"{path}: is a directory; give a file name with {option}")
-    if path.exists() and not overwrite:
-        raise OutputError(f"{path}: exists already; use --overwrite or choose another {option}")
-    folder = next(parent for parent in path.absolute().parents if parent.exists())
-    if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
-        raise OutputError(f"{path}: cannot be written in {folder}; choose another {option}")
+        raise InputError(f"`{field}` {path}: the name must end in {suffix}")
+    from largegen.runtime.outputs import check_writable
+
+    check_writable(path, overwrite, field)
 
 
 def _say(evaluation: "Evaluation", json: bool) -> None:

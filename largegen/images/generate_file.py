@@ -4,7 +4,6 @@ import json
 import time
 from contextlib import ExitStack
 from dataclasses import asdict, replace
-from glob import escape
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from largegen.images.provenance import image_info
 from largegen.images.write import check_output, write_image
 from largegen.models.model import Model
 from largegen.runtime.distributed import min_over_processes, process_group, run_on_main
-from largegen.runtime.files import remove
+from largegen.runtime.files import remove_leftovers
 from largegen.runtime.fingerprints import content_digest
 from largegen.runtime.lock import lock
 from largegen.sampling.cost import count_calls
@@ -93,9 +92,8 @@ def lock_output(stack: ExitStack, out: Path, overwrite: bool, size: tuple[int, i
     """Lock an output for as long as `stack` lives, see that it can be written, and clear up after killed runs."""
     stack.enter_context(lock(out))
     check_output(out, overwrite, size)
-    for name in (out.name, *(partial.name for partial in partials)):  # what a run left that was killed while it wrote
-        for leftover in out.parent.glob(f".{escape(name)}.*.tmp*"):
-            remove(leftover)
+    for path in (out, *partials):
+        remove_leftovers(path, parts=True)
 
 
 def _flat_latent(model: Model, colour: tuple[int, int, int]) -> Tensor:

@@ -30,18 +30,18 @@ def resolve_device(device: str = "auto") -> "torch.device":
     try:
         found = torch.device(device)
     except RuntimeError as error:
-        raise InputError(f"--device {device}: not a device; use auto, cpu, cuda, cuda:N or mps") from error
+        raise InputError(f"`device` {device}: not a device; use auto, cpu, cuda, cuda:N or mps") from error
     if found.type == "cuda":
         if not torch.cuda.is_available():
-            raise InputError(f"--device {device}: this machine has no usable CUDA GPU; use --device cpu or auto")
+            raise InputError(f"`device` {device}: this machine has no usable CUDA GPU; use cpu or auto")
         index = int(os.environ.get("LOCAL_RANK", 0)) if found.index is None else found.index
         if index >= torch.cuda.device_count():
-            raise InputError(f"--device {device}: only {torch.cuda.device_count()} CUDA GPU(s) here")
+            raise InputError(f"`device` {device}: only {torch.cuda.device_count()} CUDA GPU(s) here")
         return torch.device("cuda", index)
     if found.type == "mps" and not torch.backends.mps.is_available():
-        raise InputError(f"--device {device}: this machine has no Apple GPU; use --device cpu or auto")
+        raise InputError(f"`device` {device}: this machine has no Apple GPU; use cpu or auto")
     if found.type not in ("cpu", "mps"):
-        raise InputError(f"--device {device}: not a device; use auto, cpu, cuda, cuda:N or mps")
+        raise InputError(f"`device` {device}: not a device; use auto, cpu, cuda, cuda:N or mps")
     return found
 
 
@@ -58,9 +58,9 @@ def resolve_precision(precision: str, device: "torch.device") -> "torch.dtype":
     import torch
 
     if precision not in PRECISIONS:
-        raise InputError(f"--precision {precision}: use one of {', '.join(PRECISIONS)}")
+        raise InputError(f"`precision` {precision}: use one of {', '.join(PRECISIONS)}")
     if precision == "fp16" and device.type == "cpu":
-        raise InputError("--precision fp16: not on a CPU; use bf16 or fp32")
+        raise InputError("`precision` fp16: not on a CPU; use bf16 or fp32")
     if precision == "auto":
         native = {"cpu": cpu_has_bf16, "cuda": torch.cuda.is_bf16_supported}.get(device.type, lambda: False)
         return torch.bfloat16 if native() else torch.float32

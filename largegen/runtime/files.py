@@ -35,7 +35,7 @@ def write_errors(path: Path) -> Iterator[None]:
         if not _is_write_error(error):
             raise
         if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or _is_full(error, Path(path)):
-            raise OutputError(f"{path}: no space left on the disk; free some or choose another --out") from error
+            raise OutputError(f"{path}: no space left on the disk; free some or choose another `out`") from error
         reason = getattr(error, "strerror", None) or (str(error).splitlines() or [type(error).__name__])[0]
         raise OutputError(f"{path}: cannot be written: {reason}") from error
 
@@ -103,9 +103,15 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def remove_leftovers(path: Path) -> None:
-    """Delete what killed writers left of `path` (see `atomic` and `remove`); only for who holds its lock."""
-    ours = re.compile(rf"\.{re.escape(path.name)}\.\d+(\.\d+)?\.tmp")
+def remove_leftovers(path: Path, parts: bool = False) -> None:
+    """Delete what killed writers left of `path` (see `atomic` and `remove`); only for who holds its lock.
+
+    Args:
+        path: The output.
+        parts: Also what they left of `<path>.<part>`.
+    """
+    part = r"(\..+)?" if parts else ""
+    ours = re.compile(rf"\.{re.escape(path.name)}{part}\.\d+(\.\d+)?\.tmp")
     for leftover in [file for file in path.parent.iterdir() if ours.match(file.name)]:
         remove(leftover)
 

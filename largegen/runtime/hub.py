@@ -15,7 +15,7 @@ def page_of(repo: str) -> str:
     return f"https://huggingface.co/{repo.partition('@')[0]}"
 
 
-def hub_file(repo: str, *names: str, option: str = "--encoder-weights") -> Path:
+def hub_file(repo: str, *names: str, option: str = "`encoder_weights`") -> Path:
     """Return a file of a repository, from the cache if it is there.
 
     Args:

@@ -10,7 +10,7 @@ from accelerate import Accelerator
 from safetensors import SafetensorError
 
 from largegen.errors import InputError, OutputError, TrainingError
-from largegen.runtime.files import remove, replace, write_errors
+from largegen.runtime.files import remove, remove_leftovers, replace, write_errors
 from largegen.runtime.private_api import prepared_models
 
 # What a run must share with the one that it resumes: the rest of its settings may change on the way.
@@ -119,5 +119,6 @@ def remove_later(out: Path, step: int) -> None:
 
 def remove_unfinished(out: Path) -> None:
     """Delete what a kill left of checkpoints and models that were being written or deleted."""
-    for path in (*out.glob(".checkpoint-*.tmp"), *out.glob(".model.*.tmp")):
+    for path in out.glob(".checkpoint-*.tmp"):
         remove(path)
+    remove_leftovers(out / "model")
