@@ -1,6 +1,8 @@
 """What Windows lacks is not needed: every module imports without it, and the main job runs to its end."""
 
 import ast
+import os
+import shutil
 import subprocess
 import sys
 
@@ -81,6 +83,14 @@ def test_the_main_job_runs(model, slide_path, tmp_path):
     assert (tmp_path / "run" / "model").is_dir()
     left = {path.name for path in tmp_path.rglob("*") if path.name.startswith(".") or path.suffix == ".lock"}
     assert not left
+
+
+def test_a_name_that_the_output_s_encoding_lacks(slide_path, tmp_path):
+    slide = shutil.copy(slide_path, tmp_path / "患者.tif")
+    command = [sys.executable, "-m", "largegen", "info", str(slide)]
+    done = subprocess.run(command, capture_output=True, env={**os.environ, "PYTHONIOENCODING": "cp1252"}, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert "患者".encode("ascii", "backslashreplace") in done.stdout
 
 
 def text_calls_without_encoding(path) -> list[int]:

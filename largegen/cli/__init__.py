@@ -4,6 +4,7 @@ import errno
 import functools
 import importlib
 import inspect
+import io
 import logging
 import os
 import sys
@@ -116,6 +117,8 @@ for _stage, _examples in STAGES.items():
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit with the code that `run` gives."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names of files that a pipe's encoding on Windows lacks
     sys.exit(run(arguments))
 
 
