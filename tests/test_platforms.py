@@ -1,4 +1,4 @@
-"""What Windows lacks is not needed: every module imports without it, and the main job runs to its end."""
+"""What Windows lacks is not needed: every module imports without it."""
 
 import ast
 import os
@@ -8,7 +8,6 @@ import sys
 
 import pytest
 from helpers import ROOT
-from helpers.models import save_encoder, save_model
 
 FILES = sorted((ROOT / "largegen").rglob("*.py"))
 TEXT_METHODS = {"read_text", "write_text"}
@@ -36,15 +35,6 @@ for name in names:
         import_module(name)
 print(len(names))
 """
-# How Windows and macOS start the workers of training: what these get must be fit for sending.
-SPAWN = """
-torch.multiprocessing.set_start_method("spawn")
-"""
-RUN = """
-from largegen.cli import run
-
-sys.exit(run(sys.argv[1:]))
-"""
 
 
 def python(code: str, *arguments) -> str:
@@ -58,31 +48,6 @@ def python(code: str, *arguments) -> str:
 
 def test_every_module_imports():
     assert int(python(IMPORT_ALL)) == len(FILES) - 1  # all but the face itself
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("tiny")
-    return save_model(folder / "model", save_encoder(folder / "encoder"))
-
-
-def test_the_main_job_runs(model, slide_path, tmp_path):
-    """Embeddings of a slide, an image from them, an image from the slide itself, and a short training."""
-    where = ["--device", "cpu"]
-    encoder = f"local-dir:{model.parent / 'encoder'}"
-    python(RUN, "embed", slide_path, "--encoder", encoder, "--tile-px", 64, "--out", tmp_path / "embeddings", *where)
-    (embeddings,) = (tmp_path / "embeddings").glob("*.h5")
-    for reference in (embeddings, slide_path):
-        out = tmp_path / f"{reference.suffix[1:]}.tif"
-        options = ["--size", 128, "--steps", 2, "--precision", "fp32", "--cache", tmp_path / "cache"]
-        python(RUN, "generate", "--model", model, "--ref", reference, "--out", out, *options, *where)
-        assert out.exists()
-    train = ["--preset", "tiny", "--steps", 2, "--batch-size", 2, "--workers", 1, "--vae", model / "vae", *where]
-    places = ["--cache", tmp_path / "latents", "--out", tmp_path / "run"]
-    python(SPAWN + RUN, "train", embeddings, "--turns", 1, "--validation", 0, *train, *places)
-    assert (tmp_path / "run" / "model").is_dir()
-    left = {path.name for path in tmp_path.rglob("*") if path.name.startswith(".") or path.suffix == ".lock"}
-    assert not left
 
 
 def test_a_name_that_the_output_s_encoding_lacks(slide_path, tmp_path):
