@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 from largegen.errors import InputError
 from largegen.metrics.sets.crops import CropSettings
 from largegen.metrics.sets.images import ResolutionGroup, SetImage
-from largegen.slides.image_info import read_provenance
 
 if TYPE_CHECKING:
     import torch
@@ -50,7 +49,7 @@ def parse_metric(text: str) -> Metric:
 
 
 @dataclass(frozen=True)
-class Config:
+class EvaluationConfig:
     """What an evaluation is asked for."""
 
     crops: CropSettings
@@ -77,13 +76,13 @@ class Config:
         return bool(self.metrics or self.weights.get(kind) or (kind == "encoder" and self.encoder))
 
 
-def metrics_of(level: ResolutionGroup, config: Config) -> list[Metric]:
-    """The metrics asked for, or all that there are for patches or for large images."""
+def metrics_of(group: ResolutionGroup, config: EvaluationConfig) -> list[Metric]:
+    """List the metrics asked for, or all that there are for patches or for large images."""
     if config.metrics:
         return list(config.metrics)
-    made_with = (read_provenance(level.fake[0].path) or {}).get("encoder")
+    made_with = group.fake[0].provenance.get("encoder")
     encoders = [config.encoder] if config.encoder else dict.fromkeys(filter(None, (STARTER, made_with)))
-    fid = "patch-fid" if are_patches(level.fake, config.crops.size_px) else "crop-fid"
+    fid = "patch-fid" if are_patches(group.fake, config.crops.size_px) else "crop-fid"
     names = [fid, *OF_INCEPTION[2:], "clip-fid"]
     names += [f"{kind}:{encoder}" for encoder in encoders for kind in ENCODER_KINDS]
     return [parse_metric(name) for name in (*names, f"fd:{VGG}", *OF_IMAGES)]

@@ -3,10 +3,12 @@
 import numpy as np
 from tqdm import tqdm
 
+from largegen.metrics.comparison import SetPair
 from largegen.metrics.distances.frechet import frechet_distance, frechet_distance_of_features
 from largegen.metrics.distances.kid import kernel_distance
 from largegen.metrics.distances.precision_recall import precision_recall
 from largegen.metrics.distances.uncertainty import Distance, bootstrap_interval, distance_at_infinity, real_floor
+from largegen.metrics.request import EvaluationConfig, Metric
 from largegen.metrics.results import Figure, NotApplicable
 from largegen.metrics.sets.statistics import Statistics
 
@@ -14,6 +16,22 @@ MIN_FD_SAMPLES = (
     10_000  # samples under which a Fréchet distance is mostly bias [clean-fid and both papers use 10,000 and more]
 )
 MIN_KERNEL_SAMPLES = 4  # samples of a side that kernel distance, and precision and recall by three neighbours, take
+
+
+TITLES = {"patch-fid": "Patch FID", "crop-fid": "Crop FID", "clip-fid": "CLIP FID"}
+
+
+def measure(metric: Metric, pair: SetPair, config: EvaluationConfig, progress: bool = False) -> list[Figure]:
+    """Compute a metric of both sets in a network's space; only in Inception's and CLIP's is a distance called FID."""
+    network, real, fake = pair.network, pair.real, pair.fake
+    published = network.name in ("inception", "clip") and network.standard
+    space = "" if published else f", {network.title}"
+    if metric.kind == "kid":
+        return [kernel_figure(metric.name, f"KID{space}" if published else f"Kernel distance{space}", real, fake)]
+    if metric.kind == "precision-recall":
+        return neighbour_figures(metric.name, space, real, fake)
+    name = TITLES[metric.kind] if published else f"Fréchet distance{space}"
+    return [frechet_figure(metric.name, name, real, fake, config.replicates, config.crops.seed % 2**64, progress)]
 
 
 def frechet_figure(

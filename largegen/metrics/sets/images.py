@@ -1,10 +1,10 @@
 """The images of a real and of a generated set, and the resolutions at which the two can be compared."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from largegen.embeddings.source import slide_path_of
 from largegen.errors import InputError, SlideError
@@ -28,6 +28,7 @@ class SetImage:
     lossy: bool  # JPEG or JPEG 2000 somewhere in its pixels' storage
     tissue: bool  # whether crops are drawn from its tissue (of a scene: data) only
     source: Resolution = UNKNOWN  # given by the user
+    provenance: Mapping[str, Any] = field(default_factory=dict, hash=False)  # what it says of its making; else empty
 
     def open(self) -> Slide:
         """The file, its pixels unread: damage to them shows when they are read."""
@@ -52,6 +53,7 @@ class _Found(NamedTuple):
     scale: Scale
     lossy: bool
     tissue: bool
+    provenance: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -125,7 +127,7 @@ def resolution_groups(
     """Pair the sets at each resolution to compare them at, the finest first.
 
     With a target, all images are read at it. Without one the fake images are read as they are, those of another
-    resolution making another level, and the real ones at the fake ones' resolution. Images whose resolution is
+    resolution making another group, and the real ones at the fake ones' resolution. Images whose resolution is
     nowhere known are compared pixel by pixel, if none on the other side has one.
 
     real: none, where saved statistics stand for them. sources: resolutions that the metadata of (real, fake) lack.
@@ -151,13 +153,13 @@ def resolution_groups(
             raise one.unknown(one.found[0], f"but {known.path} has {known.scale}", known.scale.unit)
     if real_set.found and real_set.unit != fake_set.unit:
         raise _two_kinds(real_set.found[0], fake_set.found[0])
-    levels = []
+    groups = []
     for scale in _scales(fake_set.found):
         same = tuple(
             found for found in fake_set.found if scale.size <= found.scale.size <= scale.size * (1 + SCALE_TOLERANCE)
         )
-        levels.append(_group(scale, real_set, replace(fake_set, found=same), tissue))
-    return tuple(levels)
+        groups.append(_group(scale, real_set, replace(fake_set, found=same), tissue))
+    return tuple(groups)
 
 
 def _group(scale: Scale, real_set: _Set, fake_set: _Set, tissue: bool | None) -> ResolutionGroup:
@@ -200,7 +202,7 @@ def _image(found: _Found, scale: Scale, source: Resolution) -> SetImage:
     if abs(downsample - 1) <= SCALE_TOLERANCE:
         downsample = 1.0  # its own pixels, untouched by a filter
     width, height = (max(1, int(size / downsample + 1e-6)) for size in (found.width, found.height))
-    return SetImage(found.path, downsample, width, height, found.lossy, found.tissue, source)
+    return SetImage(found.path, downsample, width, height, found.lossy, found.tissue, source, found.provenance)
 
 
 def _open(path: Path, source: Resolution) -> Slide:
@@ -241,4 +243,5 @@ def _look(slide: Slide, source: Resolution) -> _Found:
         scale = Scale("m", slide.gsd_m)
     # A generated image is judged whole, its glass too; so is a plain image, which somebody has cut out.
     tissue = slide.kind != "image" and not slide.provenance
-    return _Found(Path(slide.path), slide.width, slide.height, scale, slide.lossy, tissue)
+    size = slide.width, slide.height
+    return _Found(Path(slide.path), *size, scale, slide.lossy, tissue, slide.provenance)

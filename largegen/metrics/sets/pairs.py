@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 from largegen.errors import InputError, SlideError, first_line
-from largegen.slides.image_info import read_provenance
 from largegen.slides.resolution import UNKNOWN, Resolution
 from largegen.slides.slide import Slide, open_slide
 
@@ -32,27 +31,34 @@ class Pair:
 
 
 def find_pairs(
-    fakes: Sequence[Path], reals: Sequence[Path], real_source: Resolution = UNKNOWN
+    fakes: Mapping[Path, Mapping[str, Any]], reals: Sequence[Path], real_source: Resolution = UNKNOWN
 ) -> tuple[list[Pair], list[str]]:
-    """The pairs that the provenance of generated images tells, and a line for each that has none: `<path>: why`.
+    """Pair generated images with the real ones that they say they were made after.
 
-    A reference is known by its name, the file's stem.
+    Args:
+        fakes: Generated images with what each says of its making, which may be nothing.
+        reals: Real images; a reference is known by its name, the file's stem.
+        real_source: Resolution that the metadata of the real images lack.
+
+    Returns:
+        The pairs, and a line for each image that has none: `<path>: why`.
     """
     named: dict[str, list[Path]] = {}
     for real in map(Path, reals):
         named.setdefault(real.stem.removesuffix(".ome"), []).append(real)
     pairs, left_out = [], []
-    for fake in map(Path, fakes):
+    for fake, record in fakes.items():
         try:
-            pairs.append(_recorded_pair(fake, named, real_source))
+            pairs.append(_recorded_pair(fake, record, named, real_source))
         except InputError as error:
             left_out.append(f"{fake}: {error}")
     return pairs, left_out
 
 
-def _recorded_pair(fake: Path, named: Mapping[str, Sequence[Path]], real_source: Resolution) -> Pair:
-    record = read_provenance(fake)
-    if record is None:
+def _recorded_pair(
+    fake: Path, record: Mapping[str, Any], named: Mapping[str, Sequence[Path]], real_source: Resolution
+) -> Pair:
+    if not record:
         raise InputError("does not say what it was made after; name its real image in a --pairs file")
     if "reference_xy" not in record:
         raise InputError("a sheet of patches, which as a whole lies nowhere")
