@@ -51,7 +51,7 @@ class Comparison:
         self._samples: dict[tuple[str, bool], BothSamples] = {}  # by group, and whether they are whole images
 
     def at(self, group: ResolutionGroup, network: str) -> SetPair:
-        """Both sets at a group in the space of `inception`, `clip` (whole images) or `encoder:NAME` (crops).
+        """Compute both sets of a group in the space of `inception`, `clip` (whole images), `vgg16` or `encoder:NAME`.
 
         Raises NotApplicable where the sets do not allow it, Unlike where statistics of another kind were given,
         HubError and ModelError where there is no such network.
@@ -67,7 +67,7 @@ class Comparison:
             self._prepared(group, network)
 
     def _network(self, name: str) -> FeatureNetwork:
-        """A network; its error again where it could not be loaded."""
+        """Load a network once; raise its error again where it could not be loaded."""
         if name not in self._networks:
             try:
                 weights = self.config.weights.get(name.partition(":")[0])
@@ -81,7 +81,7 @@ class Comparison:
         return network
 
     def _prepared(self, group: ResolutionGroup, name: str) -> tuple[FeatureNetwork, BothSamples, Statistics | None]:
-        """A network, what is compared in its space, and the real set's statistics where they are from a file."""
+        """Get a network, what is compared in its space, and the real set's statistics where they are from a file."""
         whole = name == "clip"
         if (group.name, whole) not in self._samples:  # before the network, which may have to be downloaded
             self._samples[group.name, whole] = self._whole(group) if whole else self._crops_of(group)
@@ -112,7 +112,7 @@ class Comparison:
         return SetPair(network, real, fake, real_samples, fake_samples, real_kept, fake_kept)
 
     def _saved(self, key: dict[str, Any]) -> Statistics:
-        """Those of the saved statistics that are of the same network and, if there are any, the same group and side."""
+        """Find saved statistics of the same network and, if there are any, of the same resolution and side."""
         found = [saved for saved in self.sets.statistics if saved.key["network"] == key["network"]]
         if not found:
             raise NotApplicable(f"{self.sets.real_paths[0]} holds no statistics of {key['network']}")
@@ -129,12 +129,12 @@ class Comparison:
         return settings.size_px, real, self._crops_in(group.fake, settings)
 
     def _crops_in(self, images: Sequence[SetImage], settings: CropSettings) -> Crops:
-        """Crops in places that the main process finds for all, so that thumbnails are read once."""
+        """Take crops in places that the main process finds for all, so that thumbnails are read once."""
         draw = partial(Crops, images, settings, self.sets.failed)
         return draw(run_on_main(self.processes, lambda: draw().places))
 
     def _whole(self, group: ResolutionGroup) -> BothSamples:
-        """Whole generated images, and whole real ones of their size or, of larger ones, squares side by side."""
+        """Take whole generated images, and whole real ones of their size or, of larger ones, squares side by side."""
         sides = [_side(image) for image in group.fake]
         if are_patches(group.fake, self.config.crops.size_px):
             raise NotApplicable("the generated images are no larger than a crop")
@@ -161,7 +161,7 @@ class Comparison:
 
 
 def _key(network: FeatureNetwork, side_px: int, group: ResolutionGroup) -> dict[str, Any]:
-    """What two sets must have in common to be compared."""
+    """Return what two sets must have in common to be compared."""
     tissue = any(image.tissue for image in group.fake)
     return {**network.key, "side_px": side_px, "level": group.name, "tissue": tissue}
 

@@ -31,7 +31,7 @@ class Metric:
 
 
 def parse_metric(text: str) -> Metric:
-    """`crop-fid`, `kid`, `kid:starter`, `fd:uni_v1`, `fd:vgg16`... Raises InputError for what is no metric."""
+    """Parse `crop-fid`, `kid`, `kid:starter`, `fd:uni_v1`, `fd:vgg16`... Raises InputError for what is no metric."""
     kind, _, encoder = text.partition(":")
     if encoder == VGG and kind in ENCODER_KINDS:
         return Metric(text, kind, VGG)
@@ -71,7 +71,7 @@ class EvaluationConfig:
             raise InputError("--encoder-weights: are of one encoder; name it with --encoder, and no other in --metrics")
 
     def names(self, metric: Metric) -> bool:
-        """Whether the metric was asked for, or its network, or the file of its weights."""
+        """Tell whether the metric was asked for, or its network, or the file of its weights."""
         kind = (metric.network or "").partition(":")[0]
         return bool(self.metrics or self.weights.get(kind) or (kind == "encoder" and self.encoder))
 
@@ -89,5 +89,5 @@ def metrics_of(group: ResolutionGroup, config: EvaluationConfig) -> list[Metric]
 
 
 def are_patches(images: Sequence[SetImage], size_px: int) -> bool:
-    """Whether the images are themselves crops: all are of their size."""
+    """Tell whether the images are themselves crops: all are of their size."""
     return all((image.width, image.height) == (size_px, size_px) for image in images)

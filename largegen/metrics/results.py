@@ -66,12 +66,12 @@ class Evaluation:
         return replace(self, left_out=left_out, warnings=tuple(map(reword, self.warnings)))
 
     def as_dict(self) -> dict[str, Any]:
-        """The JSON object: strict, so null stands for what is infinite."""
+        """Return the JSON object: strict, so null stands for what is infinite."""
         return _finite(asdict(self))
 
 
 def _finite(content: Any) -> Any:
-    """Nested content with None for the numbers that JSON has not."""
+    """Copy nested content with None for the numbers that JSON has not."""
     if isinstance(content, dict):
         return {key: _finite(value) for key, value in content.items()}
     if isinstance(content, list | tuple):

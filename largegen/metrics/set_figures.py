@@ -43,9 +43,16 @@ def frechet_figure(
     seed: int,
     progress: bool = False,
 ) -> Figure:
-    """The Fréchet distance of all samples; interval, floor and extrapolation from the features that were kept.
+    """Compute the Fréchet distance of all samples; interval, floor and extrapolation from the features that were kept.
 
-    replicates: of the bootstrap; 0 for no interval. With the 2048 numbers of Inception each takes seconds.
+    Args:
+        metric: As `metrics` names it.
+        name: For people.
+        real: Statistics of the real set.
+        fake: And of the generated one.
+        replicates: Of the bootstrap; 0 for no interval. With the 2048 numbers of Inception each takes seconds.
+        seed: Of all draws.
+        progress: Whether to show a bar.
     """
     value = frechet_distance(real.gaussian, fake.gaussian)
     interval = None
@@ -76,7 +83,7 @@ def frechet_figure(
 
 
 def kernel_figure(metric: str, name: str, real: Statistics, fake: Statistics, seed: int = 0) -> Figure:
-    """The kernel distance (KID) of the kept features."""
+    """Compute the kernel distance (KID) of the kept features."""
     _check_count(real, fake)
     value, error = kernel_distance(real.features, fake.features, seed=seed)
 
@@ -96,7 +103,7 @@ def kernel_figure(metric: str, name: str, real: Statistics, fake: Statistics, se
 
 
 def neighbour_figures(metric: str, name: str, real: Statistics, fake: Statistics) -> list[Figure]:
-    """Precision and recall of the kept features."""
+    """Compute precision and recall of the kept features."""
     _check_count(real, fake)
     counts = {"real_count": len(real.features), "fake_count": len(fake.features)}
     values = precision_recall(real.features, fake.features)
@@ -113,12 +120,12 @@ def _check_count(real: Statistics, fake: Statistics) -> None:
 
 
 def _floor(distance: Distance, real: np.ndarray, least: int, seed: int) -> float | None:
-    """The distance of two halves of the real features (N, D); None where a half has under `least` samples."""
+    """Compute the distance of two halves of the real features (N, D); None where a half has under `least` samples."""
     return real_floor(distance, real, seed) if len(real) >= 2 * least else None
 
 
 def sample_warnings(level: str, space: str, dim: int, real_count: int, fake_count: int) -> list[str]:
-    """What to know of a Fréchet distance of so few samples in so many dimensions."""
+    """Say what to know of a Fréchet distance of so few samples in so many dimensions; level: the resolution's name."""
     few = min(real_count, fake_count)
     if few <= dim:
         return [

@@ -12,7 +12,7 @@ from largegen.training.config import LoopConfig
 
 
 def make_accelerator(config: LoopConfig) -> Accelerator:
-    """The process group and precision of a run; `auto` is what `accelerate launch` says, else the best there is.
+    """Set up the process group and precision of a run; `auto` is what `accelerate launch` says, else the best there is.
 
     Without a word on precision `accelerate launch` says `no`, so that this counts as nothing said.
     """
@@ -33,7 +33,7 @@ def make_accelerator(config: LoopConfig) -> Accelerator:
 
 
 def micro_batch(config: LoopConfig, accelerator: Accelerator) -> int:
-    """Samples that one process sees at once."""
+    """Return how many samples one process sees at once."""
     shares = accelerator.num_processes * config.accumulation
     if config.batch_size % shares:
         raise InputError(

@@ -22,21 +22,30 @@ OF_THE_TASK = (
 
 
 def checkpoints(out: Path) -> list[Path]:
-    """The checkpoint directories of a run, oldest first."""
+    """List the checkpoint directories of a run, oldest first."""
     found = [path for path in out.glob("checkpoint-*") if path.name.rpartition("-")[2].isdigit()]
     return sorted(found, key=step_of)
 
 
 def step_of(checkpoint: Path) -> int:
-    """How many optimizer steps a checkpoint has behind it."""
+    """Return how many optimizer steps a checkpoint has behind it."""
     return int(checkpoint.name.rpartition("-")[2])
 
 
 def find_checkpoint(out: Path, resume: str | None, overwrite: bool) -> Path | None:
-    """The checkpoint to resume from; None to start over.
+    """Find the checkpoint to resume from.
 
-    resume: `latest`, a checkpoint directory or None. Raises OutputError where a run or another one is in the way, and
-    InputError where there is no such checkpoint.
+    Args:
+        out: The run directory.
+        resume: `latest`, a checkpoint directory or None.
+        overwrite: Start over where a run is.
+
+    Returns:
+        The checkpoint; None to start over.
+
+    Raises:
+        OutputError: A run, or another one, is in the way.
+        InputError: There is no such checkpoint.
     """
     there = checkpoints(out)
     if resume is None:
@@ -85,8 +94,15 @@ def load_checkpoint(accelerator: Accelerator, checkpoint: Path) -> None:
 def save_checkpoint(accelerator: Accelerator, out: Path, step: int, keep: int) -> None:
     """Write `checkpoint-N/`, under another name first, so that a kill leaves no broken one.
 
-    keep: how many of the latest stay; 0: all. Raises OutputError where it cannot be written, and TrainingError where
-    the weights are not finite; the checkpoints before it stay.
+    Args:
+        accelerator: It knows what belongs to the state.
+        out: The run directory.
+        step: Optimizer steps so far.
+        keep: How many of the latest checkpoints stay; 0: all.
+
+    Raises:
+        OutputError: It cannot be written; the checkpoints before it stay.
+        TrainingError: A weight is not finite; likewise.
     """
     final, temporary = out / f"checkpoint-{step}", out / f".checkpoint-{step}.tmp"
     main = accelerator.is_main_process

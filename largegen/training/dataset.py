@@ -68,7 +68,7 @@ class LatentRegions(Dataset):
         }
 
     def read(self, source: int, n: int, rng: np.random.Generator | None = None) -> tuple[Tensor, Condition]:
-        """Latents (C, h, w) float32 and condition of one region: laid at random, or as it is without `rng`."""
+        """Read latents (C, h, w) float32 and condition of one region: laid at random, or as it is without `rng`."""
         regions, path = self.sources[source]
         if source not in self._open:
             self._open[source] = np.load(path, mmap_mode="r")
@@ -83,6 +83,6 @@ class LatentRegions(Dataset):
         return {**self.__dict__, "_open": {}}  # a worker maps the files itself; pickled, they would be copied
 
     def batch(self, regions: np.ndarray) -> tuple[Tensor, Condition]:
-        """Latents (N, C, h, w) and condition of regions (N, 2) as they are, of any levels."""
+        """Read latents (N, C, h, w) and condition of regions (N, 2) as they are, of any levels."""
         latents, conditions = zip(*(self.read(*region) for region in regions.tolist()), strict=True)
         return torch.stack(latents), [torch.stack(parts) for parts in zip(*conditions, strict=True)]

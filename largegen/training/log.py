@@ -32,13 +32,14 @@ class Metrics:
                 self._board.add_scalar(name, value, step)
 
     def close(self) -> None:
+        """Close TensorBoard's file."""
         if self._board:
             with write_errors(self.path):
                 self._board.close()
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The lines of a `metrics.jsonl`."""
+    """Read the lines of a `metrics.jsonl`."""
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
 
 
@@ -68,7 +69,7 @@ def _step_of(line: str) -> float:
 
 
 def _tensorboard(out: Path, start: int) -> Any | None:
-    """A TensorBoard writer for the run, or None where TensorBoard is not installed."""
+    """Open a TensorBoard writer for the run, or None where TensorBoard is not installed."""
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:

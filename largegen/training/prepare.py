@@ -32,12 +32,15 @@ CONDITIONER_CLASSES = {"patch": "PatchConditioner", "summarizer": "Summarizer"}
 
 
 def denoiser_task(config: CohortConfig, loop: LoopConfig, encode: bool = True) -> DiffusionTask:
-    """The denoiser to train and its data; encodes the regions' latents into the cache, unless `encode` is false.
+    """Prepare a denoiser to train and its data.
 
-    config: resolved, see CohortConfig.resolve.
+    Args:
+        config: What it is trained on, and its architecture; resolved, see CohortConfig.resolve.
+        loop: How it is trained.
+        encode: Whether to encode the regions' latents into the cache, as training needs.
 
-    Raises InputError, EmbeddingFileError or ModelError where embedding files, slides, autoencoder and preset do not fit
-    together.
+    Raises:
+        InputError, EmbeddingFileError, ModelError: Embedding files, slides, autoencoder and preset do not fit together.
     """
     processes, export = make_accelerator(loop), export_dtype(config.export_precision)
     torch.manual_seed(loop.seed)  # of the first weights, the same in every process
@@ -84,7 +87,7 @@ def _sample_metrics(config: CohortConfig, own: str, dataset: LatentRegions, devi
 
 
 def _info(config: CohortConfig, files: Sequence[EmbeddingFile], settings: Settings) -> dict[str, Any]:
-    """What travels with the weights: where they come from, and the licences of all that they come from."""
+    """Say what travels with the weights: where they come from, and the licences of all that they come from."""
     ancestor = read_index(find_model(config.init_from))["info"] if config.init_from else {}
     licences = dict.fromkeys(filter(None, (settings.encoder_licence, ancestor.get("licence"))))
     info = {
@@ -105,7 +108,7 @@ def _info(config: CohortConfig, files: Sequence[EmbeddingFile], settings: Settin
 
 
 def _encoder_directory(name: str) -> Path | None:
-    """The directory of an encoder that `largegen train-encoder` wrote: it is small and open, and travels along."""
+    """Find the directory of an encoder that `largegen train-encoder` wrote: it is small and open, and travels along."""
     kind, _, where = name.partition(":")
     directory = BUNDLED["starter"] / "encoder" if name == "starter" else Path(where) if kind == "local-dir" else None
     if directory is None or (directory / "model.safetensors").is_file():

@@ -20,10 +20,14 @@ class SampleMetrics:
     samples: int  # regions per level, at most
 
     def figures(self, real: np.ndarray, sampled: np.ndarray) -> dict[str, float]:
-        """Fréchet distance of the embeddings, made of length 1, and the mean cosine of the pairs.
+        """Compute the Fréchet distance of the embeddings, made of length 1, and the mean cosine of the pairs.
 
-        real, sampled: (N, H, W, 3) uint8, N at least 2, pairwise. The distance of so few samples is biased upwards, but
-        alike at every step: good for comparing the steps of a run, and runs of as many samples.
+        The distance of so few samples is biased upwards, but alike at every step: good for comparing the steps of a
+        run, and runs of as many samples.
+
+        Args:
+            real: (N, H, W, 3) uint8, N at least 2.
+            sampled: Likewise, pairwise.
         """
         a, b = self._embed(real), self._embed(sampled)
         distance = frechet_distance_of_features(a, b)

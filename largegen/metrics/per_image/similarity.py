@@ -82,7 +82,7 @@ def _tissue_of(path: Path) -> _Tissue:
 
 
 def _on_tissue(tissue: _Tissue, pair: Pair, xy: np.ndarray, size_px: int) -> np.ndarray:
-    """(N,) bool: whether the real tiles at (N, 2) places of a generated image are such as get embedded."""
+    """Tell, (N,) bool, whether the real tiles at (N, 2) places of a generated image are such as get embedded."""
     mask, cells, least = tissue
     start = (np.array(pair.real_xy) + xy * pair.scale) * cells
     first = np.minimum(np.round(start).astype(int), np.array(mask.shape[::-1]) - 1)
@@ -103,7 +103,7 @@ class Similarity:
 
 
 def embed_pairs(batches: Iterable[Batch], encoder: "Encoder") -> tuple[np.ndarray, np.ndarray]:
-    """Embeddings (N, D) float32 of the real tiles and of the generated ones, in the batches' order."""
+    """Compute embeddings (N, D) float32 of the real tiles and of the generated ones, in the batches' order."""
     parts = [(encoder.encode(real), encoder.encode(fake)) for _, real, fake in batches]
     if not parts:
         return np.empty((0, encoder.dim), np.float32), np.empty((0, encoder.dim), np.float32)
@@ -111,9 +111,15 @@ def embed_pairs(batches: Iterable[Batch], encoder: "Encoder") -> tuple[np.ndarra
 
 
 def similarity(real: np.ndarray, fake: np.ndarray, pair: np.ndarray) -> Similarity:
-    """Compare embeddings (N, D) of real tiles and of those in their places; pair (N,): number of the image of each.
+    """Compare embeddings of real tiles and of those generated in their places.
 
-    Raises InputError where there is no tile, or an embedding that has no direction.
+    Args:
+        real: Embeddings (N, D).
+        fake: Embeddings (N, D).
+        pair: (N,) number of the image of each.
+
+    Raises:
+        InputError: There is no tile, or an embedding that has no direction.
     """
     if not len(real):
         raise InputError("no tile of a generated image lies on tissue of its real one")
@@ -136,7 +142,7 @@ def similarity(real: np.ndarray, fake: np.ndarray, pair: np.ndarray) -> Similari
 
 
 def unit(embeddings: np.ndarray) -> np.ndarray:
-    """Embeddings (N, D) made of length 1, float64. Raises InputError where one is zero or not finite."""
+    """Scale embeddings (N, D) to length 1, float64. Raises InputError where one is zero or not finite."""
     values = embeddings.astype(np.float64)
     lengths = np.linalg.norm(values, axis=-1, keepdims=True)
     if not np.isfinite(lengths).all() or not lengths.all():
@@ -145,7 +151,7 @@ def unit(embeddings: np.ndarray) -> np.ndarray:
 
 
 def retrieval(generated: np.ndarray, real: np.ndarray) -> int:
-    """Of tiles' embeddings (N, D), how many have the real one of the same place as nearest neighbour (cosine)."""
+    """Count the tiles' embeddings (N, D) that have the real one of the same place as nearest neighbour (cosine)."""
     generated, real = unit(generated), unit(real)
     nearest = [(generated[i : i + RETRIEVAL_ROWS] @ real.T).argmax(1) for i in range(0, len(real), RETRIEVAL_ROWS)]
     return int((np.concatenate(nearest) == np.arange(len(real))).sum())

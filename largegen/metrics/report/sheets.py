@@ -47,7 +47,7 @@ def _contact_sheet(group: ResolutionGroup, compared: SetPair, shown: int) -> She
 
 
 def _nearest_sheet(group: ResolutionGroup, compared: SetPair, looked_up: int) -> Sheet:
-    """Generated crops, each followed by the real ones that are nearest to it among those whose features were kept."""
+    """Show generated crops, each followed by its nearest real ones among those whose features were kept."""
     chosen = _evenly(np.arange(len(compared.fake.features)), looked_up)
     count = min(NEIGHBOURS_PER_CROP, len(compared.real.features))
     found, distances = nearest(compared.fake.features[chosen], compared.real.features, count)
@@ -93,5 +93,5 @@ def _thumbnail(image: SetImage) -> np.ndarray:
 
 
 def _evenly(numbers: np.ndarray, count: int) -> np.ndarray:
-    """Up to `count` of the numbers, evenly taken."""
+    """Take up to `count` of the numbers, evenly taken."""
     return numbers[np.linspace(0, len(numbers) - 1, min(count, len(numbers))).round().astype(int)]

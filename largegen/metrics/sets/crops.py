@@ -61,21 +61,32 @@ class Samples:
         raise NotImplementedError
 
     def image_of(self, index: int) -> int:
-        """Number of the image that a sample is from."""
+        """Return the number of the image that a sample is from."""
         raise NotImplementedError
 
     def one(self, index: int) -> np.ndarray:
-        """A sample, (h, w, 3) uint8."""
+        """Read a sample, (h, w, 3) uint8."""
         raise NotImplementedError
 
     def batches(
         self, batch_size: int, workers: int = 2, share: tuple[int, int] = (0, 1), prepare: Prepare | None = None
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Yield (indices (n,) int64, samples (n, ...)), in order, while `workers` threads read the next ones.
+        """Read samples in order, while `workers` threads read the next ones.
 
-        prepare: applied to each sample (h, w, 3) uint8 by the threads; what it returns is stacked. share: (i, n)
-        yields the i-th of every n batches. What cannot be read is left out of its batch where `failed` takes it, and a
-        batch of which nothing is left does not come.
+        What cannot be read is left out of its batch where `failed` takes it, and a batch of which nothing is left does
+        not come.
+
+        Args:
+            batch_size: Samples of a batch.
+            workers: Threads that read.
+            share: (i, n) yields the i-th of every n batches.
+            prepare: Applied to each sample (h, w, 3) uint8 by the threads; what it returns is stacked.
+
+        Yields:
+            Indices (n,) int64 and samples (n, ...).
+
+        Raises:
+            SlideError: A sample cannot be read and `failed` does not take it.
         """
         index, of = share
         starts = range(index * batch_size, len(self), of * batch_size)
@@ -85,7 +96,7 @@ class Samples:
                 yield from self._received(*batch)
 
     def _batch(self, indices: range, prepare: Prepare | None) -> tuple[list[int], list[np.ndarray], dict[int, str]]:
-        """Which of the samples could be read, these, and the images of the others, with the reason."""
+        """Read samples: which could be read, these, and the images of the others, with the reason."""
         done, samples, failed = [], [], {}
         for index in indices:
             try:
@@ -116,7 +127,7 @@ class Samples:
             self.failed.append((path, reason))
 
     def _slide(self, image: int) -> Slide:
-        """The open image; the last few stay open, for all threads."""
+        """Open an image; the last few stay open, for all threads."""
         with self._lock:
             if image in self._open:
                 self._open.move_to_end(image)
@@ -156,15 +167,17 @@ class Crops(Samples):
         return len(self.places)
 
     def image_of(self, index: int) -> int:
+        """Return the number of the image that a crop is from."""
         return int(self.places[index, 0])
 
     def one(self, index: int) -> np.ndarray:
+        """Read a crop, (size, size, 3) uint8."""
         image, x, y = self.places[index].tolist()
         size = self.settings.size_px
         return self._slide(image).read(x, y, size, size, self.images[image].downsample)
 
     def read(self, indices: Sequence[int]) -> np.ndarray:
-        """Some crops, (n, size, size, 3) uint8. Raises SlideError for one that cannot be read."""
+        """Read some crops, (n, size, size, 3) uint8. Raises SlideError for one that cannot be read."""
         return np.stack([self.one(int(index)) for index in indices])
 
     def _draw(self) -> np.ndarray:
@@ -191,7 +204,7 @@ class Crops(Samples):
         return np.concatenate(places)
 
     def _places(self, number: int, area: CropArea, count: int) -> np.ndarray:
-        """Some places in one image: (count, 3) int64, of which those in a grid differ from one another."""
+        """Draw some places in one image: (count, 3) int64, of which those in a grid differ from one another."""
         rng = np.random.default_rng([self.settings.seed % 2**64, int(number)])
         if self.settings.placement == "grid":
             picks = rng.choice(area.total, count, replace=False, shuffle=False)
@@ -201,7 +214,7 @@ class Crops(Samples):
         return np.column_stack([np.full(count, number), xy])
 
     def _areas(self) -> list[CropArea | None]:
-        """Where the crops of each image may begin; None for an image that is left out."""
+        """Find where the crops of each image may begin; None for an image that is left out."""
 
         def find(image: SetImage) -> CropArea | SlideError:
             try:
@@ -233,7 +246,7 @@ class _WholeImages(Samples):
 
 
 def whole_images(images: Sequence[SetImage], failed: Failed | None = None) -> Samples:
-    """Whole images, for CLIP FID: as they are where the shorter side is 1024 px at most.
+    """Take whole images, for CLIP FID: as they are where the shorter side is 1024 px at most.
 
     Larger ones are shrunk to that, from their pyramid and band by band (Lanczos), so that memory stays bounded. What
     CLIP's bicubic resizing to 224 px then gives differs from clean-fid's, which sees all pixels, by rounding and by the

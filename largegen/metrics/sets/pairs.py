@@ -72,7 +72,7 @@ def _recorded_pair(
 
 
 def _recorded_scale(record: Mapping[str, Any], real: Slide) -> float:
-    """Level-0 px of the reference per px of an image of ours."""
+    """Find level-0 px of the reference per px of an image of ours."""
     measured = _ratio((record.get("mpp"), record.get("gsd_m")), _resolution(real))
     recorded = record.get("reference_downsample")
     scale = recorded * 2 ** record.get("level", 0) if recorded else measured
@@ -92,11 +92,19 @@ def given_pairs(
     real_source: Resolution = UNKNOWN,
     failed: list[tuple[Path, str]] | None = None,
 ) -> list[Pair]:
-    """The pairs of a CSV file with the columns generated, real and perhaps x, y, scale (see Pair).
+    """Read the pairs of a CSV file with the columns generated, real and perhaps x, y, scale (see Pair).
 
-    Files are named relative to the CSV file. Without x and y the two must show the same, and begin at 0,0; without
-    scale it follows from their resolutions, and is 1 if neither has one. failed: takes the file and the reason where a
-    image cannot be opened, whose pair is then left out. Raises InputError, with the line, for what cannot be.
+    Without x and y the two must show the same, and begin at 0,0; without scale it follows from their resolutions, and
+    is 1 if neither has one.
+
+    Args:
+        path: The CSV file; images are named relative to it.
+        fake_source: Resolution that the metadata of the generated images lack.
+        real_source: And of the real ones.
+        failed: Takes the file and the reason where an image cannot be opened, whose pair is then left out.
+
+    Raises:
+        InputError: A line, which is named, is none of a pair.
     """
     path, pairs = Path(path), []
     try:
@@ -140,7 +148,7 @@ def _given_pair(folder: Path, row: Mapping[str, str | None], fake_source: Resolu
 
 
 def _number(row: Mapping[str, str | None], name: str) -> float | None:
-    """A value, None where there is none: a place must be a whole number and not negative, a scale positive."""
+    """Parse a value, None where there is none: a place must be a whole number and not negative, a scale positive."""
     text, is_scale = (row.get(name) or "").strip(), name == "scale"
     try:
         value = (float if is_scale else int)(text) if text else None
@@ -164,12 +172,12 @@ def _resolution(slide: Slide) -> PixelSize:
 
 
 def _ratio(fake: PixelSize, real: PixelSize) -> float | None:
-    """How many px of the real image one of the other is long, if both resolutions are known."""
+    """Return how many px of the real image one of the other is long, if both resolutions are known."""
     return next((f / r for f, r in zip(fake, real, strict=True) if f and r), None)
 
 
 def _pair(fake: Path, real: Slide, xy: Sequence[int], scale: float, size: tuple[int, int]) -> Pair:
-    """The pair, without what goes on past the right and lower edge of the real image."""
+    """Make the pair, without what lies past the right and lower edge of the real image."""
     ends = zip(size, (real.width, real.height), xy, strict=True)
     width, height = (min(side, int((end - start) / scale + 1e-6)) for side, end, start in ends)
     if min(width, height) < 1:

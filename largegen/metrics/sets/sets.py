@@ -32,6 +32,7 @@ class Sets:
 
     @property
     def left_out(self) -> set[Path]:
+        """The images that were left out."""
         return {path for path, _ in self.failed or ()}
 
 

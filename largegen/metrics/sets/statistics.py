@@ -43,7 +43,11 @@ def save_statistics(path: Path, all_statistics: Sequence[Statistics]) -> None:
 
 
 def load_statistics(path: Path) -> list[Statistics]:
-    """What `save_statistics` wrote. Raises InputError for any other file, a damaged one, and another version."""
+    """Read what `save_statistics` wrote.
+
+    Raises:
+        InputError: Another file, a damaged one, or another version.
+    """
     content = _read(Path(path))
     if {"mu", "sigma"} <= content.keys():
         raise InputError(f"{path}: clean-fid's statistics do not say what they were made with; make them with largegen")
@@ -86,12 +90,12 @@ def check_same_key(a: Mapping[str, Any], b: Mapping[str, Any]) -> None:
 
 
 def _shown(key: Mapping[str, Any], name: str) -> str:
-    """An entry as a file would hold it, where a tuple is a list."""
+    """Show an entry as a file would hold it, where a tuple is a list."""
     return json.dumps(key[name], sort_keys=True) if name in key else "absent"
 
 
 def _read(path: Path) -> dict[str, np.ndarray]:
-    """All arrays of an npz. Raises InputError for a file that is none, or damaged."""
+    """Read all arrays of an npz. Raises InputError for a file that is none, or damaged."""
     if not path.is_file():
         raise InputError(f"{path}: no such file")
     if not zipfile.is_zipfile(path):
