@@ -16,17 +16,17 @@ def warnings_of(comparison: Comparison) -> list[str]:
     sets, config = comparison.sets, comparison.config
     found = [f"left out: {why}" for _, why in sets.failed or ()]
     found += _of_compression(comparison)
-    for (group, _), pair in comparison.done.items():
+    for (name, _), pair in comparison.done.items():
         counts = pair.real.gaussian.count, pair.fake.gaussian.count
-        found += sample_warnings(group, pair.network.title, pair.network.dim, *counts)
+        found += sample_warnings(name, pair.network.title, pair.network.dim, *counts)
     if config.crops.placement == "random":
         for group in sets.groups:
-            for name, images in (("real", group.real), ("generated", group.fake)):
+            for side, images in (("real", group.real), ("generated", group.fake)):
                 room = sum(image.width * image.height for image in images) / config.crops.size_px**2
                 crowded = room * MAX_CROPS_PER_AREA < config.crops.count
                 if images and crowded and not are_patches(images, config.crops.size_px):
                     found.append(
-                        f"{group.name}: the {name} images have room for {room:.0f} crops side by side, so"
+                        f"{group.name}: the {side} images have room for {room:.0f} crops side by side, so"
                         f" {config.crops.count} of them overlap: intervals are too narrow, precision and recall too low"
                     )
     return list(dict.fromkeys(found))

@@ -108,6 +108,7 @@ class Comparison:
         fake, fake_kept = take(fake_samples, source={"paths": sets.fake_paths, **asdict(config.crops)})
         if saved:
             return SetPair(network, saved, fake, None, fake_samples, None, fake_kept)
+        assert real_samples is not None, "either samples or saved statistics"
         real, real_kept = take(real_samples, source={"paths": sets.real_paths, **asdict(config.crops)})
         return SetPair(network, real, fake, real_samples, fake_samples, real_kept, fake_kept)
 

@@ -57,7 +57,7 @@ def evaluate(
         if figures:
             levels.append(LevelFigures(group.name, tuple(figures)))
     if sets.failed is not None:  # what the main process alone came upon, among images one by one
-        sets.failed[:] = run_on_main(processes, lambda: sets.failed)
+        sets.failed[:] = run_on_main(processes, lambda: sets.failed or [])
     found = {figure.metric for level in levels for figure in level.figures}
     left_out.check(found, config, computed=bool(comparison.done))
     evaluation = Evaluation(

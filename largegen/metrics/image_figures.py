@@ -228,5 +228,5 @@ def _damaged(pairs: Sequence[Pair], error: SlideError) -> Path:
     raise error
 
 
-def _standard_error(values: Sequence[float]) -> float | None:
+def _standard_error(values: Sequence[float] | np.ndarray) -> float | None:
     return float(np.std(values, ddof=1) / np.sqrt(len(values))) if len(values) > 1 else None

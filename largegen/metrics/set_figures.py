@@ -105,10 +105,10 @@ def kernel_figure(metric: str, name: str, real: Statistics, fake: Statistics, se
 def neighbour_figures(metric: str, name: str, real: Statistics, fake: Statistics) -> list[Figure]:
     """Compute precision and recall of the kept features."""
     _check_count(real, fake)
-    counts = {"real_count": len(real.features), "fake_count": len(fake.features)}
+    counts = len(real.features), len(fake.features)
     values = precision_recall(real.features, fake.features)
     return [
-        Figure(metric, f"{what}{name}", value, "higher", **counts)
+        Figure(metric, f"{what}{name}", value, "higher", *counts)
         for what, value in zip(("Precision", "Recall"), values, strict=True)
     ]
 

@@ -28,8 +28,9 @@ class Metrics:
         with write_errors(self.path):
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(line) + "\n")
-            for name, value in figures.items() if self._board else ():
-                self._board.add_scalar(name, value, step)
+            if self._board:
+                for name, value in figures.items():
+                    self._board.add_scalar(name, value, step)
 
     def close(self) -> None:
         """Close TensorBoard's file."""
@@ -63,7 +64,7 @@ def plot_losses(lines: list[dict[str, Any]], path: Path) -> None:
 
 def _step_of(line: str) -> float:
     try:
-        return json.loads(line)["step"]
+        return float(json.loads(line)["step"])
     except ValueError:
         return math.inf  # cut off by a kill
 

@@ -1,13 +1,14 @@
 """Mean and covariance of features, gathered batch by batch, and the Fréchet distance of two sets of them."""
 
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import numpy as np
 
 from largegen.errors import InputError
 
 
-class Gaussian(NamedTuple):
+@dataclass(frozen=True)
+class Gaussian:
     """What a Fréchet distance knows of a set of features."""
 
     count: int  # samples it was estimated from

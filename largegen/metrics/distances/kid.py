@@ -49,13 +49,13 @@ class _Kernel(NamedTuple):
 
     @property
     def mean(self) -> float:
-        return self.rows.mean()
+        return float(self.rows.mean())
 
     @property
     def centred_square(self) -> float:
         """The mean square of the entries less the means of their row and column, plus the mean of all."""
         rows, columns = np.square(self.rows).mean(), np.square(self.columns).mean()
-        return self.square - rows - columns + self.mean**2
+        return float(self.square - rows - columns + self.mean**2)
 
 
 def _between(a: np.ndarray, b: np.ndarray) -> _Kernel:

@@ -85,7 +85,7 @@ def extract(
             gather(processes, advance)
     shares = gather(processes, lambda: own)
     if samples.failed is not None:  # in an order that does not tell who came upon them
-        samples.failed[:] = sorted(dict(note for share in shares for note in share.failed).items())
+        samples.failed[:] = sorted(dict(note for share in shares for note in share.failed or ()).items())
     moments = shares[0].moments
     for share in shares[1:]:
         moments.merge(share.moments)

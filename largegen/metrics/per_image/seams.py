@@ -134,10 +134,10 @@ def seam_of_file(
 
 def _score(bands: Iterable[np.ndarray], rows: Sequence[int], cols: Sequence[int], phase: int) -> float:
     """Compute the seam score of an image that arrives in (h, W, 3) uint8 bands, top to bottom."""
-    steps, borders = _steps(bands, phase), (rows, cols)
-    lines = [np.arange(1, len(axis) + 1) * phase for axis in steps]
+    axes, borders = _steps(bands, phase), (rows, cols)
+    lines = [np.arange(1, len(axis) + 1) * phase for axis in axes]
     at_border = np.concatenate([np.isin(*pair) for pair in zip(lines, borders, strict=True)])
-    steps = np.concatenate(steps)
+    steps = np.concatenate(axes)
     if at_border.all() or not at_border.any():
         raise InputError(
             f"no seam score: of {len(steps)} lines every {phase} px, {at_border.sum()} are windows' borders"
@@ -151,10 +151,11 @@ def _score(bands: Iterable[np.ndarray], rows: Sequence[int], cols: Sequence[int]
 def _steps(bands: Iterable[np.ndarray], phase: int) -> tuple[np.ndarray, np.ndarray]:
     """Compute the mean absolute step, float64, to rows phase, 2 phase, ... from the row above each; so for columns."""
     to_rows: list[np.ndarray] = []
-    to_cols, height, above = 0.0, 0, None  # sums over rows; rows so far; the last of them
+    to_cols: np.ndarray = np.zeros(())  # sums over rows
+    height, above = 0, None  # rows so far; the last of them
     for band in bands:
         grey = band.astype(np.float32) @ GREY
-        to_cols += np.abs(grey[:, phase::phase] - grey[:, phase - 1 : -1 : phase]).sum(0, dtype=np.float64)
+        to_cols = to_cols + np.abs(grey[:, phase::phase] - grey[:, phase - 1 : -1 : phase]).sum(0, dtype=np.float64)
         if above is not None:
             grey = np.concatenate([above, grey])
         first = height - (above is not None)  # which row of the image grey[0] is

@@ -107,7 +107,8 @@ def embed_pairs(batches: Iterable[Batch], encoder: "Encoder") -> tuple[np.ndarra
     parts = [(encoder.encode(real), encoder.encode(fake)) for _, real, fake in batches]
     if not parts:
         return np.empty((0, encoder.dim), np.float32), np.empty((0, encoder.dim), np.float32)
-    return tuple(np.concatenate(side) for side in zip(*parts, strict=True))
+    real, fake = zip(*parts, strict=True)
+    return np.concatenate(real), np.concatenate(fake)
 
 
 def similarity(real: np.ndarray, fake: np.ndarray, pair: np.ndarray) -> Similarity:

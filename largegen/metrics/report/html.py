@@ -56,7 +56,7 @@ class Sheet:
     shown_px: int = 112  # least width of a thumbnail on the page, CSS px; opened, it fills the window
 
 
-def thumbnails(images: Sequence[np.ndarray], labels: Sequence[str] = ()) -> tuple[Thumbnail, ...]:
+def thumbnails(images: Sequence[np.ndarray] | np.ndarray, labels: Sequence[str] = ()) -> tuple[Thumbnail, ...]:
     """Make thumbnails of images (H, W, 3) uint8, or of one (N, H, W, 3) array, with a label each or none at all."""
     pairs = zip(images, labels or [""] * len(images), strict=True)
     return tuple(Thumbnail(pixels, label) for pixels, label in pairs)
@@ -135,7 +135,7 @@ def flat(content: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]
         if isinstance(value, dict) and value:
             yield from flat(value, f"{name}.")
         elif isinstance(value, list | tuple) and any(isinstance(item, dict) for item in value):
-            yield from flat(dict(enumerate(value)), f"{name}.")
+            yield from flat({str(number): item for number, item in enumerate(value)}, f"{name}.")
         elif isinstance(value, list | tuple):
             shown = [plain(item) for item in value[:MAX_LISTED_PATHS]]
             more = (

@@ -29,8 +29,8 @@ def sheets_of(comparison: Comparison) -> list[Sheet]:
         of_crops = [c for c in spaces if isinstance(c.fake_samples, Crops)]
         if of_crops:
             sheets.append(_contact_sheet(group, of_crops[0], -(-SHOWN_CROPS // len(sets.groups))))
-        if of_crops and of_crops[-1].real_kept is not None:
-            sheets.append(_nearest_sheet(group, of_crops[-1], -(-QUERY_CROPS // len(sets.groups))))
+        if of_crops:
+            sheets += _nearest_sheet(group, of_crops[-1], -(-QUERY_CROPS // len(sets.groups)))
         sheets += _whole_sheet(group, sets)
     return sheets
 
@@ -41,13 +41,15 @@ def _contact_sheet(group: ResolutionGroup, compared: SetPair, shown: int) -> She
         ("Real", compared.real_samples, compared.real_kept),
         ("Generated", compared.fake_samples, compared.fake_kept),
     ):
-        if samples is not None:
+        if samples is not None and kept is not None:
             rows.append(SheetRow(title, thumbnails(samples.read(_evenly(kept, shown)))))
     return Sheet("Crops", "Taken evenly from both sets.", group.name, tuple(rows), beside=True)
 
 
-def _nearest_sheet(group: ResolutionGroup, compared: SetPair, looked_up: int) -> Sheet:
+def _nearest_sheet(group: ResolutionGroup, compared: SetPair, looked_up: int) -> Iterator[Sheet]:
     """Show generated crops, each followed by its nearest real ones among those whose features were kept."""
+    if compared.real_samples is None or compared.real_kept is None:  # saved statistics, which hold no crops
+        return
     chosen = _evenly(np.arange(len(compared.fake.features)), looked_up)
     count = min(NEIGHBOURS_PER_CROP, len(compared.real.features))
     found, distances = nearest(compared.fake.features[chosen], compared.real.features, count)
@@ -60,7 +62,7 @@ def _nearest_sheet(group: ResolutionGroup, compared: SetPair, looked_up: int) ->
         f"The {count} nearest of {len(compared.real.features)} real crops, by distance in {compared.network.title}'s"
         " space. One that looks the same is a memorised training image, or the image was conditioned on it."
     )
-    return Sheet("Nearest real crops", caption, group.name, tuple(rows))
+    yield Sheet("Nearest real crops", caption, group.name, tuple(rows))
 
 
 def _whole_sheet(group: ResolutionGroup, sets: Sets) -> Iterator[Sheet]:

@@ -58,18 +58,18 @@ def crop_area_of(image: SetImage, size: int, grid: bool) -> CropArea:
         at = "at this resolution, smaller than a crop"
         raise SlideError(f"{image.path}: {image.width}x{image.height} px {at} of {size} px")
     mask, needed = _mask(image) if image.tissue else (np.ones((1, 1), bool), 0.0)
-    cells = [
+    rows, cols = (
         _tiles(side, size) if grid else _cells(side, size, count) for side, count in zip(sides, mask.shape, strict=True)
-    ]
+    )
     if not image.tissue:
-        return CropArea.of(*cells)
+        return CropArea.of(rows, cols)
     (top, bottom), (left, right) = (
-        _span(axis, side, size, count) for axis, side, count in zip(cells, sides, mask.shape, strict=True)
+        _span(axis, side, size, count) for axis, side, count in zip((rows, cols), sides, mask.shape, strict=True)
     )
     integral = np.pad(mask.astype(np.int64), ((1, 0), (1, 0))).cumsum(0).cumsum(1)
     above, below = integral[top], integral[bottom]
     covered = below[:, right] - below[:, left] - above[:, right] + above[:, left]
-    return CropArea.of(*cells, free=covered >= needed * np.outer(bottom - top, right - left))
+    return CropArea.of(rows, cols, free=covered >= needed * np.outer(bottom - top, right - left))
 
 
 def _mask(image: SetImage) -> tuple[np.ndarray, float]:

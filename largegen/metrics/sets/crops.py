@@ -6,7 +6,7 @@ processes sees the same ones.
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
@@ -26,6 +26,7 @@ MASK_THREADS = 2  # threads that read thumbnails
 MAX_OPEN_SLIDES = 4  # crops come image by image, so that few need to be open
 WHOLE_PX = 1024  # shorter side that whole images are shrunk to
 Prepare = Callable[[np.ndarray], np.ndarray]
+_Read = tuple[list[int], list[np.ndarray], dict[int, str]]  # numbers, samples, images that fail and why
 
 
 @dataclass(frozen=True)
@@ -68,9 +69,13 @@ class Samples:
         """Read a sample, (h, w, 3) uint8."""
         raise NotImplementedError
 
+    def read(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
+        """Read some samples of one size, (n, h, w, 3) uint8. Raises SlideError for one that cannot be read."""
+        return np.stack([self.one(int(index)) for index in indices])
+
     def batches(
         self, batch_size: int, workers: int = 2, share: tuple[int, int] = (0, 1), prepare: Prepare | None = None
-    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    ) -> Generator[tuple[np.ndarray, np.ndarray], None, None]:
         """Read samples in order, while `workers` threads read the next ones.
 
         What cannot be read is left out of its batch where `failed` takes it, and a batch of which nothing is left does
@@ -95,9 +100,11 @@ class Samples:
             for batch in batches:
                 yield from self._received(*batch)
 
-    def _batch(self, indices: range, prepare: Prepare | None) -> tuple[list[int], list[np.ndarray], dict[int, str]]:
+    def _batch(self, indices: range, prepare: Prepare | None) -> _Read:
         """Read samples: which could be read, these, and the images of the others, with the reason."""
-        done, samples, failed = [], [], {}
+        done: list[int] = []
+        samples: list[np.ndarray] = []
+        failed: dict[int, str] = {}
         for index in indices:
             try:
                 sample = self.one(index)
@@ -176,10 +183,6 @@ class Crops(Samples):
         size = self.settings.size_px
         return self._slide(image).read(x, y, size, size, self.images[image].downsample)
 
-    def read(self, indices: Sequence[int]) -> np.ndarray:
-        """Read some crops, (n, size, size, 3) uint8. Raises SlideError for one that cannot be read."""
-        return np.stack([self.one(int(index)) for index in indices])
-
     def _draw(self) -> np.ndarray:
         settings, size = self.settings, self.settings.size_px
         rng = np.random.default_rng(settings.seed % 2**64)
@@ -198,14 +201,16 @@ class Crops(Samples):
         if settings.placement == "grid":
             counts = rng.multivariate_hypergeometric(totals, min(settings.count, int(totals.sum())), method="marginals")
         else:
-            shares = np.array([p.width * p.height for p in self.images]) * [r.share if r else 0 for r in areas]
+            shares = np.array([p.width * p.height for p in self.images]) * [area.share if area else 0 for area in areas]
             counts = rng.multinomial(settings.count, shares / shares.sum())
-        places = [self._places(number, areas[number], int(counts[number])) for number in np.flatnonzero(counts)]
-        return np.concatenate(places)
+        drawn = zip(areas, counts.tolist(), strict=True)
+        return np.concatenate(
+            [self._places(number, area, count) for number, (area, count) in enumerate(drawn) if area and count]
+        )
 
     def _places(self, number: int, area: CropArea, count: int) -> np.ndarray:
         """Draw some places in one image: (count, 3) int64, of which those in a grid differ from one another."""
-        rng = np.random.default_rng([self.settings.seed % 2**64, int(number)])
+        rng = np.random.default_rng([self.settings.seed % 2**64, number])
         if self.settings.placement == "grid":
             picks = rng.choice(area.total, count, replace=False, shuffle=False)
         else:

@@ -144,7 +144,7 @@ def _given_pair(folder: Path, row: Mapping[str, str | None], fake_source: Resolu
             raise InputError(
                 f"{fake.path} covers {reach[0]:.0f}x{reach[1]:.0f} px of {real.width}x{real.height}; give x and y"
             )
-        return _pair(fake.path, real, (x or 0, y or 0), scale, (fake.width, fake.height))
+        return _pair(fake.path, real, (int(x or 0), int(y or 0)), scale, (fake.width, fake.height))
 
 
 def _number(row: Mapping[str, str | None], name: str) -> float | None:

@@ -29,10 +29,12 @@ class Statistics:
 
 def save_statistics(path: Path, all_statistics: Sequence[Statistics]) -> None:
     """Write the statistics of a set in several spaces to `path`, atomically. Raises OutputError where it cannot."""
-    arrays = {"format": FORMAT, "version": VERSION, "spaces": len(all_statistics)}
+    arrays: dict[str, Any] = {"format": FORMAT, "version": VERSION, "spaces": len(all_statistics)}
     for number, statistics in enumerate(all_statistics):
         content = {
-            **statistics.gaussian._asdict(),
+            "count": statistics.gaussian.count,
+            "mean": statistics.gaussian.mean,
+            "covariance": statistics.gaussian.covariance,
             "features": np.asarray(statistics.features, np.float32),
             "key": json.dumps(statistics.key),
             "source": json.dumps(statistics.source),

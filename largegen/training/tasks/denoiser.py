@@ -129,7 +129,8 @@ class DiffusionTask(Task):
 
         Samples are compared with the regions as the autoencoder gives them, so that its own loss does not count.
         """
-        found = {}
+        assert self.sample_metrics is not None, "eval_every is 0 without them"
+        found: dict[str, float] = {}
         for level, regions in enumerate(self.dataset.validation):
             if len(regions) < 2:
                 continue

@@ -41,7 +41,9 @@ def _create(config: EncoderConfig) -> nn.Module:
 class EncoderTask(Task):
     """A timm network whose output is the embedding, and the pairs of crops it learns from."""
 
-    def __init__(self, slides: Sequence[tuple[Slide, float]], config: EncoderConfig, seed: int, dtype=None):
+    def __init__(
+        self, slides: Sequence[tuple[Slide, float]], config: EncoderConfig, seed: int, dtype: torch.dtype | None = None
+    ):
         super().__init__()
         torch.manual_seed(seed)  # of the first weights, the same in every process
         self.config, self.dtype = config, dtype
