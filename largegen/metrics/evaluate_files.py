@@ -17,7 +17,7 @@ from largegen.metrics.sets.statistics import save_statistics
 from largegen.runtime.distributed import process_group, run_on_main
 from largegen.runtime.outputs import check_writable
 
-NO_STATISTICS = "--save-stats: needs a metric that has statistics, such as crop-fid or fd:starter"
+NO_STATISTICS = "`save_stats`: needs a metric that has statistics, such as crop-fid or fd:starter"
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class EvaluationOutputs:
                     raise InputError(f"`{name}` {path}: the name must end in {suffix}")
                 check_writable(path, self.overwrite, name)
         if self.save_stats and any(path.suffix.lower() == ".npz" for path in real):
-            raise InputError("--save-stats: the real set is saved statistics already")
+            raise InputError("`save_stats`: the real set is saved statistics already")
         if self.save_stats and config.metrics and not any(metric.network for metric in config.metrics):
             raise InputError(NO_STATISTICS)
 

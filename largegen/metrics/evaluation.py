@@ -102,7 +102,7 @@ def _require(metric: Metric, comparison: Comparison) -> None:
             return _check(metric, group, comparison)
         except Unavailable as error:
             reasons.append(error)
-    raise InputError(f"--metrics {metric.name}: {reasons[0]}") from reasons[0]
+    raise InputError(f"`metrics` {metric.name}: {reasons[0]}") from reasons[0]
 
 
 def _check(metric: Metric, group: ResolutionGroup, comparison: Comparison) -> None:
@@ -152,7 +152,7 @@ class _LeftOut:
         """Raise InputError where a metric that was asked for was found nowhere, or nothing was."""
         for why, names in self.reasons.items():
             if config.metrics and (missing := [name for name in names if name not in found]):
-                raise InputError(f"--metrics {missing[0]}: {why}")
+                raise InputError(f"`metrics` {missing[0]}: {why}")
         if self.incompatible and not computed:  # nothing of the saved statistics can be used: not what was meant
             raise self.incompatible
         if not found:

@@ -44,7 +44,7 @@ def parse_metric(text: str) -> Metric:
     if text in OF_IMAGES:
         return Metric(text, kind, None)
     raise InputError(
-        f"--metrics {text}: unknown; use {', '.join(KINDS)}; {' and '.join(ENCODER_KINDS[1:])} take :ENCODER as well"
+        f"`metrics` {text}: unknown; use {', '.join(KINDS)}; {' and '.join(ENCODER_KINDS[1:])} take :ENCODER as well"
     )
 
 
@@ -64,11 +64,11 @@ class EvaluationConfig:
     def check(self) -> None:
         """Raise InputError for settings that do not go together."""
         if self.replicates == 1:
-            raise InputError("--replicates 1: an interval takes two or more; 0 is for none")
+            raise InputError("`replicates` 1: an interval takes two or more; 0 is for none")
         encoders = {metric.network for metric in self.metrics if (metric.network or "").startswith("encoder:")}
         encoders |= {f"encoder:{self.encoder}"} if self.encoder else set()
         if self.weights.get("encoder") and (len(encoders) > 1 or not (encoders or self.metrics)):
-            raise InputError("--encoder-weights: are of one encoder; name it with --encoder, and no other in --metrics")
+            raise InputError("`encoder_weights`: are of one encoder; name it with `encoder`, and no other in `metrics`")
 
     def names(self, metric: Metric) -> bool:
         """Tell whether the metric was asked for, or its network, or the file of its weights."""

@@ -25,7 +25,7 @@ def make_accelerator(config: LoopConfig) -> Accelerator:
     if precision is None and os.environ.get("ACCELERATE_MIXED_PRECISION", "no") == "no":
         precision = "bf16" if resolve_precision("auto", device) == torch.bfloat16 else "no"
     if precision == "fp16" and device.type == "cpu":
-        raise InputError("--mixed-precision fp16: not on a CPU; use bf16 or no")
+        raise InputError("`mixed_precision` fp16: not on a CPU; use bf16 or no")
     process_group(device)
     return Accelerator(
         mixed_precision=precision, gradient_accumulation_steps=config.accumulation, cpu=device.type == "cpu"
@@ -37,7 +37,7 @@ def micro_batch(config: LoopConfig, accelerator: Accelerator) -> int:
     shares = accelerator.num_processes * config.accumulation
     if config.batch_size % shares:
         raise InputError(
-            f"--batch-size {config.batch_size} does not divide into {accelerator.num_processes} process(es)"
+            f"`batch_size` {config.batch_size} does not divide into {accelerator.num_processes} process(es)"
             f" x {config.accumulation} accumulation step(s)"
         )
     return config.batch_size // shares

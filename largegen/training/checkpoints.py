@@ -50,15 +50,15 @@ def find_checkpoint(out: Path, resume: str | None, overwrite: bool) -> Path | No
     there = checkpoints(out)
     if resume is None:
         if (there or (out / "model").exists()) and not overwrite:
-            raise OutputError(f"{out}: holds a run already; --resume latest continues it, --overwrite starts over")
+            raise OutputError(f"{out}: holds a run already; `resume=latest` continues it, `overwrite=True` starts over")
         return None
     if resume == "latest":
         return there[-1] if there else None
     path = Path(resume)
     if path not in checkpoints(path.parent) or not path.is_dir():
-        raise InputError(f"--resume {path}: not a checkpoint directory; give `latest` or a path to checkpoint-N")
+        raise InputError(f"`resume` {path}: not a checkpoint directory; give `latest` or a path to checkpoint-N")
     if there and path.resolve().parent != out.resolve():
-        raise OutputError(f"{out}: holds another run than that of --resume {path}; choose another --out")
+        raise OutputError(f"{out}: holds another run than that of `resume` {path}; choose another `out`")
     return path
 
 
@@ -79,7 +79,7 @@ def check_same_run(checkpoint: Path, settings: dict[str, Any]) -> None:
         for name in names:
             if name in old and old[name] != new.get(name):
                 values = f"{name} {old[name]!s:.200}, not {new.get(name)!s:.200}"
-                raise InputError(f"--resume {checkpoint}: that run has {values}; resume with the same, or start over")
+                raise InputError(f"`resume` {checkpoint}: that run has {values}; resume with the same, or start over")
 
 
 def load_checkpoint(accelerator: Accelerator, checkpoint: Path) -> None:
@@ -107,7 +107,7 @@ def save_checkpoint(accelerator: Accelerator, out: Path, step: int, keep: int) -
     final, temporary = out / f"checkpoint-{step}", out / f".checkpoint-{step}.tmp"
     main = accelerator.is_main_process
     if not all(torch.isfinite(p).all() for model in prepared_models(accelerator) for p in model.parameters()):
-        raise TrainingError(f"step {step}: a weight is not finite; --resume the last checkpoint, more gently")
+        raise TrainingError(f"step {step}: a weight is not finite; `resume` the last checkpoint, more gently")
     if main:
         remove(temporary)
     accelerator.wait_for_everyone()

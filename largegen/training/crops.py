@@ -72,7 +72,7 @@ class CropDataset(Dataset):
             free = [(number, x, y) for x, y in corners if not self.held_out.touches(slide.name, x, y, crop_px)]
             self.places += [free] if free else []
         if not self.places:
-            raise InputError("no training crop: the slides hold no tissue, or --validation keeps all of it out")
+            raise InputError("no training crop: the slides hold no tissue, or `held_out` keeps all of it out")
 
     def __getitem__(self, sample: int) -> dict[str, torch.Tensor]:
         rng = sample_rng(self.seed, sample)

@@ -81,7 +81,7 @@ def denoiser_task(config: CohortConfig, loop: LoopConfig, encode: bool = True) -
 def _sample_metrics(config: CohortConfig, own: str, dataset: LatentRegions, device: torch.device) -> SampleMetrics:
     """Who looks at samples; `own` is the embeddings' encoder. Raises InputError where nothing is held out."""
     if max(map(len, dataset.validation)) < 2:
-        raise InputError(f"--eval-every {config.eval_every}: fewer than two regions are held out; raise --validation")
+        raise InputError(f"`eval_every` {config.eval_every}: fewer than two regions are held out; raise `held_out`")
     encoder = load_encoder(config.eval_encoder or own, config.encoder_weights, device)
     return SampleMetrics(encoder, config.eval_every, config.eval_samples)
 

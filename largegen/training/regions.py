@@ -130,6 +130,6 @@ def _cells_per_tile(file: EmbeddingFile, level: int) -> int:
     if level and s.tile_px % stride:
         raise InputError(
             f"{file.path}: its tiles of {s.tile_px} px overlap by {s.overlap_px} px and cannot be laid side by side;"
-            f" for several levels embed with --overlap 0, {s.tile_px // 2} or {3 * s.tile_px // 4}"
+            f" for several levels embed with an overlap of 0, {s.tile_px // 2} or {3 * s.tile_px // 4} px"
         )
     return s.tile_px // stride if level else 1

@@ -162,7 +162,7 @@ def test_later_checkpoints_are_of_a_future_that_is_given_up(tmp_path):
 def test_a_run_is_not_mixed_with_a_checkpoint_of_another(tmp_path):
     train(LineTask(), tmp_path / "a", config(steps=2))
     train(LineTask(), tmp_path / "b", config(steps=4))
-    with pytest.raises(OutputError, match="a: holds another run than that of --resume"):
+    with pytest.raises(OutputError, match="a: holds another run than that of `resume`"):
         train(LineTask(), tmp_path / "a", config(resume=str(tmp_path / "b" / "checkpoint-2")))
     train(LineTask(), tmp_path / "c", config(steps=4, resume=str(tmp_path / "b" / "checkpoint-2")))
     assert [path.name for path in checkpoints(tmp_path / "b")] == ["checkpoint-2", "checkpoint-4"]
@@ -276,7 +276,7 @@ def test_accumulated_micro_batches_are_one_batch(tmp_path):
 
 
 def test_batches_that_cannot_be_cut_evenly(tmp_path):
-    with pytest.raises(InputError, match="--batch-size 8 does not divide into 1 process"):
+    with pytest.raises(InputError, match="`batch_size` 8 does not divide into 1 process"):
         train(LineTask(), tmp_path / "out", config(accumulation=3))
 
 
@@ -290,7 +290,7 @@ def test_validation_and_export_see_the_averaged_weights(tmp_path):
 
 def test_a_run_is_not_overwritten_unasked(tmp_path):
     train(LineTask(), tmp_path, config(steps=2))
-    with pytest.raises(OutputError, match=r"holds a run already; --resume latest .* --overwrite"):
+    with pytest.raises(OutputError, match=r"holds a run already; `resume=latest` .* `overwrite=True`"):
         train(LineTask(), tmp_path, config())
     train(LineTask(), tmp_path, config(steps=3, overwrite=True))
     assert len(losses(tmp_path)) == 3
@@ -332,7 +332,7 @@ def test_a_checkpoint_of_another_form(tmp_path):
 @pytest.mark.parametrize("factor", [float("nan"), float("inf")])
 @pytest.mark.parametrize("clip", [0.0, 1.0])
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path, factor, clip):
-    with pytest.raises(TrainingError, match=r"step 6: the loss is (nan|inf); .*--resume"):
+    with pytest.raises(TrainingError, match=r"step 6: the loss is (nan|inf); .*`resume`"):
         train(LineTask(times_at(6, factor)), tmp_path, config(checkpoint_every=1, clip=clip))
     assert [path.name for path in checkpoints(tmp_path)] == ["checkpoint-4", "checkpoint-5"]
     train(LineTask(), tmp_path, config(resume="latest"))  # the last checkpoint is sound
@@ -434,7 +434,7 @@ def test_the_estimate_of_a_checkpoint_is_right(tmp_path):
 
 
 def test_fp16_needs_an_accelerator(tmp_path):
-    with pytest.raises(InputError, match="--mixed-precision fp16: not on a CPU"):
+    with pytest.raises(InputError, match="`mixed_precision` fp16: not on a CPU"):
         train(LineTask(), tmp_path, config(mixed_precision="fp16"))
 
 

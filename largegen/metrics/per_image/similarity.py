@@ -147,7 +147,7 @@ def unit(embeddings: np.ndarray) -> np.ndarray:
     values = embeddings.astype(np.float64)
     lengths = np.linalg.norm(values, axis=-1, keepdims=True)
     if not np.isfinite(lengths).all() or not lengths.all():
-        raise InputError("an embedding is zero or not finite; try --precision fp32")
+        raise InputError("an embedding is zero or not finite; try fp32 as `precision`")
     return values / lengths
 
 

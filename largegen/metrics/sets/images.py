@@ -80,8 +80,8 @@ class _Set:
 
     def unknown(self, found: _Found, but: str, unit: str) -> InputError:
         """Make the error of an image whose resolution is needed, in `unit`, and not known."""
-        flags = f"--{self.name}-gsd" if unit == "m" else f"--{self.name}-mag or --{self.name}-mpp"
-        return InputError(f"{found.path}: no resolution in its metadata, {but}; give {flags}")
+        names = f"`{self.name}_gsd`" if unit == "m" else f"`{self.name}_mag` or `{self.name}_mpp`"
+        return InputError(f"{found.path}: no resolution in its metadata, {but}; give {names}")
 
     def at(self, scale: Scale) -> tuple[SetImage, ...]:
         """Take all images at one resolution. Raises InputError, naming the file, for one that would be enlarged."""
@@ -188,9 +188,9 @@ def _check_unit(one: _Set, wanted: Scale) -> None:
     if one.unit == "px":
         raise one.unknown(one.found[0], f"so it cannot be read at {flag_for(wanted)}", wanted.unit)
     if one.unit != wanted.unit:
-        flags = "--gsd" if one.unit == "m" else "--mag or --mpp"
+        names = "`gsd`" if one.unit == "m" else "`mag` or `mpp`"
         first = one.found[0]
-        raise InputError(f"{first.path}: has {first.scale} and cannot be read at {flag_for(wanted)}; use {flags}")
+        raise InputError(f"{first.path}: has {first.scale} and cannot be read at {flag_for(wanted)}; use {names}")
 
 
 def _two_kinds(one: _Found, other: _Found) -> InputError:

@@ -59,7 +59,7 @@ def _recorded_pair(
     fake: Path, record: Mapping[str, Any], named: Mapping[str, Sequence[Path]], real_source: Resolution
 ) -> Pair:
     if not record:
-        raise InputError("does not say what it was made after; name its real image in a --pairs file")
+        raise InputError("does not say what it was made after; name its real image in a `pairs` file")
     if "reference_xy" not in record:
         raise InputError("a sheet of patches, which as a whole lies nowhere")
     name = record["reference"]
@@ -81,7 +81,7 @@ def _recorded_scale(record: Mapping[str, Any], real: Slide) -> float:
     if measured and abs(measured / scale - 1) > TOLERANCE:
         raise InputError(
             f"made with {scale:g} px of its reference per px; by its resolution {real.path} has {measured:g}:"
-            " another file, or one that needs --real-mpp"
+            " another file, or one that needs `real_mpp`"
         )
     return scale
 

@@ -61,10 +61,10 @@ def open_sets(request: SetsRequest) -> Sets:
     wanted_scale(real_source, "real-"), wanted_scale(fake_source, "fake-")  # which complain in their options' names
     for path in fake:
         if path.suffix.lower() == ".npz":
-            raise InputError(f"--fake {path}: saved statistics stand for the real set alone; give images")
+            raise InputError(f"`fake` {path}: saved statistics stand for the real set alone; give images")
     saved = [path for path in real if path.suffix.lower() == ".npz"]
     if saved and len(real) > 1:
-        raise InputError(f"--real {saved[0]}: saved statistics are a whole real set; give nothing beside them")
+        raise InputError(f"`real` {saved[0]}: saved statistics are a whole real set; give nothing beside them")
     statistics = tuple(load_statistics(saved[0])) if saved else ()
     reals, fakes = [] if saved else find_images(real), find_images(fake)
     tissue = None if request.tissue_filter else False

@@ -37,9 +37,9 @@ class AutoencoderTask(Task):
         super().__init__()
         factor = config.factor
         if config.crop_px % factor:
-            raise InputError(f"--crop-px {config.crop_px}: must be a multiple of the {factor} px per latent")
+            raise InputError(f"`crop_px` {config.crop_px}: must be a multiple of the {factor} px per latent")
         if config.latent_channels > 3 * factor**2:
-            raise InputError(f"--latent-channels {config.latent_channels}: must be at most {3 * factor**2}")
+            raise InputError(f"`latent_channels` {config.latent_channels}: must be at most {3 * factor**2}")
         torch.manual_seed(seed)  # of the first weights, the same in every process
         self.config = config
         self.dataset = _NoisyCrops(slides, config, seed)

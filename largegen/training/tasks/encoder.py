@@ -35,7 +35,7 @@ def _create(config: EncoderConfig) -> nn.Module:
         return timm.create_model(config.architecture, num_classes=config.width)
     except (RuntimeError, ValueError, TypeError) as error:
         reason = " ".join(str(error).split())
-        raise InputError(f"--architecture {config.architecture}: timm cannot make it: {reason}") from error
+        raise InputError(f"`architecture` {config.architecture}: timm cannot make it: {reason}") from error
 
 
 class EncoderTask(Task):

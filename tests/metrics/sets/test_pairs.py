@@ -89,7 +89,7 @@ def test_what_goes_on_past_the_real_image_is_left_out(fake, slide_path):
         ({"reference_xy": None}, "a sheet of patches"),
         ({"reference_xy": [1300, 0]}, "begins at 1300,0, outside"),
         ({"reference_downsample": None, "mpp": None}, "does not say at what resolution"),
-        ({"reference_downsample": 4.0}, "another file, or one that needs --real-mpp"),
+        ({"reference_downsample": 4.0}, "another file, or one that needs `real_mpp`"),
     ],
 )
 def test_images_without_a_pair_are_left_out_with_a_reason(fake, slide_path, record, why):
@@ -102,7 +102,7 @@ def test_images_without_a_pair_are_left_out_with_a_reason(fake, slide_path, reco
 def test_other_tools_images_and_names_that_are_not_unique(fake, slide_path, make_slide):
     twin = make_slide(1300, 1000)
     assert "2 of the real images have that name" in pairs_of([fake()], [slide_path, twin])[1][0]
-    assert "in a --pairs file" in pairs_of([twin], [slide_path])[1][0]
+    assert "in a `pairs` file" in pairs_of([twin], [slide_path])[1][0]
 
 
 @pytest.fixture
