@@ -56,6 +56,7 @@ def denoiser_task(config: CohortConfig, loop: LoopConfig, encode: bool = True) -
         start_from(model, find_model(config.init_from))
     dtype = resolve_precision("auto", processes.device)
     fingerprint = autoencoder.fingerprint
+    assert config.cache is not None, "CohortConfig.resolve fills it in"
     found = [find_regions(file, level) for level in range(config.levels) for file in files]
     found = [regions for regions in found if len(regions.cells)]
     sources = [(r, latents_path(r, fingerprint, config.cache, config.orientations, dtype)) for r in found]
