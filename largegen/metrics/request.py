@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 
 STARTER = "starter"  # the bundled encoder
 VGG = "vgg16"  # the network of perceptual distances, which fd and its like take in an encoder's place
-OF_INCEPTION = ("patch-fid", "crop-fid", "kid", "precision-recall")
-ENCODER_KINDS = ("fd", "kid", "precision-recall")  # that take `:ENCODER`
-OF_IMAGES = ("embedding-similarity", "seam", "guide-psnr", "lpips")
-KINDS = (*OF_INCEPTION, "clip-fid", "fd:ENCODER", *OF_IMAGES)
+INCEPTION_METRICS = ("patch-fid", "crop-fid", "kid", "precision-recall")
+ENCODER_METRICS = ("fd", "kid", "precision-recall")  # that take `:ENCODER`
+IMAGE_METRICS = ("embedding-similarity", "seam", "guide-psnr", "lpips")
+METRIC_NAMES = (*INCEPTION_METRICS, "clip-fid", "fd:ENCODER", *IMAGE_METRICS)
 
 
 @dataclass(frozen=True)
@@ -33,19 +33,18 @@ class Metric:
 def parse_metric(text: str) -> Metric:
     """Parse `crop-fid`, `kid`, `kid:starter`, `fd:uni_v1`, `fd:vgg16`... Raises InputError for what is no metric."""
     kind, _, encoder = text.partition(":")
-    if encoder == VGG and kind in ENCODER_KINDS:
+    if encoder == VGG and kind in ENCODER_METRICS:
         return Metric(text, kind, VGG)
-    if encoder and kind in ENCODER_KINDS:
+    if encoder and kind in ENCODER_METRICS:
         return Metric(text, kind, f"encoder:{encoder}")
     if text == "clip-fid":
         return Metric(text, kind, "clip")
-    if text in OF_INCEPTION:
+    if text in INCEPTION_METRICS:
         return Metric(text, kind, "inception")
-    if text in OF_IMAGES:
+    if text in IMAGE_METRICS:
         return Metric(text, kind, None)
-    raise InputError(
-        f"`metrics` {text}: unknown; use {', '.join(KINDS)}; {' and '.join(ENCODER_KINDS[1:])} take :ENCODER as well"
-    )
+    names, more = ", ".join(METRIC_NAMES), " and ".join(ENCODER_METRICS[1:])
+    raise InputError(f"`metrics` {text}: unknown; use {names}; {more} take :ENCODER as well")
 
 
 @dataclass(frozen=True)
@@ -83,9 +82,9 @@ def metrics_of(group: ResolutionGroup, config: EvaluationConfig) -> list[Metric]
     made_with = group.fake[0].provenance.get("encoder")
     encoders = [config.encoder] if config.encoder else dict.fromkeys(filter(None, (STARTER, made_with)))
     fid = "patch-fid" if are_patches(group.fake, config.crops.size_px) else "crop-fid"
-    names = [fid, *OF_INCEPTION[2:], "clip-fid"]
-    names += [f"{kind}:{encoder}" for encoder in encoders for kind in ENCODER_KINDS]
-    return [parse_metric(name) for name in (*names, f"fd:{VGG}", *OF_IMAGES)]
+    names = [fid, *INCEPTION_METRICS[2:], "clip-fid"]
+    names += [f"{kind}:{encoder}" for encoder in encoders for kind in ENCODER_METRICS]
+    return [parse_metric(name) for name in (*names, f"fd:{VGG}", *IMAGE_METRICS)]
 
 
 def are_patches(images: Sequence[SetImage], size_px: int) -> bool:

@@ -12,12 +12,8 @@ from largegen.metrics.request import EvaluationConfig, Metric
 from largegen.metrics.results import Figure, NotApplicable
 from largegen.metrics.sets.statistics import Statistics
 
-MIN_FD_SAMPLES = (
-    10_000  # samples under which a Fréchet distance is mostly bias [clean-fid and both papers use 10,000 and more]
-)
+MIN_FD_SAMPLES = 10_000  # under it a Fréchet distance is mostly bias; clean-fid and both papers use as many or more
 MIN_KERNEL_SAMPLES = 4  # samples of a side that kernel distance, and precision and recall by three neighbours, take
-
-
 TITLES = {"patch-fid": "Patch FID", "crop-fid": "Crop FID", "clip-fid": "CLIP FID"}
 
 

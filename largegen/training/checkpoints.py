@@ -14,8 +14,8 @@ from largegen.runtime.files import remove, remove_leftovers, replace, write_erro
 from largegen.runtime.private_api import prepared_models
 
 # What a run must share with the one that it resumes: the rest of its settings may change on the way.
-OF_THE_RUN = ("seed", "batch_size")
-OF_THE_TASK = (
+RUN_KEYS = ("seed", "batch_size")
+TASK_KEYS = (
     *("kind", "encoder_fingerprint", "embedding_dim", "tile_px", "prediction", "channels", "latent_channels"),
     *("autoencoder", "conditioner", "levels", "trained_on", "slides"),
 )
@@ -75,7 +75,7 @@ def check_same_run(checkpoint: Path, settings: dict[str, Any]) -> None:
     except ValueError as error:
         raise InputError(f"{file}: damaged: {error}; delete it to resume without comparing settings") from error
     now = json.loads(json.dumps(settings, default=str))
-    for names, old, new in ((OF_THE_TASK, before.get("task", {}), now["task"]), (OF_THE_RUN, before, now)):
+    for names, old, new in ((TASK_KEYS, before.get("task", {}), now["task"]), (RUN_KEYS, before, now)):
         for name in names:
             if name in old and old[name] != new.get(name):
                 values = f"{name} {old[name]!s:.200}, not {new.get(name)!s:.200}"

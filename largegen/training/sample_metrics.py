@@ -8,7 +8,7 @@ from largegen.metrics.distances.frechet import frechet_distance_of_features
 from largegen.metrics.per_image.similarity import unit
 from largegen.models.encoder import Encoder
 
-BATCH = 32  # images through the encoder at once
+ENCODER_BATCH = 32  # images through the encoder at once
 
 
 @dataclass(frozen=True)
@@ -34,5 +34,5 @@ class SampleMetrics:
         return {f"fd:{self.encoder.spec.name}": distance, "similarity": float((a * b).sum(1).mean())}
 
     def _embed(self, images: np.ndarray) -> np.ndarray:
-        parts = [self.encoder.encode(images[i : i + BATCH]) for i in range(0, len(images), BATCH)]
+        parts = [self.encoder.encode(images[i : i + ENCODER_BATCH]) for i in range(0, len(images), ENCODER_BATCH)]
         return unit(np.concatenate(parts))

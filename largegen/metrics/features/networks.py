@@ -49,7 +49,7 @@ CLIP = EncoderSpec(
 )
 
 
-VGG_AT_ONCE = 8  # images: all 32 crops of a batch would take 2 GB
+VGG_BATCH = 8  # images: all 32 crops of a batch would take 2 GB
 
 
 @dataclass(frozen=True)
@@ -199,7 +199,7 @@ def _vgg16(device: "torch.device") -> FeatureNetwork:
     def features(batch: np.ndarray) -> np.ndarray:  # (B, H, W, 3) uint8
         parts = []
         with torch.inference_mode():
-            for part in to_network(batch).split(VGG_AT_ONCE):
+            for part in to_network(batch).split(VGG_BATCH):
                 layers = network.net(network.scaling_layer(part.to(device)))
                 parts.append(torch.cat([layer.mean((2, 3)) for layer in layers], 1).cpu())
         return torch.cat(parts).numpy()

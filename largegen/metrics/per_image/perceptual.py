@@ -9,7 +9,7 @@ from torch import nn
 from largegen.metrics.per_image.similarity import Batch
 from largegen.models.pixels import to_network
 
-AT_ONCE = 4  # tiles: 256 px of each of 4 pairs take 0.5 GB
+TILE_BATCH = 4  # tiles: 256 px of each of 4 pairs take 0.5 GB
 
 
 def perceptual_distances(batches: Iterable[Batch], network: nn.Module, device: torch.device) -> np.ndarray:
@@ -26,6 +26,6 @@ def perceptual_distances(batches: Iterable[Batch], network: nn.Module, device: t
     found = []
     with torch.inference_mode():
         for _, real, fake in batches:
-            for pair in zip(to_network(real).split(AT_ONCE), to_network(fake).split(AT_ONCE), strict=True):
+            for pair in zip(to_network(real).split(TILE_BATCH), to_network(fake).split(TILE_BATCH), strict=True):
                 found.append(network(*(side.to(device) for side in pair)).flatten().double().cpu())
     return torch.cat(found).numpy()

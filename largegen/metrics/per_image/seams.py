@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from largegen.slides.slide import Slide
 
 
-GREY = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601, the luma of JPEG: its coarser chroma is no seam
+LUMA_WEIGHTS = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601, as in JPEG: its coarser chroma is no seam
 
 
 class Borders(NamedTuple):
@@ -154,7 +154,7 @@ def _steps(bands: Iterable[np.ndarray], phase: int) -> tuple[np.ndarray, np.ndar
     to_cols: np.ndarray = np.zeros(())  # sums over rows
     height, above = 0, None  # rows so far; the last of them
     for band in bands:
-        grey = band.astype(np.float32) @ GREY
+        grey = band.astype(np.float32) @ LUMA_WEIGHTS
         to_cols = to_cols + np.abs(grey[:, phase::phase] - grey[:, phase - 1 : -1 : phase]).sum(0, dtype=np.float64)
         if above is not None:
             grey = np.concatenate([above, grey])
