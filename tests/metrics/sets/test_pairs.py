@@ -78,7 +78,7 @@ def test_without_a_recorded_scale_it_follows_from_the_resolutions(fake, slide_pa
 
 
 def test_what_goes_on_past_the_real_image_is_left_out(fake, slide_path):
-    found, _ = find_pairs([fake(reference_xy=[1100, 900])], [slide_path])  # of 1300 x 1000
+    found, _ = pairs_of([fake(reference_xy=[1100, 900])], [slide_path])  # of 1300 x 1000
     assert (found[0].width, found[0].height) == (100, 50)
 
 
