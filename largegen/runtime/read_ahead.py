@@ -1,7 +1,7 @@
 """Reading by threads, ahead of use and in order."""
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
@@ -9,7 +9,9 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-def read_ahead(read: Callable[[Item], Result], items: Iterable[Item], workers: int, ahead: int) -> Iterator[Result]:
+def read_ahead(
+    read: Callable[[Item], Result], items: Iterable[Item], workers: int, ahead: int
+) -> Generator[Result, None, None]:
     """Yield `read(item)` of each item, in order, while threads read the next ones.
 
     An error of `read` is raised at its item's turn. Whoever stops early closes the generator (`contextlib.closing`),
