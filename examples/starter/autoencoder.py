@@ -7,9 +7,9 @@ import torch.nn.functional as F
 from loop import train_for
 from maps import Maps, Region, orient, shrunk, to_float
 
-from largegen.autoencoder import Autoencoder, LocalAutoencoder, load_autoencoder
-from largegen.model import BUNDLED
-from largegen.perceptual import load_perceptual
+from largegen.models.autoencoder import Autoencoder, LocalAutoencoder, load_autoencoder
+from largegen.models.model import BUNDLED
+from largegen.models.perceptual import load_perceptual
 
 CROP_PX, CROPS, JUDGED = 128, 16, 4  # side, crops a step, and how many of them the perceptual distance sees
 LEVEL_ODDS = (0.5, 0.2, 0.14, 0.1, 0.06)  # of crops at 20x, 10x, ... 1.25x

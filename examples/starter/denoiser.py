@@ -12,9 +12,9 @@ from loop import train_for
 from maps import Maps, Region, orient, shrunk, to_float
 from torch import Tensor
 
-from largegen.autoencoder import Autoencoder
-from largegen.conditioning import slerp
-from largegen.model import Model
+from largegen.conditioning.interpolation import slerp
+from largegen.models.autoencoder import Autoencoder
+from largegen.models.model import Model
 
 STRIDE_PX = 128  # between embedded tiles
 WAYS = {"cuda": (0, 2, 5, 7)}  # orientations of the images, where the device is quick; else one

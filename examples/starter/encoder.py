@@ -14,11 +14,11 @@ from loop import train_for
 from maps import Maps, orient, to_float
 from torch import Tensor, nn
 
-from largegen import __version__
-from largegen.autoencoder import Autoencoder
-from largegen.encoders import load_encoder
-from largegen.networks import save_weights
-from largegen.runtime import write_json
+from largegen.models.autoencoder import Autoencoder
+from largegen.models.encoder import load_encoder
+from largegen.models.storage import save_weights
+from largegen.runtime.files import write_json
+from largegen.version import __version__
 
 ARCHITECTURE, DIM, TILE_PX, INPUT_PX = "resnet10t", 256, 256, 128
 TILES, OF_ONE_IMAGE, SHIFT_PX = 48, 8, 32

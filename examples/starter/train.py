@@ -13,13 +13,12 @@ import torch
 from autoencoder import image_maps, train_autoencoder
 from denoiser import Samples, train_denoiser
 from encoder import DIM, export_encoder, train_encoder
-from loop import train_for  # noqa: F401
 from maps import Region, read_manifest
 
-from largegen import __version__
-from largegen.encoders import load_encoder
-from largegen.guide import fit_linear_decoder
-from largegen.model import load_model
+from largegen.models.encoder import load_encoder
+from largegen.models.linear_decoder import fit_linear_decoder
+from largegen.models.model import load_model
+from largegen.version import __version__
 
 SHARES = {"autoencoder": 0.15, "encoder": 0.06, "tissue": 0.5, "aerial": 0.29}  # of the time
 ODDS = {"tissue": (0.6, 0.12, 0.1, 0.09, 0.09), "aerial": (0.6, 0.16, 0.14, 0.1)}  # of magnifications
