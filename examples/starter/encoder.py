@@ -50,12 +50,16 @@ def facts(tiles: Tensor, autoencoder: Autoencoder) -> Tensor:
     return torch.cat([layout, texture], 1)
 
 
-def train_encoder(maps: Maps, autoencoder: Autoencoder, out: Path, seconds: float, device: torch.device) -> TileEncoder:
-    """Train it on the images of `maps`."""
+def train_encoder(
+    maps: Maps, autoencoder: Autoencoder, start: Path | None, out: Path, seconds: float, device: torch.device
+) -> TileEncoder:
+    """Train it on the images of `maps`, from the encoder of the model `start` if given."""
     torch.manual_seed(0)
     encoder = TileEncoder().to(device, memory_format=torch.channels_last)
     known = 3 * 64 + autoencoder.channels * 16
-    encoder.network.load_state_dict(load_encoder("starter", device="cpu").net.state_dict())
+    if start:
+        former = load_encoder(f"local-dir:{start / 'encoder'}", device="cpu")
+        encoder.network.load_state_dict(former.net.state_dict())
     decoder = nn.Sequential(nn.Linear(DIM, 768), nn.GELU(), nn.Linear(768, known)).to(device)
     centre = torch.zeros(known, device=device)
     generator = torch.Generator(device).manual_seed(2)
