@@ -8,7 +8,8 @@ from loop import quick, train_for
 from maps import Maps, Region, orient, shrunk, to_float
 from torch import Tensor
 
-from largegen.models.autoencoder import Autoencoder, LocalAutoencoder, load_autoencoder
+from largegen.models.autoencoder import Autoencoder, load_autoencoder
+from largegen.models.local_autoencoder import LocalAutoencoder
 from largegen.models.perceptual import load_perceptual
 
 CROP_PX, CROPS, JUDGED = 128, 16, 4  # side, crops a step, and how many of them the perceptual distance sees
