@@ -1,7 +1,6 @@
 """`largegen embed`: slides -> embedding files."""
 
 import time
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -117,7 +116,7 @@ def embed(
     if json or dry_run:
         report = {"encoder": network.spec.name, "licence": network.spec.licence, "width": network.dim}
         report |= {"device": str(network.device), "precision": str(network.dtype).removeprefix("torch.")}
-        shared.print_json(report | {"settings": asdict(target) | settings, "slides": results})
+        shared.print_json(report | {"settings": target._asdict() | settings, "slides": results})
     else:
         for result in results:
             if "error" not in result:
