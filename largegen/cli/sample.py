@@ -59,7 +59,7 @@ def sample(
     from largegen.runtime.lock import lock
     from largegen.sampling.generate import resolve_defaults
     from largegen.sampling.patches import choose_places, grids_at, sample_patches
-    from largegen.sampling.zoom.zoom import guide_image
+    from largegen.sampling.zoom.guide import guide_image
 
     network = load_model(model, device, precision)
     require_single_process(network.device)

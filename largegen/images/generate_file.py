@@ -19,8 +19,10 @@ from largegen.runtime.distributed import min_over_processes, process_group, run_
 from largegen.runtime.files import remove_leftovers
 from largegen.runtime.fingerprints import content_digest
 from largegen.runtime.lock import lock
+from largegen.sampling.canvas import Background
 from largegen.sampling.cost import count_calls
 from largegen.sampling.generate import decode_bands, resolve_defaults, sample_latents
+from largegen.sampling.resume import Checkpoint
 from largegen.sampling.settings import Sampling
 
 
@@ -60,13 +62,9 @@ def generate_file(
             area.height,
             area.width,
             sampling,
-            skip=None if skip is None else torch.from_numpy(skip),
-            skip_latent=None if skip is None else _flat_latent(model, colour),
+            background=None if skip is None else Background(skip, _flat_latent(model, colour)),
             processes=processes,
-            checkpoint=partial,
-            keep_batch_size=automatic,
-            fingerprint=fingerprint_of(model, grid, area),
-            save_every_s=save_every_s,
+            checkpoint=Checkpoint(partial, fingerprint_of(model, grid, area), save_every_s, keep_batch_size=automatic),
             progress=progress,
         )
         sampled = time.perf_counter()

@@ -17,17 +17,11 @@ from largegen.images.write import check_output, write_image
 from largegen.models.model import Model, level_names
 from largegen.models.pixels import to_images
 from largegen.sampling.generate import decode_bands, resolve_defaults
+from largegen.sampling.resume import Checkpoint, part_path
 from largegen.sampling.settings import Sampling, Zooming
-from largegen.sampling.zoom.downsample import BandDownsampler, tee_bands
-from largegen.sampling.zoom.zoom import (
-    canvas_sampling,
-    guide_downsampler,
-    guide_image,
-    guide_psnr,
-    level_of,
-    part_checkpoint,
-    zoom_latents,
-)
+from largegen.sampling.zoom.downsample import BandDownsampler, guide_downsampler, guide_psnr, tee_bands
+from largegen.sampling.zoom.guide import guide_image
+from largegen.sampling.zoom.zoom import level_of, zoom_latents
 
 
 def zoom_file(
@@ -50,7 +44,7 @@ def zoom_file(
     memory, a third of the image's pixels at most. Killed, the same call resumes. Raises what
     generate_file.generate_file does.
     """
-    sampling = canvas_sampling(model, resolve_defaults(sampling, model), zooming)
+    sampling = zooming.canvas_sampling(resolve_defaults(sampling, model), model.window)
     level = level_of(model, (area.width, area.height))
     made_by = {"zoom": zooming.as_dict()}
     info = image_info(model, grid, area, sampling, command, made_by)
@@ -60,7 +54,7 @@ def zoom_file(
     partial = out.with_name(f".{out.name}.partial")
     started = time.perf_counter()
     with ExitStack() as stack:
-        partials = (partial, part_checkpoint(partial, "draft"), part_checkpoint(partial, "seams"))
+        partials = (partial, part_path(partial, "draft"), part_path(partial, "seams"))
         lock_output(stack, out, overwrite, (area.width, area.height), *partials)
         for path in (guide_out, *level_files.values()):
             check_output(path, overwrite or any(p.exists() for p in partials))
@@ -69,9 +63,7 @@ def zoom_file(
             torch.from_numpy(grid.features),
             sampling,
             zooming,
-            checkpoint=partial,
-            fingerprint=fingerprint_of(model, grid, area),
-            save_every_s=save_every_s,
+            checkpoint=Checkpoint(partial, fingerprint_of(model, grid, area), save_every_s),
             progress=progress,
         )
         sampled = time.perf_counter()

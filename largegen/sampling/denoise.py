@@ -22,7 +22,7 @@ def guided(denoise: Denoise, null: Tensor | None, scale: float) -> Denoise:
     if scale == 1:
         return denoise
     if null is None:
-        raise InputError(f"--guidance {scale}: needs the model's null condition")
+        raise InputError(f"`guidance` {scale}: needs the model's null condition")
 
     def unconditional(latents: Tensor, timestep: Tensor, contexts: Tensor) -> Tensor:
         return denoise(latents, timestep, null.to(contexts).expand(len(latents), -1, -1))

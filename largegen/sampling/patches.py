@@ -1,6 +1,7 @@
 """Single patches at any level, after places of a reference: where they are, and how they are sampled."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -75,26 +76,21 @@ def sample_patches(
     """
     contexts = torch.cat([model.context(part, level) for part in grids.split(16)])
     count, window, origin = len(grids), model.window, (-model.window, 0)
-    scheduler = make_scheduler(sampling.scheduler, model.scheduler, sampling.steps)
     if draft is not None:
+        scheduler = make_scheduler(sampling.scheduler, model.scheduler, sampling.steps)
         field = noise(sampling.seed, INITIAL, *origin, window, window, draft.shape[1])
         draft = scheduler.add_noise(draft.cpu(), field, scheduler.timesteps[-last_steps, None])
     canvas = sample_canvas(  # they lie side by side, and no window on two of them
         model.eps,
         lambda places: contexts[[left // window for _, left in places]],
-        scheduler,
+        model.scheduler,
         (model.autoencoder.channels, window, count * window),
+        replace(sampling, windows="overlap", stride=window),
         window=window,
-        windows="overlap",
-        stride=window,
         null=model.null_context(),
-        guidance=sampling.guidance,
-        eta=sampling.eta,
-        seed=sampling.seed,
         latents=draft,
         last_steps=last_steps,
         origin=origin,
-        batch_size=sampling.batch_size,
         device=model.device,
         progress=progress,
     )

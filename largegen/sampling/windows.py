@@ -20,7 +20,7 @@ def axis_starts(size: int, window: int, stride: int) -> list[int]:
     Raises InputError for a stride that leaves gaps (more than `window`) or stands still (less than 1).
     """
     if not 1 <= stride <= window:
-        raise InputError(f"--stride {stride}: must be between 1 and the window's {window} latents")
+        raise InputError(f"`stride` {stride}: must be between 1 and the window's {window} latents")
     last = max(size - window, 0)
     return [*range(0, last, stride), last]
 

@@ -125,22 +125,22 @@ def test_the_embeddings_matter_but_not_at_guidance_0(model, grid):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"size": 0}, "--size 0x0"),
+        ({"size": 0}, "`size` 0x0"),
         ({"size": 65}, "multiples of 8"),
         ({"size": 512}, "cover 256x192"),
         ({"output": "pixels"}, "pixels"),
-        ({"steps": 0}, "--steps 0"),
-        ({"steps": 61}, "--steps 61"),
+        ({"steps": 0}, "`steps` 0"),
+        ({"steps": 61}, "`steps` 61"),
         ({"scheduler": "euler"}, "ddim, dpm"),
         ({"windows": "none"}, "overlap, shift"),
-        ({"eta": 1.5}, "--eta 1.5"),
-        ({"eta": 0.5, "scheduler": "unipc"}, "--eta 0.5"),
-        ({"guidance": float("nan")}, "--guidance nan"),
-        ({"guidance": -1.0}, "--guidance -1"),
-        ({"windows": "overlap", "stride": 9}, "--stride 9: must be between 1 and the model's window of 8 latents"),
-        ({"windows": "overlap", "stride": -1}, "--stride -1"),
-        ({"windows": "shift", "stride": 4}, "only with --windows overlap"),
-        ({"batch_size": -1}, "--batch-size -1"),
+        ({"eta": 1.5}, "`eta` 1.5"),
+        ({"eta": 0.5, "scheduler": "unipc"}, "`eta` 0.5"),
+        ({"guidance": float("nan")}, "`guidance` nan"),
+        ({"guidance": -1.0}, "`guidance` -1"),
+        ({"windows": "overlap", "stride": 9}, "`stride` 9: must be between 1 and the model's window of 8 latents"),
+        ({"windows": "overlap", "stride": -1}, "`stride` -1"),
+        ({"windows": "shift", "stride": 4}, "only with `windows` overlap"),
+        ({"batch_size": -1}, "`batch_size` -1"),
     ],
 )
 def test_wrong_settings(model, grid, options, message):
@@ -268,7 +268,7 @@ def test_huge_canvases_are_not_saved_all_the_time(model, grid, tmp_path, monkeyp
         saves.append(step)
         time.sleep(0.3)  # 20 times that is longer than the whole run
 
-    monkeypatch.setattr("largegen.sampling.canvas.save_progress", slow)
+    monkeypatch.setattr("largegen.sampling.resume.save_progress", slow)
     generate_file(model, grid, WHOLE, tmp_path / "a.png", Sampling(steps=5), save_every_s=1e-6)
     assert saves == [1, 5]
 

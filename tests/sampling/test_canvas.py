@@ -24,10 +24,13 @@ from helpers.denoisers import (
 )
 
 from largegen.errors import InputError, LargegenError, ModelError
-from largegen.sampling.canvas import sample_canvas
+from largegen.sampling.batches import WindowBatches
+from largegen.sampling.canvas import canvas_steps
 from largegen.sampling.denoise import guided
 from largegen.sampling.noise import noise
+from largegen.sampling.plan import plan_canvas
 from largegen.sampling.schedulers import make_scheduler
+from largegen.sampling.settings import Sampling
 
 NAMES = ["ddim", "dpm++", "unipc"]
 
@@ -41,7 +44,7 @@ def test_timesteps_are_the_published_ones(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_step_counts_that_diffusers_cannot_space_are_refused(name):
     for steps in (0, -1, 61, 1001):
-        with pytest.raises(InputError, match="--steps"):
+        with pytest.raises(InputError, match="`steps`"):
             make_scheduler(name, TRAIN, steps)
 
 
@@ -115,7 +118,7 @@ def test_covariance_of_correlated_gaussian_data(name, eta, steps, windows, strid
 @pytest.mark.parametrize("name", NAMES)
 def test_one_window_equals_plain_diffusers_bit_for_bit(name, windows, eta):
     if eta and name != "ddim":
-        with pytest.raises(InputError, match="--eta"):
+        with pytest.raises(InputError, match="`eta`"):
             run(name=name, eta=eta)
         return
     found = run(name=name, shape=(3, 16, 16), windows=windows, guidance=1, eta=eta, seed=3)
@@ -199,22 +202,22 @@ def test_a_piece_of_a_larger_canvas_done_by_itself(windows):
 
 def test_the_last_steps_alone_go_on_from_noisy_latents():
     scheduler = make_scheduler("ddim", TRAIN, 5)
-    states, options = [], {"window": 16, "stride": 8, "guidance": 1.0}
+    states, options = [], {"shape": (3, 16, 16), "guidance": 1.0}
 
     def watching(latents, timestep, contexts):
         states.append(int(timestep))
         return mixing(latents, timestep, contexts)
 
-    whole = sample_canvas(mixing, place_contexts, scheduler, (3, 16, 16), **options)
+    whole = run(**options)
     x = noise(0, -1, 0, 0, 16, 16, 3)
     for t in scheduler.timesteps[:3]:
         x = scheduler.step(mixing(x, t, place_contexts([(0, 0)])), t, x).prev_sample
-    rest = sample_canvas(watching, place_contexts, scheduler, (3, 16, 16), latents=x, last_steps=2, **options)
+    rest = run(watching, latents=x, last_steps=2, **options)
     assert states == scheduler.timesteps[3:].tolist()
     torch.testing.assert_close(rest, whole, atol=1e-5, rtol=1e-5)
     for wrong in ({"last_steps": 0}, {"last_steps": 6}, {"last_steps": 2, "windows": "shift"}):
         with pytest.raises(InputError, match="last_steps"):
-            sample_canvas(mixing, place_contexts, scheduler, (3, 16, 16), **options | wrong)
+            run(**options | wrong)
 
 
 def test_what_is_corrected_is_the_clean_canvas():
@@ -233,13 +236,6 @@ def test_contexts_are_computed_once_per_overlapping_window():
 
     run(condition_at=condition_at, steps=5, batch_size=3)
     assert len(asked) == len(set(asked)) > 3
-
-
-def test_a_scheduler_can_be_used_again():
-    scheduler = make_scheduler("unipc", TRAIN, 5)
-    options = {"window": 16, "stride": 8}
-    first, second = (sample_canvas(mixing, place_contexts, scheduler, (3, 16, 24), **options) for _ in range(2))
-    assert torch.equal(first, second)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -283,6 +279,17 @@ def test_a_canvas_of_background_only_needs_no_denoiser():
 def test_settings_that_make_no_sense_are_refused(option):
     with pytest.raises(InputError):
         run(**option)
+
+
+def test_the_sampler_yields_its_canvas_after_every_step():
+    sampling = Sampling(steps=4, windows="overlap", stride=8)
+    plan = plan_canvas((3, 40, 28), sampling, 16)
+    predict = WindowBatches(mixing, place_contexts, batch_size=8)
+    steps = list(canvas_steps(predict, make_scheduler("ddim", TRAIN, 4), plan, plan.noise(-1)))
+    assert [step for step, _ in steps] == [1, 2, 3, 4]
+    assert torch.equal(steps[-1][1], run(steps=4, guidance=1.0))
+    again = canvas_steps(predict, make_scheduler("ddim", TRAIN, 4), plan, steps[1][1], 2)  # from any of them
+    assert torch.equal(next(again)[1], steps[2][1])
 
 
 def test_nan_is_an_error_and_not_an_image(tmp_path):
@@ -347,13 +354,14 @@ def test_the_last_windows_are_blended():
     def disagreeing(latents, timestep, contexts):
         return (2 * torch.randint(2, (len(latents), 1, 1, 1), generator=values) - 1.0).expand_as(latents)
 
-    canvas = sample_canvas(
+    canvas = run(
         disagreeing,
-        lambda places: torch.zeros(len(places), 1, 1),
-        make_scheduler("ddim", TRAIN, 1),
-        (1, 64, 48),
+        no_contexts,
+        steps=1,
+        shape=(1, 64, 48),
         window=window,
         windows="shift",
+        guidance=1,
         latents=torch.zeros(1, 1, 64, 48),
     )
     spread = canvas.max() - canvas.min()

@@ -23,7 +23,7 @@ def guide_psnr_of_file(image: Path, guide: Path) -> float:
     Raises:
         InputError: The image is not a whole number of times as large as its guide.
     """
-    from largegen.sampling.zoom.zoom import guide_downsampler, guide_psnr
+    from largegen.sampling.zoom.downsample import guide_downsampler, guide_psnr
 
     with open_slide(guide) as small, open_slide(image) as large:
         factor = large.width // small.width
