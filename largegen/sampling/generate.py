@@ -139,8 +139,7 @@ def interpolated(model: Model, features: Tensor) -> ConditionAt:
 
 
 def auto_batch_size(model: Model) -> int:
-    """Choose the windows at once: few on a CPU, where more only leave the cache; on a GPU what half its free memory
-    holds."""
+    """Choose a batch size: 8 on a CPU, where more only leave the cache; on a GPU what half its free memory holds."""
     if model.device.type != "cuda":
         return 8
     trial = torch.zeros(2, model.autoencoder.channels, model.window, model.window)
@@ -162,8 +161,8 @@ def decode_bands(
     colour: tuple[int, int, int] = (255, 255, 255),
     progress: bool = False,
 ) -> Iterator[tuple[int, np.ndarray]]:
-    """Decode a canvas as decode.decode_canvas does, with a model's and its sampling's settings."""
-    return decode_canvas(
+    """Decode a canvas with a model's decoder and the sampling's settings: see `decode.decode_canvas`."""
+    bands: Iterator[tuple[int, np.ndarray]] = decode_canvas(
         model.autoencoder.decode,
         canvas,
         factor=model.factor,
@@ -176,3 +175,4 @@ def decode_bands(
         skip_colour=colour,
         progress=progress,
     )
+    return bands

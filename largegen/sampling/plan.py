@@ -71,8 +71,10 @@ def plan_canvas(
 
 
 def _taper(size: tuple[int, int], around: tuple[int, int]) -> Tensor:
-    """Weights (h, w) that fall to nothing at a window's border where it has neighbours: laid every half window, the
-    windows' weights add up to one."""
+    """Compute weights (h, w) that fall to nothing at a window's border where it has neighbours.
+
+    Laid every half window, the windows' weights add up to one.
+    """
     rows, cols = (
         torch.sin(torch.pi * (torch.arange(side) + 0.5) / side).square() if ring > side else torch.ones(side)
         for side, ring in zip(size, around, strict=True)

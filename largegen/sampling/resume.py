@@ -23,10 +23,10 @@ log = logging.getLogger(__name__)
 
 SAVE_INTERVAL_RATIO = 20  # a save takes at most a 20th of the time, so that a huge canvas is not saved all the time
 
+
 @dataclass(frozen=True)
 class Checkpoint:
     """A file that keeps what is being sampled."""
-
 
     path: Path
     fingerprint: str = ""  # stands for all that the result depends on but the sampler's settings

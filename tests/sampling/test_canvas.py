@@ -1,26 +1,16 @@
 """The large-image sampler, held against closed forms and plain diffusers."""
 
-import os
-import subprocess
-import sys
-
 import pytest
 import torch
 from diffusers import DDPMScheduler
-from helpers import ROOT, TESTS
 from helpers.denoisers import (
     ALPHA_BAR,
     TRAIN,
-    blocks,
-    gaussian,
     mixing,
     no_contexts,
-    pixels,
     place_contexts,
     pointwise,
     run,
-    unblocks,
-    unpixels,
 )
 
 from largegen.errors import InputError, LargegenError, ModelError
@@ -53,64 +43,6 @@ def test_unknown_scheduler_and_prediction_are_refused():
         make_scheduler("euler", TRAIN, 10)
     with pytest.raises(ModelError, match="v_prediction"):
         make_scheduler("ddim", DDPMScheduler(prediction_type="sample"), 10)
-
-
-def starting_from(mean, variance, field):
-    """A canvas of x_T, where x_0 is N(mean, variance): sqrt(a) x_0 + sqrt(1 - a) eps."""
-    a = ALPHA_BAR[-1]
-    return a.sqrt() * mean + (a * variance + 1 - a).sqrt() * field
-
-
-@pytest.mark.parametrize("windows", ["overlap", "shift"])
-@pytest.mark.parametrize(
-    ("name", "eta", "steps"),
-    [("ddim", 0, 200), ("ddim", 0.5, 200), ("ddim", 1, 200), ("dpm++", 0, 50), ("unipc", 0, 50)],
-)
-def test_mean_and_variance_of_gaussian_data(name, eta, steps, windows):
-    mean, variance = 0.7, 4.0  # wide, so that the last step's jump to the posterior mean hardly narrows it
-    shape = (3, 96, 96)
-    start = starting_from(mean, variance, noise(1, -1, 0, 0, 96, 96, 3))
-    samples = run(
-        pointwise(mean, variance),
-        no_contexts,
-        name,
-        steps,
-        shape,
-        windows=windows,
-        stride=12,
-        guidance=1,
-        eta=eta,
-        latents=start,
-    )
-    n = samples.numel()
-    assert abs(samples.mean() - mean) < 4 * (variance / n) ** 0.5
-    assert abs(samples.var() / variance - 1) < 4 * (2 / n) ** 0.5 + 0.01
-
-
-@pytest.mark.parametrize(
-    ("windows", "stride", "split", "join"),
-    [
-        ("overlap", 4, blocks, unblocks),  # a stride at which windows cut no block
-        ("overlap", 4, pixels, unpixels),
-        ("shift", None, pixels, unpixels),
-    ],
-    ids=["overlap-blocks", "overlap-channels", "shift-channels"],
-)
-@pytest.mark.parametrize(
-    ("name", "eta", "steps"), [("ddim", 0, 200), ("ddim", 1, 200), ("dpm++", 0, 50), ("unipc", 0, 50)]
-)
-def test_covariance_of_correlated_gaussian_data(name, eta, steps, windows, stride, split, join):
-    mean = torch.tensor([0.5, -0.5, 1.0, 0.0])
-    root = torch.randn(4, 4, generator=torch.Generator().manual_seed(0))
-    covariance = root @ root.T + torch.eye(4)
-    denoise = gaussian(mean, covariance, split, join)
-    options = {"window": 8, "windows": windows, "stride": stride, "guidance": 1, "eta": eta, "batch_size": 64}
-    samples = split(run(denoise, no_contexts, name, steps, (4, 96, 96), **options))
-    n, variance = len(samples), covariance.diag()
-    error = ((variance[:, None] * variance + covariance**2) / n).sqrt()  # of a sample covariance
-    tolerance = 4 * error + 0.02 * (variance[:, None] * variance).sqrt()
-    assert ((samples.mean(0) - mean).abs() < 4 * (variance / n).sqrt() + 0.01).all()
-    assert ((samples.T.cov() - covariance).abs() < tolerance).all()
 
 
 @pytest.mark.parametrize("eta", [0, 0.5])
@@ -296,55 +228,6 @@ def test_nan_is_an_error_and_not_an_image(tmp_path):
     with pytest.raises(LargegenError, match=r"step 1 of 5.*NaN"):
         run(lambda latents, t, c: latents * float("nan"), checkpoint=tmp_path / "run.safetensors")
     assert list(tmp_path.iterdir()) == []
-
-
-TWO_PROCESSES = """
-import sys
-sys.path.insert(0, {folder!r})
-import torch
-from largegen.runtime.distributed import process_group
-from helpers.denoisers import Killed, mixing, run
-
-state = process_group(torch.device("cpu"))
-assert state.num_processes == 2
-for windows in ("overlap", "shift"):
-    canvas = run(windows=windows, eta=0.3, batch_size=3, processes=state)
-    torch.save(canvas, f"{out}/{{windows}}-{{state.process_index}}.pt")
-
-
-def denoise(latents, timestep, contexts):
-    if timestep < 500:
-        raise Killed
-    return mixing(latents, timestep, contexts)
-
-
-saving = dict(checkpoint="{out}/run.safetensors", save_every_s=0)
-options = dict(name="unipc", batch_size=3, processes=state, **saving)
-try:
-    run(denoise, **options)
-except Killed:
-    torch.save(run(**options), f"{out}/killed-{{state.process_index}}.pt")
-"""
-
-
-def test_same_image_for_two_processes_also_when_killed(tmp_path):
-    script = tmp_path / "two.py"
-    script.write_text(TWO_PROCESSES.format(folder=str(TESTS), out=tmp_path))
-    subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(script)],
-        check=True,
-        timeout=120,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
-        cwd=ROOT,
-    )
-    one = {
-        "overlap": run(eta=0.3, batch_size=3),
-        "shift": run(windows="shift", eta=0.3, batch_size=3),
-        "killed": run(name="unipc", batch_size=3),
-    }
-    for name, canvas in one.items():
-        for rank in (0, 1):
-            assert torch.equal(torch.load(tmp_path / f"{name}-{rank}.pt"), canvas)
 
 
 def test_the_last_windows_are_blended():
