@@ -78,7 +78,7 @@ def sample(
     height, width = sheet.shape[:2]
     about = {"level": level, "magnification": name, "patches": count}
     region = ImageArea(width, height, 0, 0, 1, 1, full=False)
-    info = image_info(network, grid, region, sampling, shlex.join(["largegen", *sys.argv[1:]]), about)
+    info = image_info(network, grid, region, sampling, shlex.join(["largegen", *sys.argv[1:]]), **about)
     with lock(out):
         check_output(out, overwrite, (width, height))
         write_image(out, [(0, sheet)], info.of_a_sheet(2**level))

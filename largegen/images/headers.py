@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def ome_xml(info: ImageInfo) -> str:
-    """OME-XML of the 2016-06 schema for one RGB plane; the provenance is its annotation. ASCII."""
+    """Write OME-XML of the 2016-06 schema for one RGB plane, in ASCII; the provenance is its annotation."""
     physical = {}
     if size := info.mpp or info.gsd_m:
         unit = "µm" if info.mpp else "m"
@@ -38,7 +38,7 @@ def ome_xml(info: ImageInfo) -> str:
 
 
 def world_file(path: Path, georeference: "Georeference") -> tuple[Path, str]:
-    """Name and content of the world file of an image: .tfw, .pgw, .jgw."""
+    """Return the name (.tfw, .pgw, .jgw) and content of the world file of an image."""
     suffix = path.suffix.lower()
     a, b, c, d, e, f = georeference.transform[:6]
     # A world file gives the centre of the first pixel, the transform its corner.

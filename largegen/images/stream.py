@@ -17,7 +17,7 @@ import numpy as np
 if TYPE_CHECKING:
     import pyvips
 
-PIECE_BYTES = 2**22  # of pixels that are handed over at once
+PIECE_BYTES = 2**20  # of pixels that are handed over at once
 MAX_WAITING_PIECES = 2  # until libvips has taken one, no more are made
 POLL_S = 0.2  # between looks whether libvips has failed, while it takes no piece
 
@@ -126,7 +126,7 @@ def _chunk(kind: bytes, content: bytes) -> bytes:
 
 
 def _reason(error: Exception) -> str:
-    """The telling line of libvips' message."""
+    """Pick the line of libvips' message that tells what is wrong."""
     reasons = [line.strip() for line in str(error).splitlines()[1:] if line.strip()]
     full = [line for line in reasons if "No space left" in line]
     return (full or reasons or [str(error)])[0]

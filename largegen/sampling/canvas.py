@@ -220,7 +220,7 @@ def sample_canvas(
 
 
 def _settings(plan: CanvasPlan, sampling: Sampling, window: int, scheduler: Scheduler, first: int) -> str:
-    """The settings that a canvas depends on, as JSON: those of a checkpoint must be the same."""
+    """Write the settings that a canvas depends on as JSON: a checkpoint's must be the same."""
     s, kind = sampling, type(scheduler).__name__
     how = [s.windows, s.stride, s.guidance, s.eta, s.seed, plan.origin, kind, first, plan.steps]
     return json.dumps([plan.shape, plan.around, window, *how])

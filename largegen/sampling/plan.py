@@ -34,11 +34,11 @@ class CanvasPlan:
         return (..., slice(self.shape[1]), slice(self.shape[2]))
 
     def noise(self, step: int) -> Tensor:
-        """The noise of one step, (1, C, H', W') float32 on the CPU: see `noise.noise`."""
+        """Draw the noise of one step, (1, C, H', W') float32 on the CPU: see `noise.noise`."""
         return noise(self.seed, step, *self.origin, *self.around, self.shape[0])
 
     def weight(self, step: int) -> Tensor:
-        """Weights (h, w) of a window's latents in the mean over windows at one step, positive."""
+        """Compute the weights (h, w), positive, of a window's latents in the mean over windows at one step."""
         if self.blended and step == self.steps - 1:
             return _taper(self.window, self.around)
         return torch.ones(self.window)

@@ -34,12 +34,12 @@ class Checkpoint:
     keep_batch_size: bool = False  # whether a run that resumes takes the batch size of the one before
 
     def part(self, name: str) -> "Checkpoint":
-        """The checkpoint of one part of the work, beside that of the rest: `<path>.<name>`."""
+        """Return the checkpoint of one part of the work, beside that of the rest: `<path>.<name>`."""
         return replace(self, path=part_path(self.path, name))
 
 
 def part_path(path: Path, name: str) -> Path:
-    """Where `Checkpoint.part` keeps the progress of a part."""
+    """Name the file in which `Checkpoint.part` keeps the progress of a part."""
     return path.with_name(f"{path.name}.{name}")
 
 
