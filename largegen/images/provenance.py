@@ -2,17 +2,16 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import diffusers
-import torch
-
-from largegen.conditioning.area import ImageArea
-from largegen.embeddings.grid import EmbeddingGrid
-from largegen.models.model import Model
 from largegen.sampling.settings import Sampling
 from largegen.slides.image_info import Georeference, ImageInfo
 from largegen.version import __version__
+
+if TYPE_CHECKING:
+    from largegen.conditioning.area import ImageArea
+    from largegen.embeddings.grid import EmbeddingGrid
+    from largegen.models.model import Model
 
 
 @dataclass(frozen=True)
@@ -49,6 +48,12 @@ class Provenance:
             found["reference_xy"] = (x, y)
         return cls(**found)
 
+    def settings(self) -> Sampling:
+        """Return how the canvas was sampled, defaults filled in."""
+        known = {field.name for field in fields(Sampling)}
+        values = {name: value for name, value in (self.sampling or {}).items() if name in known}
+        return Sampling(**values, seed=self.seed or 0)
+
     def record(self) -> dict[str, Any]:
         """Return the keys and JSON values that image files carry."""
         found = {field.name: getattr(self, field.name) for field in fields(self)}
@@ -58,9 +63,9 @@ class Provenance:
 
 
 def image_info(
-    model: Model,
-    grid: EmbeddingGrid,
-    area: ImageArea,
+    model: "Model",
+    grid: "EmbeddingGrid",
+    area: "ImageArea",
     sampling: Sampling,
     command: str,
     **more: Any,
@@ -75,6 +80,9 @@ def image_info(
         command: that made it.
         more: further fields of `Provenance`.
     """
+    import diffusers
+    import torch
+
     source, scale = grid.source, grid.downsample
     place = None
     if source["crs"]:
