@@ -20,12 +20,10 @@ from largegen.images.stream import save_bands
 from largegen.runtime.files import atomic, remove
 from largegen.runtime.outputs import check_new, check_writable
 from largegen.slides.deepzoom_reader import tiles_directory
-from largegen.slides.image_info import ImageInfo, sidecar
+from largegen.slides.image_info import Georeference, ImageInfo, sidecar
 
 if TYPE_CHECKING:
     import pyvips
-
-    from largegen.slides.geotiff import Georeference
 
 log = logging.getLogger(__name__)
 
@@ -85,7 +83,7 @@ def write_image(
     """Write an image, in the format that the suffix of `path` names, and its provenance to `<path>.json`.
 
     `.tif` and `.ome.tif` are tiled pyramids with JPEG compression; `.tif` has one page per level and, for a scene, the
-    georeference inside if rasterio is installed. Other formats get it as a world file. An existing file is replaced
+    georeference inside. Other formats get it as a world file. An existing file is replaced
     once the new one is complete. The caller holds `runtime.lock(path)` where two runs could meet.
 
     Args:
@@ -190,23 +188,20 @@ SAVERS: dict[str, Callable[["pyvips.Image", Path, ImageInfo, int], None]] = {
 }
 
 
-def _georeference(path: Path, temporary: Path, place: "Georeference") -> None:
+def _georeference(path: Path, temporary: Path, place: Georeference) -> None:
     """Give a scene's image its place on Earth: GeoTIFF tags, or a world file, or the JSON only."""
     kind = output_format(path)
     if kind == "deepzoom":
         return
     if kind == "tiff":
-        try:
-            _write_geotiff_tags(temporary, place)
-            return
-        except ImportError:
-            log.warning("%s: has a world file but no CRS; for GeoTIFF, pip install 'largegen[geo]'", path)
+        _write_geotiff_tags(temporary, place)
+        return
     world, lines = world_file(path, place)
     with atomic(world) as temporary_world:
         temporary_world.write_text(lines, encoding="utf-8")
 
 
-def _write_geotiff_tags(path: Path, place: "Georeference") -> None:
+def _write_geotiff_tags(path: Path, place: Georeference) -> None:
     import rasterio
 
     with warnings.catch_warnings():

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import rasterio
 from helpers.disk import small_disk
 from helpers.models import flat_grid, save_encoder, save_model
 
@@ -192,7 +193,6 @@ def test_a_disk_too_full_for_the_image(model, grid, tmp_path):
 
 
 def test_a_scene_lies_where_its_reference_lies(model, tmp_path):
-    rasterio = pytest.importorskip("rasterio", reason="reads GeoTIFF: install largegen[geo]")
     transform = (5.0, 0.0, 485900.0, 0.0, -5.0, 5209245.0)
     source = flat_grid(model, 3, 4).source | {"kind": "scene", "mpp": None, "gsd_m": 5.0}
     grid = flat_grid(model, 3, 4, source=source | {"crs": "EPSG:26914", "transform": transform})

@@ -1,6 +1,5 @@
 """Every format, reopened with the programs people use; provenance; what is found out before the work."""
 
-import builtins
 import json
 import os
 import xml.etree.ElementTree as ET
@@ -8,6 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
+import rasterio
 import tifffile
 from helpers.images import ALL, PROVENANCE, noise, pixels, write
 
@@ -136,7 +136,6 @@ def scene(info):
 
 
 def test_a_scene_becomes_a_geotiff_with_its_pyramid(tmp_path, image, scene):
-    rasterio = pytest.importorskip("rasterio")
     path = write(tmp_path / "out.tif", image, scene)
     with rasterio.open(path) as opened:
         assert opened.crs.to_epsg() == 26914
@@ -150,32 +149,10 @@ def test_a_scene_becomes_a_geotiff_with_its_pyramid(tmp_path, image, scene):
 
 @pytest.mark.parametrize(("name", "world"), [("out.png", "out.pgw"), ("out.jpeg", "out.jgw")])
 def test_other_scenes_get_a_world_file(tmp_path, image, scene, name, world):
-    rasterio = pytest.importorskip("rasterio")
     path = write(tmp_path / name, image, scene)
     assert (tmp_path / world).exists()
     with rasterio.open(path) as opened:
         assert tuple(opened.transform)[:6] == scene.georeference.transform
-
-
-def test_without_rasterio_a_scene_gets_a_world_file_and_a_warning(tmp_path, image, scene, monkeypatch, caplog):
-    real_import = builtins.__import__
-
-    def without_rasterio(name, *args, **kwargs):
-        if name == "rasterio":
-            raise ImportError(name)
-        return real_import(name, *args, **kwargs)
-
-    monkeypatch.setattr(builtins, "__import__", without_rasterio)
-    write(tmp_path / "out.tif", image, scene)
-    assert (tmp_path / "out.tfw").read_text().split() == [
-        "5.0",
-        "0.0",
-        "0.0",
-        "-5.0",
-        "500002.5",
-        "3999997.5",
-    ]
-    assert "largegen[geo]" in caplog.text
 
 
 @pytest.mark.parametrize("name", ALL)
