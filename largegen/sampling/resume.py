@@ -134,7 +134,8 @@ def load_progress(path: Path, fingerprint: str) -> Progress | None:
             if metadata["fingerprint"] != fingerprint:
                 log.warning("%s: saved with other settings; starting again", path)
                 return None
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+            # Copies: a tensor keeps the file mapped, and Windows does not replace a file that is.
+            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 (not a mapping)
         memory = tensors | json.loads(metadata["memory"])
         canvas = memory.pop("canvas")
         return Progress(int(metadata["step"]), int(metadata["batch_size"]), canvas, memory)
