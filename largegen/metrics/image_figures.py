@@ -12,10 +12,11 @@ from largegen.metrics.features.networks import perceptual_network
 from largegen.metrics.per_image.guide import guide_of, guide_psnr_of_file
 from largegen.metrics.per_image.perceptual import perceptual_distances
 from largegen.metrics.per_image.seams import Borders, borders_of, seam_of_file, tile_borders
-from largegen.metrics.per_image.similarity import PairTiles, Similarity, embed_pairs, similarity
+from largegen.metrics.per_image.similarity import Similarity, embed_pairs, similarity
 from largegen.metrics.request import STARTER, EvaluationConfig, Metric
 from largegen.metrics.results import Figure, NotApplicable
 from largegen.metrics.sets.images import ResolutionGroup
+from largegen.metrics.sets.pair_tiles import PairTiles
 from largegen.metrics.sets.pairs import Pair
 from largegen.metrics.sets.sets import Sets
 from largegen.models.encoder import load_encoder

@@ -11,7 +11,7 @@ from largegen.errors import InputError
 from largegen.models.pixels import to_network
 from largegen.slides.slide import Slide
 from largegen.slides.tiles import tile_grid, tissue_fraction
-from largegen.slides.tissue import tissue_mask
+from largegen.slides.tissue import TRAINING_CROP, VALIDATION_CROP, tissue_mask
 from largegen.training.held_out import HeldOut
 from largegen.training.sampler import orient, sample_rng
 
@@ -58,7 +58,7 @@ class CropDataset(Dataset):
         views: int = 1,
         shift_px: int = 0,
         levels: int = 1,
-        min_tissue: float = 0.1,
+        min_tissue: float = TRAINING_CROP.tissue,
         held_out: float = 0.05,
         seed: int = 0,
     ):
@@ -108,7 +108,7 @@ class CropDataset(Dataset):
         for number, pixels in enumerate(self.pixels):
             if min(pixels.width, pixels.height) < step:
                 continue  # no whole block
-            for x, y in tissue_places(pixels.slide, pixels.downsample, step, step, 0.25):
+            for x, y in tissue_places(pixels.slide, pixels.downsample, step, step, VALIDATION_CROP.tissue):
                 if self.held_out.holds(pixels.slide.name, y // step, x // step):
                     places.append((number, x, y))
         chosen = places[:: max(1, len(places) // limit)][:limit]

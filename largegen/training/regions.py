@@ -12,7 +12,7 @@ import numpy as np
 from largegen.embeddings.file import EmbeddingFile
 from largegen.errors import InputError
 from largegen.slides.slide import Slide
-from largegen.slides.tissue import MIN_TISSUE
+from largegen.slides.tissue import REGION_TILES
 from largegen.training.held_out import HeldOut
 
 STARTS_PER_SIDE = 8  # regions of one level start an eighth of their side apart, or a tile's stride if that is more
@@ -52,7 +52,7 @@ class TrainingRegions:
         return self.cells[n, 0] + steps, self.cells[n, 1] + steps
 
 
-def find_regions(file: EmbeddingFile, level: int, min_tissue: float = MIN_TISSUE) -> TrainingRegions:
+def find_regions(file: EmbeddingFile, level: int, min_tissue: float = REGION_TILES) -> TrainingRegions:
     """Find all regions of a level, an eighth of their side apart; at level 0 the file's tiles.
 
     Args:

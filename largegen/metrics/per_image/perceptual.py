@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from largegen.metrics.per_image.similarity import Batch
+from largegen.metrics.sets.pair_tiles import Batch
 from largegen.models.pixels import to_network
 
 TILE_BATCH = 4  # tiles: 256 px of each of 4 pairs take 0.5 GB

@@ -6,9 +6,8 @@ import numpy as np
 
 from largegen.errors import SlideError
 from largegen.metrics.sets.images import SetImage
-from largegen.slides.tissue import tissue_mask
+from largegen.slides.tissue import EVALUATED_CROP, box_fractions, tissue_mask
 
-MIN_TISSUE = 0.5  # part of a crop; of a scene's, all of it must hold data
 MASK_PX = 1024  # longer side of the thumbnail that tissue is looked for in
 
 
@@ -66,16 +65,14 @@ def crop_area_of(image: SetImage, size: int, grid: bool) -> CropArea:
     (top, bottom), (left, right) = (
         _span(axis, side, size, count) for axis, side, count in zip((rows, cols), sides, mask.shape, strict=True)
     )
-    integral = np.pad(mask.astype(np.int64), ((1, 0), (1, 0))).cumsum(0).cumsum(1)
-    above, below = integral[top], integral[bottom]
-    covered = below[:, right] - below[:, left] - above[:, right] + above[:, left]
-    return CropArea.of(rows, cols, free=covered >= needed * np.outer(bottom - top, right - left))
+    fractions = box_fractions(mask, top[:, None], bottom[:, None], left, right)
+    return CropArea.of(rows, cols, free=fractions >= needed)
 
 
 def _mask(image: SetImage) -> tuple[np.ndarray, float]:
     """Find tissue or data, (h, w) bool, and the part of a crop that must be such."""
     with image.open() as slide:
-        return tissue_mask(slide, max_px=MASK_PX), 1.0 if slide.kind == "scene" else MIN_TISSUE
+        return tissue_mask(slide, max_px=MASK_PX), EVALUATED_CROP.of(slide.kind)
 
 
 def _tiles(side: int, size: int) -> np.ndarray:

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 from largegen.embeddings.source import slide_path_of
 from largegen.errors import InputError, SlideError
-from largegen.slides.find import IMAGE_SUFFIXES, SUFFIXES, walk_images
-from largegen.slides.resolution import PIXELS, SCALE_TOLERANCE, UNKNOWN, Resolution, Scale, flag_for, wanted_scale
+from largegen.slides.find import IMAGE_SUFFIXES, find_files
+from largegen.slides.resolution import SCALE_TOLERANCE, UNKNOWN, Resolution, Scale, flag_for
 from largegen.slides.slide import Slide, open_slide
 
 SCAN_THREADS = 2  # threads that read headers
@@ -103,20 +103,8 @@ def find_images(paths: Sequence[Path | str]) -> list[Path]:
     Raises:
         InputError: A path does not exist, or a directory holds no images.
     """
-    found: list[Path] = []
-    for path in map(Path, paths):
-        if path.is_dir():
-            inside = sorted(walk_images(path))
-            if not inside:
-                raise InputError(f"{path}: no images in this directory or below (looked for {' '.join(SUFFIXES)})")
-            found += inside
-        elif not path.exists():
-            raise InputError(f"{path}: no such file or directory")
-        else:
-            found.append(slide_path_of(path) if path.suffix.lower() == ".h5" else path)
-    if not found:
-        raise InputError("no images given")
-    return list(dict.fromkeys(found))
+    found = find_files(paths, what="images", recursive=True)
+    return list(dict.fromkeys(slide_path_of(path) if path.suffix.lower() == ".h5" else path for path in found))
 
 
 def resolution_groups(
@@ -153,7 +141,8 @@ def resolution_groups(
     sets = [one for one in (real_set, fake_set) if one.found]
     for one in sets:
         one.check_units()
-    wanted = wanted_scale(target)
+    target.check()
+    wanted = target.scale()
     if wanted is not None:
         for one in sets:
             _check_unit(one, wanted)
@@ -248,10 +237,7 @@ def _scan(name: str, paths: Sequence[Path], source: Resolution, failed: Failed |
 
 
 def _look(slide: Slide, source: Resolution) -> _Found:
-    mpp = slide.mpp or (10 / slide.magnification if slide.magnification else None)
-    scale = Scale("um", mpp) if mpp else PIXELS
-    if slide.gsd_m and (source.gsd or not mpp):
-        scale = Scale("m", slide.gsd_m)
+    scale = Scale("m", slide.gsd_m) if source.gsd and slide.gsd_m else slide.scale
     # A generated image is judged whole, its glass too; so is a plain image, which somebody has cut out.
     tissue = slide.kind != "image" and not slide.provenance
     size = slide.width, slide.height

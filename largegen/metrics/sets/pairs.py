@@ -10,10 +10,9 @@ import numpy as np
 
 from largegen.errors import InputError, SlideError, first_line
 from largegen.images.provenance import Provenance
-from largegen.slides.resolution import UNKNOWN, Resolution
+from largegen.slides.resolution import SCALE_TOLERANCE, UNKNOWN, Resolution
 from largegen.slides.slide import Slide, open_slide
 
-TOLERANCE = 0.02  # of scales, and of sizes, that are called the same
 COLUMNS = ("generated", "real", "x", "y", "scale")
 
 PixelSize = tuple[float | None, float | None]  # um per px, metres per px
@@ -81,7 +80,7 @@ def _recorded_scale(record: Mapping[str, Any], real: Slide) -> float:
     scale = recorded * 2 ** (made_by.level or 0) if recorded else measured
     if scale is None:
         raise InputError(f"does not say at what resolution it shows {real.path}")
-    if measured and abs(measured / scale - 1) > TOLERANCE:
+    if measured and abs(measured / scale - 1) > SCALE_TOLERANCE:
         raise InputError(
             f"made with {scale:g} px of its reference per px; by its resolution {real.path} has {measured:g}:"
             " another file, or one that needs `real_mpp`"
@@ -143,7 +142,7 @@ def _given_pair(folder: Path, row: Mapping[str, str | None], fake_source: Resolu
     ):
         scale = scale or _given_scale(fake, real)
         reach = fake.width * scale, fake.height * scale
-        if x is None and not np.allclose(reach, (real.width, real.height), rtol=TOLERANCE):
+        if x is None and not np.allclose(reach, (real.width, real.height), rtol=SCALE_TOLERANCE):
             raise InputError(
                 f"{fake.path} covers {reach[0]:.0f}x{reach[1]:.0f} px of {real.width}x{real.height}; give x and y"
             )
@@ -171,7 +170,7 @@ def _given_scale(fake: Slide, real: Slide) -> float:
 
 
 def _resolution(slide: Slide) -> PixelSize:
-    return slide.mpp or (slide.magnification and 10 / slide.magnification), slide.gsd_m
+    return slide.own_mpp, slide.gsd_m
 
 
 def _ratio(fake: PixelSize, real: PixelSize) -> float | None:

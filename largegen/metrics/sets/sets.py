@@ -8,7 +8,7 @@ from largegen.errors import InputError, SlideError
 from largegen.metrics.sets.images import Failed, ResolutionGroup, find_images, resolution_groups
 from largegen.metrics.sets.pairs import Pair, find_pairs, given_pairs
 from largegen.metrics.sets.statistics import Statistics, load_statistics
-from largegen.slides.resolution import UNKNOWN, Resolution, wanted_scale
+from largegen.slides.resolution import UNKNOWN, Resolution
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,8 @@ def open_sets(request: SetsRequest) -> Sets:
     """
     real, fake, real_source, fake_source = request.real, request.fake, request.real_source, request.fake_source
     failed: Failed | None = [] if request.keep_going else None
-    wanted_scale(real_source, "real-"), wanted_scale(fake_source, "fake-")  # which complain in their options' names
+    real_source.check("real_")
+    fake_source.check("fake_")
     for path in fake:
         if path.suffix.lower() == ".npz":
             raise InputError(f"`fake` {path}: saved statistics stand for the real set alone; give images")

@@ -15,7 +15,8 @@ from largegen.images.generate_file import generate_file
 from largegen.images.write import write_image
 from largegen.images.zoom_file import zoom_file
 from largegen.metrics.per_image.guide import guide_of, guide_psnr_of_file
-from largegen.metrics.per_image.similarity import PairTiles, embed_pairs, retrieval, similarity
+from largegen.metrics.per_image.similarity import embed_pairs, retrieval, similarity
+from largegen.metrics.sets.pair_tiles import PairTiles
 from largegen.metrics.sets.pairs import Pair, find_pairs, given_pairs
 from largegen.models.encoder import load_encoder
 from largegen.sampling.settings import Sampling, Zooming
