@@ -166,17 +166,17 @@ def encoder_of(model: Model) -> str:
     """The name by which a model's encoder is loaded: that of the copy inside its directory, if it has one."""
     own = (model.directory or Path()) / "encoder"
     inside = model.directory is not None and own.is_dir() and own != STARTER_DIR
-    return f"local-dir:{own}" if inside else model.info["encoder"]
+    return f"local-dir:{own}" if inside else model.info.encoder
 
 
 def check_embeddings(model: Model, file: EmbeddingFile) -> None:
     """Raise an EmbeddingFileError where a model cannot be conditioned on an embedding file."""
     info, settings = model.info, file.settings
-    name = info["name"]
-    if settings.dim != info["embedding_dim"]:
+    name = info.name
+    if settings.dim != info.embedding_dim:
         raise EmbeddingFileError(
             f"{file.path}: {settings.dim}-dimensional embeddings of {settings.encoder}, but model {name} needs"
-            f" {info['embedding_dim']}, of {info['encoder']}"
+            f" {info.embedding_dim}, of {info.encoder}"
         )
     if settings.tile_px != model.tile_px or settings.overlap_px:
         raise EmbeddingFileError(
@@ -184,9 +184,9 @@ def check_embeddings(model: Model, file: EmbeddingFile) -> None:
             f" needs {model.tile_px} px without overlap"
         )
     # Converted models and imported files know names only.
-    by = "encoder_fingerprint" if info["encoder_fingerprint"] and settings.encoder_fingerprint else "encoder"
-    if info[by] != getattr(settings, by):
+    by = "encoder_fingerprint" if info.encoder_fingerprint and settings.encoder_fingerprint else "encoder"
+    if getattr(info, by) != getattr(settings, by):
         raise EmbeddingFileError(
             f"{file.path}: embeddings of {settings.encoder} ({settings.encoder_fingerprint or 'weights unknown'}), but"
-            f" model {name} was trained with {info['encoder']} ({info['encoder_fingerprint'] or 'weights unknown'})"
+            f" model {name} was trained with {info.encoder} ({info.encoder_fingerprint or 'weights unknown'})"
         )

@@ -57,11 +57,11 @@ def context_from_file(model: Model, path: Path) -> Callable[[ImageArea], Embeddi
 
 
 def _check_context(model: Model, file: EmbeddingFile) -> None:
-    settings, wanted = file.settings, model.info.get("region_encoder")
+    settings, wanted = file.settings, model.info.region_encoder
     if settings.dim != model.region_dim or (wanted and settings.encoder != wanted):
         raise EmbeddingFileError(
             f"{file.path}: {settings.dim}-dimensional embeddings of {settings.encoder}, but model"
-            f" {model.info['name']} needs {model.region_dim}-dimensional ones of regions"
+            f" {model.info.name} needs {model.region_dim}-dimensional ones of regions"
             f"{f', of {wanted}' if wanted else ''}"
         )
 
@@ -84,7 +84,7 @@ def context_from_slide(
     embed = rectangles(
         model,
         slide,
-        lambda: load_encoder(model.info["region_encoder"], encoder_weights, model.device, option=WEIGHTS_OPTION),
+        lambda: load_encoder(model.info.region_encoder, encoder_weights, model.device, option=WEIGHTS_OPTION),
         _check_context,
         cache,
         downsample=downsample * CONTEXT_DOWNSAMPLE,
@@ -107,7 +107,7 @@ def check_region_choice(model: Model, chosen: Sequence[str], embeddable: bool) -
     chosen: those that the user gave of --region-embeddings, --region-encoder-weights and --no-region; embeddable: there
     is a slide to embed them from.
     """
-    name, encoder = model.info["name"], model.info.get("region_encoder")
+    name, encoder = model.info.name, model.info.region_encoder
     if chosen and not model.region_dim:
         raise InputError(f"{', '.join(chosen)}: model {name} takes no embeddings of regions")
     if len(chosen) > 1:

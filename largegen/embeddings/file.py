@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from largegen.embeddings.grid import EmbeddingGrid
+from largegen.embeddings.grid import EmbeddingGrid, SourceInfo
 from largegen.errors import EmbeddingFileError, first_line
 
 if TYPE_CHECKING:
@@ -26,10 +26,6 @@ FORMAT = "largegen-embeddings"
 FORMAT_VERSION = 1
 CHUNK_ROWS = 64
 NAMES_ON_DISK = {"dim": "width"}  # settings whose names in the file are others
-SOURCE_KEYS = (
-    *("source_name", "source_path", "source_kind", "source_width", "source_height", "source_background"),
-    *("mpp", "gsd_m", "crs", "transform"),
-)
 
 
 @dataclass(frozen=True)
@@ -58,6 +54,22 @@ class Settings:
     dim: int  # D of an embedding; `width` in the file
     precision: str  # what the encoder computed in, or "unknown"
     grid_xy: tuple[int, int] | None = None  # level-0 corner of the tile grid, where that is not the slide's
+
+    @property
+    def source(self) -> SourceInfo:
+        """The slide, without what tells whether its file is still the same."""
+        return SourceInfo(
+            name=self.source_name,
+            path=self.source_path,
+            kind=self.source_kind,
+            width=self.source_width,
+            height=self.source_height,
+            background=self.source_background,
+            mpp=self.mpp,
+            gsd_m=self.gsd_m,
+            crs=self.crs,
+            transform=self.transform,
+        )
 
     def xy(self, row: int, col: int) -> tuple[int, int]:
         """Level-0 top-left corner of a tile of the slide's grid; may lie outside the slide."""
@@ -217,7 +229,7 @@ class EmbeddingFile:
             origin_xy=s.xy(row0, col0),
             encoder=s.encoder,
             licence=s.encoder_licence,
-            source={key.removeprefix("source_"): getattr(s, key) for key in SOURCE_KEYS},
+            source=s.source,
         )
 
 

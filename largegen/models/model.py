@@ -3,10 +3,9 @@
 import json
 import logging
 import shutil
-from collections.abc import Iterator
-from dataclasses import asdict
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from diffusers import DDPMScheduler, UNet2DConditionModel
@@ -16,6 +15,7 @@ from largegen.errors import InputError, ModelError
 from largegen.models.autoencoder import AUTOENCODERS, Autoencoder
 from largegen.models.conditioners import CONDITIONERS
 from largegen.models.denoiser import DENOISERS, NOISE_SCHEDULE, DenoiserConfig, build_denoiser, to_eps
+from largegen.models.info import ModelInfo
 from largegen.models.linear_decoder import LinearDecoder, load_linear_decoder, save_linear_decoder
 from largegen.models.storage import load_network, save_network
 from largegen.runtime.device import keep_freed_memory, resolve_device, resolve_precision
@@ -45,7 +45,7 @@ class Model:
         unet: UNet2DConditionModel,
         conditioner: nn.Module,
         scheduler: DDPMScheduler,
-        info: dict[str, Any],
+        info: ModelInfo,
         directory: Path | None = None,
         linear_decoder: LinearDecoder | None = None,
     ):
@@ -84,10 +84,7 @@ class Model:
     @property
     def mpp(self) -> float | None:
         """Microns per pixel of the base, the finest that it was trained on; None where that is not known (scenes)."""
-        stated = self.info.get("mpp")  # of a converted model, whose slides nobody knows
-        return stated or min(
-            filter(None, (slide.get("mpp") for slide in self.info.get("trained_on", ()))), default=None
-        )
+        return self.info.base_mpp
 
     @property
     def level_names(self) -> list[str]:
@@ -146,7 +143,7 @@ def write_model(
     directory: Path,
     parts: dict[str, nn.Module],
     scheduler: DDPMScheduler,
-    info: dict[str, Any],
+    info: ModelInfo,
     dtype: torch.dtype | None = None,
 ) -> Iterator[str]:
     """Write networks, by the names of their folders, schedule and index into `directory`; says each name when done.
@@ -159,7 +156,8 @@ def write_model(
     scheduler.save_pretrained(directory / "scheduler")
     classes = {name: type(network).__name__ for name, network in parts.items()}
     write_json(
-        directory / INDEX, {"_class_name": CLASS_NAME, "_largegen_version": __version__, **classes, "info": info}
+        directory / INDEX,
+        {"_class_name": CLASS_NAME, "_largegen_version": __version__, **classes, "info": info.as_dict()},
     )
 
 
@@ -185,12 +183,25 @@ def find_model(name_or_dir: str | Path) -> Path:
     return directory
 
 
-def read_index(directory: Path) -> dict[str, Any]:
-    """The content of a model directory's model_index.json."""
+@dataclass(frozen=True)
+class ModelIndex:
+    """What a model directory says of itself in model_index.json."""
+
+    parts: Mapping[str, str]  # class of each network and of what else is named there, by its folder
+    info: ModelInfo
+
+
+def read_index(directory: Path) -> ModelIndex:
+    """Read a model directory's model_index.json.
+
+    Raises:
+        ModelError: Where it is missing or damaged.
+    """
     try:
-        index = json.loads((directory / INDEX).read_text())
-        return {**index, "info": dict(index["info"])}
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        index = dict(json.loads((directory / INDEX).read_text()))
+        info = ModelInfo.from_dict(index.pop("info"))
+        return ModelIndex({name: value for name, value in index.items() if not name.startswith("_")}, info)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ModelError(f"{directory / INDEX}: damaged: {error}") from error
 
 
@@ -206,10 +217,10 @@ def load_model(name_or_dir: str | Path = "starter", device: str = "auto", precis
         keep_freed_memory()
     directory = find_model(name_or_dir)
     index = read_index(directory)
-    if "conditioner" not in index:
+    if "conditioner" not in index.parts:
         raise ModelError(f"{directory}: has no conditioner: a start for `largegen train --init-from`, no model yet")
     networks = [
-        load_network(directory / part, classes, index.get(part))
+        load_network(directory / part, classes, index.parts.get(part))
         for part, classes in (("vae", AUTOENCODERS), ("unet", DENOISERS), ("conditioner", CONDITIONERS))
     ]
     try:
@@ -226,7 +237,7 @@ def load_model(name_or_dir: str | Path = "starter", device: str = "auto", precis
     autoencoder, linear = Autoencoder(vae), load_linear_decoder(directory / LINEAR_DECODER)
     if linear and tuple(linear.weight.shape[1:]) != (autoencoder.factor, autoencoder.factor, autoencoder.channels):
         raise ModelError(f"{directory / LINEAR_DECODER}: does not match the autoencoder")
-    model = Model(autoencoder, unet, conditioner, scheduler, index["info"], directory, linear)
+    model = Model(autoencoder, unet, conditioner, scheduler, index.info, directory, linear)
     return model.to(target, dtype)
 
 
@@ -236,7 +247,7 @@ def build_model(
     autoencoder: Autoencoder,
     dim: int,
     tile_px: int,
-    info: dict[str, Any],
+    info: ModelInfo,
     levels: int = 1,
 ) -> Model:
     """A model with new weights for `dim`-dimensional embeddings, tiles of `tile_px` px and so many levels.
@@ -257,16 +268,16 @@ def build_model(
 def start_from(model: Model, directory: Path) -> None:
     """Take over the weights of a model directory's denoiser, and of its conditioner if it is of the same kind. Raises
     ModelError where their forms differ."""
-    index = read_index(directory)
-    if "unet" not in index:
+    parts = read_index(directory).parts
+    if "unet" not in parts:
         raise ModelError(f"--init-from {directory}: has no denoiser")
     for name, classes in (("unet", DENOISERS), ("conditioner", CONDITIONERS)):
         own = getattr(model, name)
-        if name == "conditioner" and index.get(name) != type(own).__name__:
+        if name == "conditioner" and parts.get(name) != type(own).__name__:
             log.info("--init-from %s: another kind of conditioner; ours starts over", directory)
             continue
         try:
-            own.load_state_dict(load_network(directory / name, classes, index[name]).state_dict())
+            own.load_state_dict(load_network(directory / name, classes, parts[name]).state_dict())
         except RuntimeError as error:
             reason = str(error).splitlines()[1].strip() if "\n" in str(error) else str(error)
             raise ModelError(f"--init-from {directory}: its {name} has another form: {reason}") from error

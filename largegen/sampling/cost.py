@@ -45,7 +45,7 @@ def about(model: "Model", out: Path) -> dict[str, Any]:
     """What runs, and where."""
     return {
         "out": str(out),
-        "model": model.info["name"],
+        "model": model.info.name,
         "device": str(model.device),
         "precision": str(model.dtype).removeprefix("torch."),
     }

@@ -103,8 +103,8 @@ def test_a_magnification_is_never_invented(make_slide, tmp_path):
 def test_a_scene_keeps_its_place(scene_path, tmp_path):
     with open_slide(scene_path) as scene:
         grid = read_grid(embed(scene, tmp_path, mag=None))
-    assert grid.source["crs"] == "EPSG:26914" and grid.source["gsd_m"] == 5.0
-    assert grid.source["transform"][:6] == (5, 0, 485900, 0, -5, 5209245)
+    assert grid.source.crs == "EPSG:26914" and grid.source.gsd_m == 5.0
+    assert grid.source.transform[:6] == (5, 0, 485900, 0, -5, 5209245)
     assert not grid.tissue[:, 0].any() and grid.tissue[:, 1:].all()  # its first 100 columns hold no data
     assert "mpp" not in EmbeddingFile(tmp_path / f"{scene_path.stem}.h5").attrs
 

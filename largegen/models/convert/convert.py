@@ -1,7 +1,7 @@
 """Published weights, see published.py, to a model directory that every command takes."""
 
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
@@ -11,6 +11,7 @@ from largegen.errors import InputError, ModelError, OutputError
 from largegen.models.autoencoder import Autoencoder, load_autoencoder
 from largegen.models.convert.published import Parts, Report, read_published
 from largegen.models.encoder import encoder_spec
+from largegen.models.info import ModelInfo
 from largegen.models.model import is_model, write_model
 from largegen.runtime.files import atomic
 from largegen.runtime.hub import hub_folder
@@ -54,8 +55,8 @@ def convert(
         if vae is not None:
             parts.vae = _vae_of(_locate(vae)[0])
         _check_finite(parts, path)
-        info = _info(parts, source, encoder, region_encoder, mag) | {"name": name or out.absolute().name}
-        info["licence"] = licence or info["licence"]
+        info = _info(parts, source, encoder, region_encoder, mag)
+        info = replace(info, name=name or out.absolute().name, licence=licence or info.licence)
         report.parts = list(parts.networks)
         sizes = {part: sum(t.nbytes for t in net.state_dict().values()) for part, net in parts.networks.items()}
         quiet = None if progress else True  # None: off where stderr is no terminal
@@ -91,9 +92,9 @@ def _check_finite(parts: Parts, path: Path) -> None:
 
 def _info(
     parts: Parts, source: str | Path, encoder: str | None, region_encoder: str | None, mag: float | None
-) -> dict[str, Any]:
+) -> ModelInfo:
     """What travels with the weights. Raises InputError where the encoder is not known, or does not fit."""
-    info = {"largegen_version": __version__, "converted_from": str(source), "trained_on": [], "licence": ""}
+    info = ModelInfo("", __version__, converted_from=str(source))
     unet, vae, conditioner = parts.unet, parts.vae, parts.conditioner
     if conditioner is None:
         if encoder or region_encoder:
@@ -122,16 +123,17 @@ def _info(
             if spec.dim != wanted:
                 raise InputError(f"--{option} {found}: gives {spec.dim} numbers, but the model takes {wanted}")
     licence = "; ".join(dict.fromkeys(spec.licence for spec in specs.values()))
-    return info | {
-        "embedding_dim": dim,
-        "tile_px": unet.config.sample_size * Autoencoder(vae).factor,
-        "encoder": specs["encoder"].name,  # the registry's, which embedding files say
-        "encoder_fingerprint": None,  # the source does not say; any weights of that name are taken
-        "encoder_licence": licence,
-        "region_encoder": specs["region-encoder"].name if region_encoder else None,
-        "mpp": mag and 10 / mag,
-        "licence": licence,
-    }
+    return replace(
+        info,
+        embedding_dim=dim,
+        tile_px=unet.config.sample_size * Autoencoder(vae).factor,
+        encoder=specs["encoder"].name,  # the registry's, which embedding files say
+        encoder_fingerprint=None,  # the source does not say
+        encoder_licence=licence,
+        region_encoder=specs["region-encoder"].name if region_encoder else None,
+        mpp=mag and 10 / mag,
+        licence=licence,
+    )
 
 
 def _vae_of(path: Path) -> nn.Module:

@@ -66,10 +66,10 @@ def test_zoomldm_grids(tmp_path):
     dino = imported(save(tmp_path / "7_dino_grid.npy", flat.astype(np.float16)), gsd=0.6)
     np.testing.assert_array_equal(uni.features, grid)
     np.testing.assert_allclose(dino.features, grid, atol=2e-3)
-    assert (uni.encoder, uni.licence, uni.source["kind"]) == ("uni_v1", "CC-BY-NC-ND-4.0", "slide")
-    assert (dino.encoder, dino.source["kind"], dino.source["gsd_m"]) == ("dinov2_vitl14_reg", "scene", 0.6)
-    assert uni.tissue.all() and uni.tile_px == 256 and uni.source["width"] == 768
-    assert uni.source["mpp"] is None and uni.source["name"] == "7_uni_grid"
+    assert (uni.encoder, uni.licence, uni.source.kind) == ("uni_v1", "CC-BY-NC-ND-4.0", "slide")
+    assert (dino.encoder, dino.source.kind, dino.source.gsd_m) == ("dinov2_vitl14_reg", "scene", 0.6)
+    assert uni.tissue.all() and uni.tile_px == 256 and uni.source.width == 768
+    assert uni.source.mpp is None and uni.source.name == "7_uni_grid"
 
 
 def test_a_square_of_as_many_tiles_as_numbers_goes_by_its_name(tmp_path):
@@ -91,8 +91,8 @@ def test_arrays_with_rows_and_columns(tmp_path, phikon):
     for array in (grid, grid.transpose(2, 0, 1), np.asfortranarray(grid).astype(np.float64)):
         found = imported(save(tmp_path / "grid.npy", array), mag=20, source_mag=40, **phikon)
         np.testing.assert_array_equal(found.features, grid)
-        assert found.source["mpp"] == 0.25 and found.downsample == 2
-        assert (found.source["width"], found.source["height"]) == (5 * 512, 2 * 512)
+        assert found.source.mpp == 0.25 and found.downsample == 2
+        assert (found.source.width, found.source.height) == (5 * 512, 2 * 512)
 
 
 def test_an_hdf5_file_of_several_magnifications(tmp_path, phikon):
@@ -234,8 +234,8 @@ def test_tridents_folder_names_the_encoder(tmp_path):
         coords=coords,
     )
     found = imported(path)
-    assert (found.encoder, found.downsample, found.source["mpp"]) == ("uni_v1", 2, 0.25)
-    assert found.tissue.shape == (2, 2) and found.source["width"] == 1024
+    assert (found.encoder, found.downsample, found.source.mpp) == ("uni_v1", 2, 0.25)
+    assert found.tissue.shape == (2, 2) and found.source.width == 1024
 
 
 def test_clams_tiles_begin_anywhere(tmp_path, phikon, caplog):
@@ -251,7 +251,7 @@ def test_clams_tiles_begin_anywhere(tmp_path, phikon, caplog):
         assert found.origin_xy == (1037 % 1024, 2051 % 1024) and found.tissue.sum() == 11
         np.testing.assert_array_equal(file.coords(), corners)
         assert (found.features[3, 1] == features[4]).all() and not found.tissue[3, 2]
-        assert found.source["mpp"] == (0.25 if given else None)
+        assert found.source.mpp == (0.25 if given else None)
     assert "off one grid" not in caplog.text
 
 
@@ -296,7 +296,7 @@ def test_a_slide_gives_name_size_and_place(slide, tmp_path, phikon):
     path = save(tmp_path / "0.npy", random(3, 5, 768))
     found = imported(path, slide=slide, mag=10, tile_px=100, **phikon)
     assert (tmp_path / "out" / "case.h5").exists() and found.downsample == 2
-    assert (found.source["width"], found.source["mpp"]) == (1300, 0.5)
+    assert (found.source.width, found.source.mpp) == (1300, 0.5)
     with pytest.raises(InputError, match="give --mag"):
         imported(path, slide=slide, **phikon)
     with pytest.raises(InputError, match="off a slide of 1300x1000"):

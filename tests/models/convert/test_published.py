@@ -314,7 +314,7 @@ def test_an_encoder_is_known_by_its_registered_name(reference_weights, encoders,
     source, spec = save_checkpoint(tmp_path / "run", *reference_weights), encoder_spec(encoders[0])
     monkeypatch.setattr("largegen.models.convert.convert.encoder_spec", lambda name: replace(spec, name="registered"))
     convert(source, tmp_path / "out", encoder="hf-hub:ORG/NAME")
-    assert load_model(tmp_path / "out").info["encoder"] == "registered"
+    assert load_model(tmp_path / "out").info.encoder == "registered"
 
 
 def test_which_checkpoint(reference_weights, tmp_path):
@@ -352,7 +352,7 @@ def test_from_the_hub_at_a_revision(shared, encoders, tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     for source in ("hf:org/name/brca", f"hf:org/name@{revision}/brca"):
         convert(source, tmp_path / "out", encoder=encoders[0], overwrite=True)
-        assert load_model(tmp_path / "out").info["converted_from"] == f"hf:org/name@{revision}/brca"
+        assert load_model(tmp_path / "out").info.converted_from == f"hf:org/name@{revision}/brca"
     options = ["--vae", "hf:org/name/brca", "--encoder", encoders[0], "--overwrite", "--out", str(tmp_path / "out")]
     assert run(["convert", str(shared / "reference" / "large-image-patch"), *options]) == 0
     wanted = read_published(shared / "reference" / "zoomldm")[0].vae.state_dict()
@@ -372,7 +372,7 @@ def test_convert_makes_a_model_that_samples(shared, encoders, tmp_path, capsys, 
     assert report["used"] > 500 and "tables that follow from the noise schedule" in report["left_out"]
     assert run(command) == 1
     model = load_model(tmp_path / "model", "cpu", "fp32")
-    assert (model.info["name"], model.factor, model.tile_px, model.level_names[0]) == ("mine", 4, 256, "5x")
+    assert (model.info.name, model.factor, model.tile_px, model.level_names[0]) == ("mine", 4, 256, "5x")
     grid = torch.randn(1, 1, 48, generator=torch.Generator().manual_seed(0))
     image = generate(model, grid, steps=2, seed=1)
     assert image.shape == (256, 256, 3) and image.std() > 1
