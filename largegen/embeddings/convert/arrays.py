@@ -4,17 +4,17 @@ A pickle may call any function. Here NumPy's arrays are put together from their 
 containers pass, and whatever else a pickle names is refused.
 """
 
-import pickle
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 from largegen.errors import InputError, LargegenError, first_line
+from largegen.models.safe_pickle import Names, RefusedError, SafeUnpickler
 
 HDF5_START = b"\x89HDF\r\n\x1a\n"
 NPY_START = b"\x93NUMPY"
@@ -132,8 +132,8 @@ def _open_hdf5(path: Path) -> Iterator[Arrays]:
 def _read_pickle(path: Path) -> Any:
     try:
         with path.open("rb") as file:
-            return _Unpickler(file, encoding="latin1").load()
-    except _RefusedError as error:
+            return _ArrayUnpickler(file, encoding="latin1").load()
+    except RefusedError as error:
         raise InputError(f"{path}: a pickle of more than arrays ({error}), which may run code; not read") from error
     except Exception as error:  # the unpickler raises a dozen kinds for damaged files, MemoryError for a wrong length
         raise InputError(f"{path}: a damaged pickle: {first_line(error)}") from error
@@ -152,10 +152,6 @@ def _named(content: Any, name: str = "", depth: int = 0) -> Iterator[tuple[str, 
             yield from _named(value, f"{name}/{key}" if name else str(key), depth + 1)
 
 
-class _RefusedError(Exception):
-    """A pickle names what it has no need of."""
-
-
 class _DType:
     """Stands for numpy.dtype: numbers only."""
 
@@ -163,9 +159,9 @@ class _DType:
         self.order = "="
         self.code = code if isinstance(code, str) else ""
         if self.code[:1] not in KINDS or not self.code[1:].isdecimal():
-            raise _RefusedError(f"an array of {code!r}")
+            raise RefusedError(f"an array of {code!r}")
 
-    def __setstate__(self, state: tuple) -> None:
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
         self.order = state[1] if state[1] in ("<", ">", "=") else "="
 
     @property
@@ -178,7 +174,7 @@ class _Array:
 
     value: np.ndarray
 
-    def __setstate__(self, state: tuple) -> None:
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
         _, shape, dtype, fortran, content = state
         content = content.encode("latin1") if isinstance(content, str) else content
         self.value = np.frombuffer(content, dtype.value).reshape(shape, order="F" if fortran else "C")
@@ -188,7 +184,7 @@ def _reconstruct(*_: Any) -> _Array:
     return _Array()
 
 
-def _frombuffer(content: bytes, dtype: _DType, shape: tuple, order: str) -> _Array:
+def _frombuffer(content: bytes, dtype: _DType, shape: tuple[int, ...], order: str) -> _Array:
     array = _Array()
     array.__setstate__((1, shape, dtype, order == "F", content))
     return array
@@ -202,21 +198,21 @@ def _encode(text: str, _: str = "latin1") -> bytes:
     return text.encode("latin1")  # how protocol 2 and older write bytes
 
 
-# What NumPy's arrays are pickled with, under the names of NumPy 1 and 2.
-KNOWN_GLOBALS = {
-    ("numpy", "dtype"): _DType,
-    ("numpy", "ndarray"): _Array,
-    ("_codecs", "encode"): _encode,
-    ("collections", "OrderedDict"): dict,
-}
-for _core in ("numpy.core", "numpy._core"):
-    KNOWN_GLOBALS[f"{_core}.multiarray", "_reconstruct"] = _reconstruct
-    KNOWN_GLOBALS[f"{_core}.multiarray", "scalar"] = _scalar
-    KNOWN_GLOBALS[f"{_core}.numeric", "_frombuffer"] = _frombuffer
+class _ArrayUnpickler(SafeUnpickler):
+    """Reads what NumPy's arrays are pickled with, under the names of NumPy 1 and 2; all else is refused."""
 
-
-class _Unpickler(pickle.Unpickler):
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in KNOWN_GLOBALS:
-            raise _RefusedError(f"it names {module}.{name}")
-        return KNOWN_GLOBALS[module, name]
+    known: ClassVar[Names] = {
+        ("numpy", "dtype"): _DType,
+        ("numpy", "ndarray"): _Array,
+        ("_codecs", "encode"): _encode,
+        ("collections", "OrderedDict"): dict,
+        **{
+            (f"{core}.{module}", name): function
+            for core in ("numpy.core", "numpy._core")
+            for module, name, function in (
+                ("multiarray", "_reconstruct", _reconstruct),
+                ("multiarray", "scalar", _scalar),
+                ("numeric", "_frombuffer", _frombuffer),
+            )
+        },
+    }
