@@ -8,6 +8,7 @@ import pytest
 from largegen.conditioning.area import most_tissue, parse_corner, parse_size, pure_background
 from largegen.conditioning.reference import Reference, check_embeddings
 from largegen.errors import EmbeddingFileError, InputError
+from largegen.models.info import ModelInfo
 
 MODEL = SimpleNamespace(tile_px=256, factor=8)
 
@@ -127,7 +128,7 @@ def test_past_the_last_tiles_background_goes_on():
     ],
 )
 def test_embeddings_that_do_not_suit_the_model(changes, message):
-    info = {"name": "m", "embedding_dim": 16, "encoder": "ours", "encoder_fingerprint": "cafe"}
+    info = ModelInfo("m", encoder="ours", encoder_fingerprint="cafe", embedding_dim=16)
     settings = {"dim": 16, "tile_px": 256, "overlap_px": 0, "encoder": "theirs", "encoder_fingerprint": "cafe"}
     model = SimpleNamespace(info=info, tile_px=256)
     check_embeddings(model, SimpleNamespace(path="a.h5", settings=SimpleNamespace(**settings)))

@@ -343,7 +343,7 @@ def test_a_scene_lies_where_its_reference_lies(model, tmp_path):
     rasterio = pytest.importorskip("rasterio", reason="reads GeoTIFF: install largegen[geo]")
     transform = (5.0, 0.0, 485900.0, 0.0, -5.0, 5209245.0)
     source = replace(flat_grid(model, 3, 4).source, kind="scene", mpp=None, gsd_m=5.0)
-    grid = flat_grid(model, 3, 4, source=source | {"crs": "EPSG:26914", "transform": transform})
+    grid = flat_grid(model, 3, 4, source=replace(source, crs="EPSG:26914", transform=transform))
     generate_file(model, grid, WHOLE, tmp_path / "a.tif", Sampling(steps=1))
     with rasterio.open(tmp_path / "a.tif") as scene:
         assert scene.crs.to_epsg() == 26914
