@@ -144,13 +144,20 @@ def load_encoder(
     weights: Path | None = None,
     device: "str | torch.device" = "auto",
     dtype: "torch.dtype | None" = None,
-    option: str = "--encoder-weights",
+    parameter: str = "encoder_weights",
 ) -> "Encoder":
-    """Load an encoder, by its name or its description, with its published weights, or those of the file `weights`.
+    """Load an encoder with its published weights, or those of a file.
 
-    Parameters: `device` as resolve_device takes it; `dtype` overrides the spec's precision; `option` is by what errors
-    tell the user to give the weights. Raises ModelError for an unknown name and for weights that do not fit to the last
-    key and shape, HubError where the hub has none.
+    Args:
+        name: Its name, or its description.
+        weights: File of the weights; None: those that its source has.
+        device: As resolve_device takes it.
+        dtype: What it computes in; None: the spec's precision, on a CPU fp32.
+        parameter: The caller's parameter for `weights`, which errors tell the user to give.
+
+    Raises:
+        ModelError: For an unknown name, and for weights that do not match to the last key and shape.
+        HubError: Where the hub does not give the weights.
     """
     import torch
 
@@ -159,7 +166,7 @@ def load_encoder(
     if dtype is None:
         on_accelerator = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}[spec.precision]
         dtype = torch.float32 if device.type == "cpu" else on_accelerator
-    path = Path(weights) if weights else _weight_file(spec, option)
+    path = Path(weights) if weights else _weight_file(spec, parameter)
     net = _build(spec)
     load_weights(net, path, spec.dino_positions)
     encoder = Encoder(spec, net.eval().requires_grad_(False), device, dtype)
@@ -200,12 +207,12 @@ class Encoder:
             return self.net(((x - mean) / std).to(self.dtype)).to(torch.float32).cpu().numpy()
 
 
-def _weight_file(spec: EncoderSpec, option: str) -> Path:
-    """The file that holds the published weights; the hub's client downloads it once, into its own cache."""
+def _weight_file(spec: EncoderSpec, parameter: str) -> Path:
+    """Find the file of the published weights; the hub's client downloads it once, into its own cache."""
     kind, _, where = spec.source.partition(":")
     if kind == "file":
         raise ModelError(
-            f"encoder {spec.name}: no hub has its weights; download {where} from {spec.page} and give {option} FILE"
+            f"encoder {spec.name}: no hub has its weights; download {where} from {spec.page} and give `{parameter}` FILE"
         )
     names = ("model.safetensors", "pytorch_model.bin")
     if kind == "local-dir":
@@ -214,5 +221,5 @@ def _weight_file(spec: EncoderSpec, option: str) -> Path:
                 return Path(where) / name
         raise ModelError(f"encoder {spec.name}: {where} holds no {names[0]}")
     if not where:
-        raise HubError(f"encoder {spec.name}: timm has no weights for it; give {option} FILE")
-    return hub_file(where, *names, option=option)
+        raise HubError(f"encoder {spec.name}: timm has no weights for it; give `{parameter}` FILE")
+    return hub_file(where, *names, option=f"`{parameter}`")
