@@ -119,7 +119,7 @@ def embed_slide(
         if not len(cells):
             raise InputError(
                 f"{slide.path}: no tile holds {'data' if slide.kind == 'scene' else 'tissue'}; "
-                "lower `tissue_threshold` or use `no_tissue_filter`"
+                "lower `tissue_threshold` or use `tissue_filter=False`"
             )
         _check_space(path, len(cells) * _bytes_per_tile(encoder))
         coords = np.array([grid.xy(row, col) for row, col in cells], np.int64)

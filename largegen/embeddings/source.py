@@ -30,7 +30,7 @@ def find_slide(file: EmbeddingFile, slides: Path | None = None) -> Slide:
     if slides is not None:
         path = slides if slides.is_file() else slides / path.name
     if not path.exists():
-        raise EmbeddingFileError(f"{file.path}: its slide {path} is not there; say where with --slides DIR")
+        raise EmbeddingFileError(f"{file.path}: its slide {path} is not there; say where with `slides` DIR")
     slide = open_slide(path)
     made_from = (settings.source_width, settings.source_height, settings.source_bytes)
     found = (slide.width, slide.height, path.stat().st_size)

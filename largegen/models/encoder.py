@@ -212,7 +212,8 @@ def _weight_file(spec: EncoderSpec, parameter: str) -> Path:
     kind, _, where = spec.source.partition(":")
     if kind == "file":
         raise ModelError(
-            f"encoder {spec.name}: no hub has its weights; download {where} from {spec.page} and give `{parameter}` FILE"
+            f"encoder {spec.name}: no hub has its weights; download {where} from {spec.page} and give `{parameter}`"
+            " FILE"
         )
     names = ("model.safetensors", "pytorch_model.bin")
     if kind == "local-dir":

@@ -270,14 +270,14 @@ def start_from(model: Model, directory: Path) -> None:
     ModelError where their forms differ."""
     parts = read_index(directory).parts
     if "unet" not in parts:
-        raise ModelError(f"--init-from {directory}: has no denoiser")
+        raise ModelError(f"`init_from` {directory}: has no denoiser")
     for name, classes in (("unet", DENOISERS), ("conditioner", CONDITIONERS)):
         own = getattr(model, name)
         if name == "conditioner" and parts.get(name) != type(own).__name__:
-            log.info("--init-from %s: another kind of conditioner; ours starts over", directory)
+            log.info("`init_from` %s: another kind of conditioner; ours starts over", directory)
             continue
         try:
             own.load_state_dict(load_network(directory / name, classes, parts[name]).state_dict())
         except RuntimeError as error:
             reason = str(error).splitlines()[1].strip() if "\n" in str(error) else str(error)
-            raise ModelError(f"--init-from {directory}: its {name} has another form: {reason}") from error
+            raise ModelError(f"`init_from` {directory}: its {name} has another form: {reason}") from error

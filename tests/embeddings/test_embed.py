@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import fields
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,12 +18,14 @@ import torch
 from helpers import ROOT, TESTS
 
 from largegen.embeddings import partial
-from largegen.embeddings.embed import embed_slide, kept_tiles
+from largegen.embeddings.embed import EmbedOptions, embed_slide, plan_tiles
 from largegen.embeddings.file import EmbeddingFile, read_grid
 from largegen.errors import EmbeddingFileError, InputError, LockedError, ModelError, OutputError
 from largegen.runtime.lock import lock
 from largegen.slides.slide import open_slide
 from largegen.slides.tiles import tile_grid
+
+OPTIONS = {field.name for field in fields(EmbedOptions)}
 
 
 class MeanColour:
@@ -50,8 +53,9 @@ def slide(make_slide):
 
 
 def embed(slide, out, encoder=None, **options) -> Path:
-    options = {"downsample": 1.0, "tile_px": 100, "batch_size": 8, "progress": False, "mag": 20.0} | options
-    return embed_slide(slide, encoder or MeanColour(), out, **options)
+    how = {"tile_px": 100, "batch_size": 8} | {k: v for k, v in options.items() if k in OPTIONS}
+    place = {"downsample": 1.0, "mag": 20.0} | {k: v for k, v in options.items() if k not in OPTIONS}
+    return embed_slide(slide, encoder or MeanColour(), out, EmbedOptions(**how), progress=False, **place)
 
 
 def leftovers(folder: Path) -> list[str]:
@@ -61,7 +65,7 @@ def leftovers(folder: Path) -> list[str]:
 def test_the_file_holds_the_tissue_and_its_embeddings(slide, tmp_path):
     path = embed(slide, tmp_path)
     assert path == tmp_path / "case.h5" and leftovers(tmp_path) == ["case.h5"]
-    keep = kept_tiles(slide, tile_grid(slide, 1.0, 100))
+    _, keep = plan_tiles(slide, 1.0, EmbedOptions(tile_px=100))
     assert 0 < keep.sum() < keep.size
     file = EmbeddingFile(path)
     assert file.count == keep.sum()
@@ -281,7 +285,7 @@ def test_a_complete_file_is_kept(slide, tmp_path, caplog):
 def test_other_settings_are_an_error_that_says_which(slide, tmp_path):
     path = embed(slide, tmp_path)
     before = path.read_bytes()
-    with pytest.raises(OutputError, match=r"downsample 1\.0 against 2\.0.*--overwrite"):
+    with pytest.raises(OutputError, match=r"downsample 1\.0 against 2\.0.*`overwrite`"):
         embed(slide, tmp_path, downsample=2.0)
     assert path.read_bytes() == before and leftovers(tmp_path) == ["case.h5"]
     embed(slide, tmp_path, downsample=2.0, overwrite=True)
@@ -300,7 +304,7 @@ def test_a_slide_without_tissue_names_the_flags(tmp_path):
     Image.new("RGB", (600, 600), (243, 243, 243)).save(tmp_path / "glass.png")
     with (
         open_slide(tmp_path / "glass.png") as glass,
-        pytest.raises(InputError, match=r"--tissue-threshold.*--no-tissue-filter"),
+        pytest.raises(InputError, match=r"`tissue_threshold`.*`tissue_filter=False`"),
     ):
         embed(glass, tmp_path / "out")
     assert leftovers(tmp_path / "out") == []

@@ -325,7 +325,7 @@ def test_offline_a_hub_encoder_is_one_line_with_its_page(tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     ways = [
-        ("uni_v1", "MahmoodLab/UNI.*--encoder-weights", None),
+        ("uni_v1", "MahmoodLab/UNI.*`encoder_weights`", None),
         ("hf-hub:some/thing", "some/thing.*local-dir:DIR", None),
         ("hf-hub:some/thing", "some/thing.*local-dir:DIR", tmp_path / "weights.safetensors"),  # says not what it is
     ]
@@ -351,7 +351,7 @@ def test_a_gated_or_unknown_repository_names_its_page(monkeypatch, error, messag
     monkeypatch.setattr(hub, "_hub_reachable", lambda: True)
     with pytest.raises(HubError, match=message) as caught:
         load_encoder("uni_v1", device="cpu")
-    assert "https://huggingface.co/MahmoodLab/UNI" in str(caught.value) and "--encoder-weights" in str(caught.value)
+    assert "https://huggingface.co/MahmoodLab/UNI" in str(caught.value) and "`encoder_weights`" in str(caught.value)
 
 
 def test_an_unreachable_hub_is_found_out_at_once(monkeypatch):

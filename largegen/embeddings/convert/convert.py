@@ -54,7 +54,7 @@ class ImportOptions:
         for name in ("mag", "mpp", "gsd", "source_mag", "source_mpp", "source_gsd"):
             value = getattr(self, name)
             if value is not None and not (value > 0 and math.isfinite(value)):
-                raise InputError(f"--{name.replace('_', '-')} {value}: must be a positive number")
+                raise InputError(f"`{name}` {value}: must be a positive number")
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ def import_embeddings(
     found = read_import(path, given, slide=slide)
     with lock(target):
         if target.exists() and not overwrite:
-            raise OutputError(f"{target}: exists already; use --overwrite or choose another --out")
+            raise OutputError(f"{target}: exists already; use `overwrite` or choose another `out`")
         background = _background(found, encoder_weights, device, path)
         attributes = trident_attributes(target, found.settings, *found.magnifications)
         with atomic(target) as temporary:
@@ -108,7 +108,7 @@ def import_path(path: Path, out: Path, slide: "Slide | None" = None) -> Path:
     """Where a file's embeddings go. Raises InputError where that is the file itself."""
     target = Path(out) / f"{slide.name if slide else Path(path).stem}.h5"
     if target.exists() and Path(path).exists() and target.samefile(path):
-        raise InputError(f"{path}: would be replaced by what is made of it; choose another --out")
+        raise InputError(f"{path}: would be replaced by what is made of it; choose another `out`")
     return target
 
 
@@ -149,7 +149,7 @@ def _whole_grid(shape: tuple[int, int], given: ImportOptions, slide: "Slide | No
     """The places of rows x columns tiles from the slide's corner on."""
     downsample = _asked(given, slide, {})
     if slide and downsample is None:
-        raise InputError(f"{path}: does not say at what resolution it shows {slide.path}; give --mag, --mpp or --gsd")
+        raise InputError(f"{path}: does not say at what resolution it shows {slide.path}; give `mag`, `mpp` or `gsd`")
     tile_px, overlap_px = given.tile_px or 256, given.overlap_px or 0
     if overlap_px >= tile_px:
         raise InputError(f"tiles of {tile_px} px with an overlap of {overlap_px} px: must be 0 <= overlap < tile")
@@ -176,10 +176,10 @@ def _tiles(
         )
     if not np.isfinite(coords).all() or coords.min() < 0 or coords.max() > MAX_CORNER_PX:
         raise InputError(f"{path}: its coords are no places on a slide")
-    _agreed(path, "--mag", metadata["target_magnification"], given.mag)
+    _agreed(path, "`mag`", metadata["target_magnification"], given.mag)
     size = TileSize(
-        _agreed(path, "--tile-px", metadata["patch_size"], given.tile_px),
-        _agreed(path, "--overlap", metadata["overlap"], given.overlap_px),
+        _agreed(path, "`tile_px`", metadata["patch_size"], given.tile_px),
+        _agreed(path, "`overlap_px`", metadata["overlap"], given.overlap_px),
         metadata["patch_size_level0"],
         _asked(given, slide, metadata),
     )
@@ -289,7 +289,7 @@ def _background(found: ImportedEmbeddings, weights: Path | None, device: str, pa
     if found.missing:
         log.warning(
             "%s: %d of its grid's tiles are missing, and without the encoder's weights what glass looks like to it is"
-            " not known: the mean of the %d others stands for them; --encoder-weights mends that",
+            " not known: the mean of the %d others stands for them; `encoder_weights` mends that",
             *(path, found.missing, len(found.features)),
         )
     return found.features.mean(axis=0)

@@ -52,7 +52,7 @@ def find_grid(coords: np.ndarray, size: TileSize, where: str) -> TileLayout:
         lost = len(coords) - len(kept)
         raise InputError(
             f"{where}: on a grid of {stride:g} level-0 px, {lost} of its {len(coords)} tiles share their place with"
-            " another: they form no grid of that size; say how large they are: --tile-px, --overlap, --mag"
+            " another: they form no grid of that size; say how large they are: `tile_px`, `overlap_px`, `mag`"
         )
     cells, furthest = cells[kept], float(moved[kept].max())
     return TileLayout(
@@ -83,13 +83,13 @@ def _tile_size(spacing: float | None, size: TileSize, where: str) -> tuple[int, 
         downsample = spacing / (tile_px - overlap_px) if spacing else downsample
     else:
         raise InputError(
-            f"{where}: does not say how large its tiles are, and no two are neighbours; give --tile-px, --mag"
+            f"{where}: does not say how large its tiles are, and no two are neighbours; give `tile_px`, `mag`"
         )
     _check(tile_px, overlap_px, where)
     if size.downsample and abs(size.downsample / downsample - 1) > 0.05:
         raise InputError(
-            f"{where}: its tiles have {downsample:g} level-0 px per px, not the {size.downsample:g} of --mag, --mpp or"
-            " --gsd; embeddings cannot be scaled"
+            f"{where}: its tiles have {downsample:g} level-0 px per px, not the {size.downsample:g} of `mag`, `mpp` or"
+            " `gsd`; embeddings cannot be scaled"
         )
     return tile_px, overlap_px, downsample
 

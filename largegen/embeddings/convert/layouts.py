@@ -35,7 +35,7 @@ def encoder_name(found: Arrays, given: str | None, path: Path) -> str:
     for name in metadata:
         if name:
             return name.decode() if isinstance(name, bytes) else str(name)
-    raise InputError(f"{path}: does not say which encoder its embeddings are of; name it with --encoder")
+    raise InputError(f"{path}: does not say which encoder its embeddings are of; name it with `encoder`")
 
 
 def choose(found: Arrays, dataset: str | None, spec: EncoderSpec, path: Path) -> str:
@@ -51,7 +51,7 @@ def choose(found: Arrays, dataset: str | None, spec: EncoderSpec, path: Path) ->
             f"{path}: holds no {spec.dim}-dimensional embeddings of {spec.name}; it has {_listed(found.arrays)}"
         )
     if len(fitting) > 1 and "features" not in fitting:
-        raise InputError(f"{path}: holds several: {_listed(fitting)}; choose one with --dataset")
+        raise InputError(f"{path}: holds several: {_listed(fitting)}; choose one with `dataset`")
     return "features" if "features" in fitting else fitting[0]
 
 

@@ -50,7 +50,7 @@ def convert(
         _check_target(out, overwrite)
         path, source = _locate(source)
         if path.exists() and out.exists() and path.resolve().is_relative_to(out.resolve()):
-            raise InputError(f"{out}: would be replaced, and {path} with it; choose another --out")
+            raise InputError(f"{out}: would be replaced, and {path} with it; choose another `out`")
         parts, report = read_published(path, checkpoint, raw_weights)
         if vae is not None:
             parts.vae = _vae_of(_locate(vae)[0])
@@ -77,9 +77,9 @@ def _locate(source: str | Path) -> tuple[Path, str | Path]:
 def _check_target(out: Path, overwrite: bool) -> None:
     """Raise an OutputError where a model directory cannot be put: what is there is no other one, or is to be kept."""
     if out.exists() and not overwrite:
-        raise OutputError(f"{out}: exists already; --overwrite replaces it")
+        raise OutputError(f"{out}: exists already; `overwrite` replaces it")
     if out.exists() and not is_model(out) and not (out.is_dir() and not any(out.iterdir())):
-        raise OutputError(f"{out}: is no model directory of largegen, so it is not replaced; choose another --out")
+        raise OutputError(f"{out}: is no model directory of largegen, so it is not replaced; choose another `out`")
 
 
 def _check_finite(parts: Parts, path: Path) -> None:
@@ -98,13 +98,13 @@ def _info(
     unet, vae, conditioner = parts.unet, parts.vae, parts.conditioner
     if conditioner is None:
         if encoder or region_encoder:
-            raise InputError(f"--encoder: {source} has no conditioner, so it was trained with none")
+            raise InputError(f"`encoder`: {source} has no conditioner, so it was trained with none")
         return info
     if unet is None or vae is None:
-        raise InputError(f"{source}: has no {'denoiser' if unet is None else 'autoencoder; name one with --vae'}")
+        raise InputError(f"{source}: has no {'denoiser' if unet is None else 'autoencoder; name one with `vae`'}")
     if unet.config.in_channels != vae.config.latent_channels:
         raise InputError(
-            f"--vae: has {vae.config.latent_channels} channels, but the denoiser {unet.config.in_channels}"
+            f"`vae`: has {vae.config.latent_channels} channels, but the denoiser {unet.config.in_channels}"
         )
     dim, region_dim = conditioner.config.embedding_dim, conditioner.config.get("region_dim")
     form = (type(conditioner).__name__, dim, conditioner.config.get("levels", 1))
@@ -112,16 +112,16 @@ def _info(
     trained_with, mag = encoder or usual_encoder, mag or usual_mag
     if trained_with is None:
         raise InputError(
-            f"{source}: does not say which encoder its {dim}-dimensional embeddings are of; name it with --encoder"
+            f"{source}: does not say which encoder its {dim}-dimensional embeddings are of; name it with `encoder`"
         )
     if region_encoder and not region_dim:
-        raise InputError("--region-encoder: this model takes no embeddings of regions")
+        raise InputError("`region_encoder`: this model takes no embeddings of regions")
     specs = {}
-    for option, found, wanted in (("encoder", trained_with, dim), ("region-encoder", region_encoder, region_dim)):
+    for option, found, wanted in (("encoder", trained_with, dim), ("region_encoder", region_encoder, region_dim)):
         if found:
             specs[option] = spec = encoder_spec(found)
             if spec.dim != wanted:
-                raise InputError(f"--{option} {found}: gives {spec.dim} numbers, but the model takes {wanted}")
+                raise InputError(f"`{option}` {found}: gives {spec.dim} numbers, but the model takes {wanted}")
     licence = "; ".join(dict.fromkeys(spec.licence for spec in specs.values()))
     return replace(
         info,
@@ -130,7 +130,7 @@ def _info(
         encoder=specs["encoder"].name,  # the registry's, which embedding files say
         encoder_fingerprint=None,  # the source does not say
         encoder_licence=licence,
-        region_encoder=specs["region-encoder"].name if region_encoder else None,
+        region_encoder=specs["region_encoder"].name if region_encoder else None,
         mpp=mag and 10 / mag,
         licence=licence,
     )
@@ -142,5 +142,5 @@ def _vae_of(path: Path) -> nn.Module:
         return load_autoencoder(path).vae
     parts, _ = read_published(path)
     if parts.vae is None:
-        raise InputError(f"--vae {path}: holds no autoencoder")
+        raise InputError(f"`vae` {path}: holds no autoencoder")
     return parts.vae

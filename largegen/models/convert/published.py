@@ -90,7 +90,7 @@ def read_published(path: Path, checkpoint: str | None = None, raw_weights: bool 
         if any(name.startswith(EMA) for name in weights) and not raw_weights:
             missing = [name for name in averaged.values() if name not in weights]
             if missing:
-                raise ModelError(f"{file}: EMA weight {missing[0]!r} is missing; --raw-weights does without")
+                raise ModelError(f"{file}: EMA weight {missing[0]!r} is missing; `raw_weights` does without")
             own[DENOISER] = {name: weights[ema] for name, ema in averaged.items()}
             report.ema = True
         parts.unet = ldm.denoiser(config, own[DENOISER], file)
@@ -120,7 +120,7 @@ def find_checkpoint(path: Path, name: str | None = None) -> tuple[Path, Mapping[
         raise InputError(f"{path}: holds no checkpoint {name or '(*.ckpt or checkpoints/*.ckpt)'}")
     if len(weights) > 1:
         names = ", ".join(file.name for file in weights)
-        raise InputError(f"{path}: holds {len(weights)} checkpoints ({names}); name one with --checkpoint")
+        raise InputError(f"{path}: holds {len(weights)} checkpoints ({names}); name one with `checkpoint`")
     configs = sorted([*folder.glob("*.yaml"), *folder.glob("configs/*project.yaml")])
     return weights[0], _read_config(configs[-1]) if configs else None
 

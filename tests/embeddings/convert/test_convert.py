@@ -98,7 +98,7 @@ def test_arrays_with_rows_and_columns(tmp_path, phikon):
 def test_an_hdf5_file_of_several_magnifications(tmp_path, phikon):
     near, far = random(16, 768), random(2, 3, 768, seed=1)
     path = save_h5(tmp_path / "features.h5", feat_20x=near, feat_5x=far, index=np.arange(16))
-    with pytest.raises(InputError, match="several: feat_20x, feat_5x; choose one with --dataset"):
+    with pytest.raises(InputError, match="several: feat_20x, feat_5x; choose one with `dataset`"):
         imported(path, **phikon)
     assert (imported(path, dataset="feat_20x", **phikon).features.reshape(16, 768) == near).all()
     assert (imported(path, dataset="feat_5x", **phikon).features == far).all()
@@ -110,7 +110,7 @@ def test_npz_files(tmp_path, phikon, save_npz):
     save_npz(path, grid)
     assert (imported(path, **phikon).features == grid).all()
     save_npz(path, near=grid, far=-grid, names=np.array(["a", {}], object), index=np.arange(6))
-    with pytest.raises(InputError, match="several: near, far; choose one with --dataset"):
+    with pytest.raises(InputError, match="several: near, far; choose one with `dataset`"):
         imported(path, **phikon)
     assert (imported(path, dataset="far", **phikon).features == -grid).all()
     save_npz(path, features=GOOD["features"], coords=GOOD["coords"])
@@ -201,7 +201,7 @@ def test_our_own_files_come_back(slide, tmp_path, phikon, trident, options, capl
     assert (found.tile_px, found.overlap_px, found.origin_xy) == (100, expected.overlap_px, (0, 0))
     assert found.source == expected.source
     np.testing.assert_allclose(found.background, found.features[found.tissue].mean(0), rtol=1e-5)
-    assert "tiles are missing" in caplog.text and "--encoder-weights" in caplog.text
+    assert "tiles are missing" in caplog.text and "`encoder_weights`" in caplog.text
 
 
 def test_tridents_attributes_stand_for_the_slide(slide, tmp_path, phikon):
@@ -216,9 +216,9 @@ def test_tridents_attributes_stand_for_the_slide(slide, tmp_path, phikon):
     assert (s.encoder_fingerprint, s.tissue_filter, s.precision) == ("", "unknown", "unknown")
     assert s.region == (0, 0, 10, 13) and file.coords_attrs["target_magnification"] == 20
     for wrong, word in [
-        ({"tile_px": 256}, "--tile-px 256"),
-        ({"overlap_px": 3}, "--overlap 3"),
-        ({"mag": 10}, "--mag"),
+        ({"tile_px": 256}, "`tile_px` 256"),
+        ({"overlap_px": 3}, "`overlap_px` 3"),
+        ({"mag": 10}, "`mag`"),
     ]:
         with pytest.raises(InputError, match=word):
             imported(path, **wrong, **phikon)
@@ -297,7 +297,7 @@ def test_a_slide_gives_name_size_and_place(slide, tmp_path, phikon):
     found = imported(path, slide=slide, mag=10, tile_px=100, **phikon)
     assert (tmp_path / "out" / "case.h5").exists() and found.downsample == 2
     assert (found.source.width, found.source.mpp) == (1300, 0.5)
-    with pytest.raises(InputError, match="give --mag"):
+    with pytest.raises(InputError, match="give `mag`"):
         imported(path, slide=slide, **phikon)
     with pytest.raises(InputError, match="off a slide of 1300x1000"):
         imported(path, slide=slide, mag=5, tile_px=256, **phikon)

@@ -166,7 +166,7 @@ def test_an_autoencoder_by_itself(reference_weights, shared, encoders, tmp_path,
     if as_vae:
         without = {n: v for n, v in weights.items() if not n.startswith(stem)}
         source = save_checkpoint(tmp_path / "denoiser", without, config)
-        with pytest.raises(InputError, match="no autoencoder; name one with --vae"):
+        with pytest.raises(InputError, match="no autoencoder; name one with `vae`"):
             convert(source, out, encoder=encoders[0])
         assert not out.exists()
         convert(source, out, vae=vq, encoder=encoders[0])
@@ -325,7 +325,7 @@ def test_which_checkpoint(reference_weights, tmp_path):
     folder = save_checkpoint(tmp_path / "run", *reference_weights)
     (folder / "model.ckpt").rename(folder / "epoch=1.ckpt")
     (folder / "last.ckpt").write_bytes(b"")
-    with pytest.raises(InputError, match=r"2 checkpoints \(epoch=1.ckpt, last.ckpt\); name one with --checkpoint"):
+    with pytest.raises(InputError, match=r"2 checkpoints \(epoch=1.ckpt, last.ckpt\); name one with `checkpoint`"):
         read_published(folder)
     with pytest.raises(InputError, match="holds no checkpoint best"):
         read_published(folder, "best")
