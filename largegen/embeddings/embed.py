@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from largegen.embeddings.file import EmbeddingFile, Settings, trident_attributes, write_embeddings
+from largegen.embeddings.file import EmbeddingFile, write_embeddings
 from largegen.embeddings.partial import Blocks
+from largegen.embeddings.settings import EmbeddingSettings, trident_attributes
 from largegen.errors import InputError, ModelError, OutputError
 from largegen.runtime.files import atomic, write_errors
 from largegen.runtime.lock import lock
@@ -101,7 +102,7 @@ def embed_slide(
     options = options or EmbedOptions()
     grid, keep = plan_tiles(slide, downsample, options)
     area = _checked_region(region, grid, slide)
-    settings = Settings.of(
+    settings = EmbeddingSettings.of(
         slide,
         encoder,
         downsample=downsample,
@@ -174,7 +175,7 @@ def plan_tiles(slide: "Slide", downsample: float, options: EmbedOptions) -> tupl
     return grid, fraction >= (DATA_FRACTION if slide.kind == "scene" else TISSUE_FRACTION)
 
 
-def embedding_path(out: Path, settings: Settings, whole: bool = True) -> Path:
+def embedding_path(out: Path, settings: EmbeddingSettings, whole: bool = True) -> Path:
     """Return the file that embeddings of these settings go to; that of a region names the region and a hash."""
     if whole:
         return Path(out) / f"{settings.source_name}.h5"
@@ -208,7 +209,7 @@ def _filter_name(slide: "Slide", options: EmbedOptions) -> str:
     return "otsu" if options.tissue_threshold is None else f"saturation > {options.tissue_threshold:g}"
 
 
-def _existing(path: Path, settings: Settings) -> Path:
+def _existing(path: Path, settings: EmbeddingSettings) -> Path:
     difference = EmbeddingFile(path).settings.difference(settings)
     if difference:
         raise OutputError(f"{path}: exists with other settings ({difference}); use `overwrite` or another `out`")
@@ -230,7 +231,8 @@ def _check_space(path: Path, needed: int) -> None:
 def _background(slide: "Slide", encoder: "Encoder", tile_px: int) -> np.ndarray:
     """Embed a tile of the background colour: (D,) float32."""
     glass = np.broadcast_to(np.array(slide.background, np.uint8), (1, tile_px, tile_px, 3))
-    return _finite(encoder.encode(np.ascontiguousarray(glass)), encoder)[0]
+    embedding: np.ndarray = _finite(encoder.encode(np.ascontiguousarray(glass)), encoder)[0]
+    return embedding
 
 
 def _embed_tiles(

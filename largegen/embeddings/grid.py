@@ -39,7 +39,11 @@ class EmbeddingGrid:
     source: SourceInfo
 
     def crop(self, row: int, col: int, rows: int, cols: int) -> "EmbeddingGrid":
-        """The grid of rows x cols tiles whose first is (row, col). Raises InputError outside this grid."""
+        """Cut out rows x cols tiles, the first at (row, col).
+
+        Raises:
+            InputError: Where they do not all lie in this grid.
+        """
         height, width = self.tissue.shape
         if row < 0 or col < 0 or rows < 1 or cols < 1 or row + rows > height or col + cols > width:
             raise InputError(f"{rows}x{cols} tiles from ({row}, {col}) do not lie in a grid of {height}x{width}")

@@ -8,7 +8,8 @@ from pathlib import Path
 import torch
 
 from largegen.embeddings.cohort import check_together, find_embeddings, working_gsd, working_mpp
-from largegen.embeddings.file import EmbeddingFile, Settings
+from largegen.embeddings.file import EmbeddingFile
+from largegen.embeddings.settings import EmbeddingSettings
 from largegen.embeddings.source import find_slide
 from largegen.errors import InputError
 from largegen.models.autoencoder import load_autoencoder
@@ -82,7 +83,7 @@ def _sample_metrics(config: CohortConfig, own: str, dataset: LatentRegions, devi
     return SampleMetrics(encoder, config.eval_every, config.eval_samples)
 
 
-def _info(config: CohortConfig, files: Sequence[EmbeddingFile], settings: Settings) -> ModelInfo:
+def _info(config: CohortConfig, files: Sequence[EmbeddingFile], settings: EmbeddingSettings) -> ModelInfo:
     """What travels with the weights: where they come from, and the licences of all that they come from."""
     ancestor = read_index(find_model(config.init_from)).info if config.init_from else None
     licences = dict.fromkeys(filter(None, (settings.encoder_licence, ancestor and ancestor.licence)))

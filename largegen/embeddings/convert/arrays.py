@@ -35,8 +35,11 @@ class Arrays:
 
 
 def find_files(paths: Sequence[Path]) -> list[Path]:
-    """Files as given, and for each directory its files of known suffixes, sorted. Raises InputError for a directory
-    without any."""
+    """List files as given, and for each directory its files of known suffixes, sorted.
+
+    Raises:
+        InputError: For a directory without any.
+    """
     found: list[Path] = []
     for path in paths:
         files = [path]
@@ -51,7 +54,11 @@ def find_files(paths: Sequence[Path]) -> list[Path]:
 
 @contextmanager
 def open_arrays(path: Path) -> Iterator[Arrays]:
-    """The arrays in a file, recognised by its first bytes. Raises InputError where it is damaged or of another kind."""
+    """Open the arrays in a file, recognised by its first bytes.
+
+    Raises:
+        InputError: Where it is damaged or of another kind.
+    """
     path = Path(path)
     if not path.is_file():
         raise InputError(f"{path}: {'a directory; give its files' if path.is_dir() else 'no such file'}")
@@ -74,7 +81,8 @@ def open_arrays(path: Path) -> Iterator[Arrays]:
 
 def _read_npy(path: Path) -> np.ndarray:
     try:
-        return np.load(path, allow_pickle=False)
+        array: np.ndarray = np.load(path, allow_pickle=False)
+        return array
     except Exception as error:  # a damaged header is parsed as Python and fails in as many ways
         if "Object arrays" in str(error):
             raise InputError(
