@@ -12,8 +12,8 @@ from largegen.cli import run
 from largegen.conditioning.reference import check_embeddings
 from largegen.embeddings.file import EmbeddingFile
 from largegen.embeddings.grid import SourceInfo
+from largegen.models.directory import INDEX, read_index
 from largegen.models.info import ModelInfo, TrainingSlide
-from largegen.models.model import INDEX, read_index
 from largegen.slides.image_info import read_provenance
 from largegen.slides.slide import open_slide
 

@@ -8,7 +8,7 @@ import zlib
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from largegen.errors import HubError, ModelError
 from largegen.models.encoder_registry import IMAGENET_MEAN, IMAGENET_STD, REGISTRY, EncoderSpec
@@ -27,15 +27,16 @@ DIRECTORY_FORMAT = "largegen-encoder"
 
 
 def encoder_names() -> tuple[str, ...]:
-    """The names that need no path: the bundled `starter` where it is installed, then the registry."""
+    """List the names that need no path: the bundled `starter` where it is installed, then the registry."""
     return (*(["starter"] if STARTER_DIR.is_dir() else []), *REGISTRY)
 
 
 def encoder_spec(name: str) -> EncoderSpec:
-    """Find out what `name` is, without its weights.
+    """Find out what an encoder is by its name, without its weights.
 
-    Raises ModelError for a name that nobody knows or a directory without a usable config.json, and HubError
-    where the description must come from the hub and cannot.
+    Raises:
+        ModelError: For a name that is not known, or a directory without a usable config.json.
+        HubError: Where the description must come from the hub and cannot.
     """
     known = {spec.source: spec for spec in REGISTRY.values()} | dict(REGISTRY)
     if name in known:
@@ -81,8 +82,8 @@ def _directory_spec(name: str, directory: Path) -> EncoderSpec:
         raise ModelError(f"{directory / 'config.json'}: not an encoder's configuration: {error!r}") from error
 
 
-def _timm_spec(name: str, config: dict, source: str, page: str) -> EncoderSpec:
-    """The spec of a timm repository, from its config.json (older ones keep the pretrained_cfg at the top)."""
+def _timm_spec(name: str, config: dict[str, Any], source: str, page: str) -> EncoderSpec:
+    """Make the spec of a timm repository, from its config.json (older ones keep the pretrained_cfg at the top)."""
     pretrained = config.get("pretrained_cfg", config)
     if not isinstance(config.get("architecture"), str):
         raise ModelError(f"encoder {name}: its config.json is not a timm model's (no `architecture`)")

@@ -6,17 +6,17 @@ from torch import Tensor
 
 
 def to_uint8(pixels: Tensor) -> Tensor:
-    """Grey levels of pixels, clamped to [-1, 1]: -1 -> 0, 1 -> 255, truncated as the papers' code does."""
+    """Turn pixels into grey levels, clamped to [-1, 1]: -1 -> 0, 1 -> 255, truncated as the papers' code does."""
     return ((pixels.clamp(-1, 1) + 1) * 127.5).to(torch.uint8)
 
 
 def to_network(images: np.ndarray) -> torch.Tensor:
-    """Images (..., H, W, 3) uint8 -> (..., 3, H, W) float32 in [-1, 1]."""
+    """Turn images (..., H, W, 3) uint8 -> (..., 3, H, W) float32 in [-1, 1]."""
     tensor = torch.from_numpy(np.ascontiguousarray(images)).movedim(-1, -3)
     return tensor.float() / 127.5 - 1
 
 
 def to_images(tensor: torch.Tensor) -> np.ndarray:
-    """(..., 3, H, W) float in [-1, 1] -> images (..., H, W, 3) uint8."""
+    """Turn (..., 3, H, W) float in [-1, 1] -> images (..., H, W, 3) uint8."""
     scaled = (tensor.float().clamp(-1, 1) + 1) * 127.5
-    return scaled.round().to(torch.uint8).movedim(-3, -1).cpu().numpy()
+    return np.asarray(scaled.round().to(torch.uint8).movedim(-3, -1).cpu())

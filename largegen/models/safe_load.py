@@ -104,7 +104,7 @@ class _ScriptUnpickler(SafeUnpickler):
 
 
 def _read_torchscript(archive: zipfile.ZipFile, root: str) -> dict[str, torch.Tensor]:
-    """The tensors of a TorchScript archive by the names that its modules give them."""
+    """Read the tensors of a TorchScript archive, by the names that its modules give them."""
 
     def tensors(module: dict[Any, Any], prefix: str) -> Iterator[tuple[str, torch.Tensor]]:
         for name, value in module.items():
@@ -118,8 +118,17 @@ def _read_torchscript(archive: zipfile.ZipFile, root: str) -> dict[str, torch.Te
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """The content of a .pt, .pth, .ckpt, .bin or .safetensors file, on the CPU, its tensors mapped where the format
-    allows it. Raises ModelError for anything that is no such file."""
+    """Read a .pt, .pth, .ckpt, .bin or .safetensors file without running anything in it.
+
+    Args:
+        path: The file.
+
+    Returns:
+        Its content, tensors on the CPU, memory-mapped where the format allows it.
+
+    Raises:
+        ModelError: For anything that is no such file.
+    """
     path = Path(path)
     if not path.is_file():
         raise ModelError(f"{path}: {'not a file' if path.exists() else 'no such file'}")
@@ -138,7 +147,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def _first_sentence(error: Exception) -> str:
-    """torch adds paragraphs of advice, some of it bad: to run what is in the file."""
+    """Drop the paragraphs of advice that torch adds, some of it bad: to run what is in the file."""
     return first_line(error).split(". ")[0]
 
 
@@ -154,7 +163,7 @@ def _read(path: Path, zipped: bool) -> Any:
             ]
             if constants:  # what torch too knows TorchScript by
                 return _read_torchscript(archive, constants[0].removesuffix("constants.pkl"))
-    options = {"map_location": "cpu", "mmap": zipped or None}
+    options: dict[str, Any] = {"map_location": "cpu", "mmap": zipped or None}
     try:
         return torch.load(path, weights_only=True, **options)
     except pickle.UnpicklingError:
@@ -162,7 +171,15 @@ def _read(path: Path, zipped: bool) -> Any:
 
 
 def weights_of(content: dict[str, Any], path: Path) -> dict[str, torch.Tensor]:
-    """The tensors of a checkpoint by name, whatever holds them. Raises ModelError where there are none."""
+    """Find the tensors of a checkpoint by name, whatever holds them.
+
+    Args:
+        content: As `read_checkpoint` gives it.
+        path: Of the file, for errors.
+
+    Raises:
+        ModelError: Where there are none.
+    """
     for wrapper in WRAPPERS:
         if isinstance(content.get(wrapper), dict) and not isinstance(content[wrapper], Inert):
             content = content[wrapper]
@@ -176,14 +193,23 @@ def weights_of(content: dict[str, Any], path: Path) -> dict[str, torch.Tensor]:
 
 
 def without_prefix(weights: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
-    """The weights without the prefix of their names, where all names share it."""
+    """Drop the prefix of the weights' names, where all names share it."""
     if not all(name.startswith(prefix) for name in weights):
         return weights
     return {name.removeprefix(prefix): value for name, value in weights.items()}
 
 
 def check_state(net: "torch.nn.Module", state: "dict[str, torch.Tensor]", source: Path) -> None:
-    """Raise a ModelError naming the first weight of `state` that is missing, of the wrong shape or unexpected."""
+    """Check that weights match a network to the last name and shape.
+
+    Args:
+        net: The network.
+        state: The weights.
+        source: Where they are from, for errors.
+
+    Raises:
+        ModelError: Naming the first weight that is missing, of the wrong shape or unexpected.
+    """
     expected = net.state_dict()
     for name, value in expected.items():
         if name not in state:

@@ -14,9 +14,10 @@ from largegen.embeddings.source import find_slide
 from largegen.errors import InputError
 from largegen.models.autoencoder import load_autoencoder
 from largegen.models.denoiser import PRESETS
+from largegen.models.directory import BUNDLED, find_model, read_index
 from largegen.models.encoder import load_encoder
 from largegen.models.info import ModelInfo, TrainingSlide
-from largegen.models.model import BUNDLED, build_model, find_model, read_index, start_from
+from largegen.models.model import build_model, start_from
 from largegen.runtime.device import export_dtype, resolve_precision
 from largegen.training.accelerator import make_accelerator
 from largegen.training.config import CohortConfig, LoopConfig

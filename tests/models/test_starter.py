@@ -12,7 +12,7 @@ from PIL import Image
 
 from largegen import load_model
 from largegen.cli import run
-from largegen.models.model import BUNDLED
+from largegen.models.directory import BUNDLED
 from largegen.slides.slide import open_slide
 
 EXAMPLE = ROOT / "examples" / "reference.tif"

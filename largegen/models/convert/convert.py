@@ -10,9 +10,9 @@ from tqdm import tqdm
 from largegen.errors import InputError, ModelError, OutputError
 from largegen.models.autoencoder import Autoencoder, load_autoencoder
 from largegen.models.convert.published import Parts, Report, read_published
+from largegen.models.directory import is_model, write_model
 from largegen.models.encoder import encoder_spec
 from largegen.models.info import ModelInfo
-from largegen.models.model import is_model, write_model
 from largegen.runtime.files import atomic
 from largegen.runtime.hub import hub_folder
 from largegen.runtime.lock import lock
@@ -38,13 +38,32 @@ def convert(
     overwrite: bool = False,
     progress: bool = False,
 ) -> Report:
-    """Write the model directory of a published checkpoint, atomically; says what became of its tensors.
+    """Write the model directory of a published checkpoint, atomically.
 
-    source: a file, a folder, or `hf:ORG/NAME[@REVISION]/FOLDER`. vae: where the autoencoder is, if it is not in the
-    source: another source, or a model's directory. encoder, region_encoder, mag: names of the encoders that the model
-    was trained with and the magnification of its base, where they do not follow from its form. A source without a
-    conditioner gives a start for training.
-    Raises InputError, ModelError and OutputError, and leaves nothing behind.
+    A source without a conditioner gives a start for training.
+
+    Args:
+        source: A file, a folder, or `hf:ORG/NAME[@REVISION]/FOLDER`.
+        out: The model directory.
+        vae: Where the autoencoder is, if it is not in the source: another source, or a model's directory.
+        encoder: Name of the encoder that the model was trained with, where its form does not tell.
+        region_encoder: Name of the encoder of regions, for a model that takes them.
+        mag: Magnification of its base, where its form does not tell.
+        checkpoint: Which one, where the source has several: its file name.
+        raw_weights: Take the denoiser's weights as they were trained, not their average (EMA).
+        name: Of the model; "": the directory's.
+        licence: Of the weights; "": the encoder's.
+        dtype: Of the written weights; None: as they are.
+        overwrite: Replace a model directory that exists.
+        progress: Show a progress bar, where stderr is a terminal.
+
+    Returns:
+        What became of the source's tensors.
+
+    Raises:
+        InputError: Where it is not clear what is meant, or what is given does not match.
+        ModelError: For a damaged or unknown checkpoint.
+        OutputError: Where the directory cannot be written; nothing is left behind.
     """
     with lock(out):
         _check_target(out, overwrite)
@@ -70,7 +89,7 @@ def convert(
 
 
 def _locate(source: str | Path) -> tuple[Path, str | Path]:
-    """Where a source is on this machine, and its name, that of the hub's with the revision that was found."""
+    """Find a source on this machine, and its name, that of the hub's with the revision that was found."""
     return hub_folder(str(source)) if str(source).startswith("hf:") else (Path(source), source)
 
 
@@ -93,7 +112,11 @@ def _check_finite(parts: Parts, path: Path) -> None:
 def _info(
     parts: Parts, source: str | Path, encoder: str | None, region_encoder: str | None, mag: float | None
 ) -> ModelInfo:
-    """What travels with the weights. Raises InputError where the encoder is not known, or does not fit."""
+    """Collect what travels with the weights.
+
+    Raises:
+        InputError: Where the encoder is not known, or does not match.
+    """
     info = ModelInfo("", __version__, converted_from=str(source))
     unet, vae, conditioner = parts.unet, parts.vae, parts.conditioner
     if conditioner is None:
@@ -137,7 +160,7 @@ def _info(
 
 
 def _vae_of(path: Path) -> nn.Module:
-    """The autoencoder of a source or of a model's directory."""
+    """Read the autoencoder of a source or of a model's directory."""
     if path.is_dir() and any((path / place / "config.json").is_file() for place in ("model/vae", "vae", ".")):
         return load_autoencoder(path).vae
     parts, _ = read_published(path)
