@@ -135,7 +135,7 @@ def read_import(
             values = found.arrays[name][()].astype(np.float32)
         coords = found.arrays["coords"][()] if name == "features" and "coords" in found.arrays else None
         if coords is None and "coords" in found.attributes:
-            raise InputError(f"{path}: its coords are no numbers")
+            raise InputError(f"{path}: its coords are not numbers")
         facts = ImportFacts(path, options, slide, spec, tile_metadata(found.attributes.get("coords", {})))
     if not values.size:
         raise InputError(f"{path}: holds no embedding")

@@ -137,7 +137,7 @@ def as_grid(values: np.ndarray, kind: str, spec: EncoderSpec, path: Path) -> np.
         named = any(part in path.name for part in NAMED_GRIDS)
         if values.shape == (dim, dim) and kind in ("npy", "npz") and not named:
             raise InputError(
-                f"{path}: {dim} tiles of {dim} numbers, or the other way around: name the file"
+                f"{path}: {dim} tiles of {dim} dimensions, or the other way around: name the file"
                 f" *_uni_grid.{kind} where each column is a tile, *_dino_grid.{kind} where each row is one"
             )
         values = values.T if columns_first and values.shape[0] == dim else values
@@ -145,7 +145,7 @@ def as_grid(values: np.ndarray, kind: str, spec: EncoderSpec, path: Path) -> np.
         if values.shape[1] == dim and side * side != len(values):
             raise InputError(
                 f"{path}: {len(values)} tiles are no square, and it does not say where they lie; save it as"
-                " (rows, columns, numbers)"
+                " (rows, columns, dimensions)"
             )
         values = values.reshape(side, side, -1) if values.shape[1] == dim else values
     elif values.ndim == 3 and shape[2] != dim and shape[0] == dim:

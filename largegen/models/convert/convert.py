@@ -46,9 +46,9 @@ def convert(
         source: A file, a folder, or `hf:ORG/NAME[@REVISION]/FOLDER`.
         out: The model directory.
         vae: Where the autoencoder is, if it is not in the source: another source, or a model's directory.
-        encoder: Name of the encoder that the model was trained with, where its form does not tell.
+        encoder: Name of the encoder that the model was trained with; None for the published one.
         region_encoder: Name of the encoder of regions, for a model that takes them.
-        mag: Magnification of its base, where its form does not tell.
+        mag: Magnification of its base; None for the published one.
         checkpoint: Which one, where the source has several: its file name.
         raw_weights: Take the denoiser's weights as they were trained, not their average (EMA).
         name: Of the model; "": the directory's.
@@ -144,7 +144,10 @@ def _info(
         if found:
             specs[option] = spec = encoder_spec(found)
             if spec.dim != wanted:
-                raise InputError(f"`{option}` {found}: gives {spec.dim} numbers, but the model takes {wanted}")
+                raise InputError(
+                    f"`{option}` {found}: gives {spec.dim}-dimensional embeddings, but the model takes"
+                    f" {wanted}-dimensional ones"
+                )
     licence = "; ".join(dict.fromkeys(spec.licence for spec in specs.values()))
     return replace(
         info,

@@ -63,7 +63,7 @@ BAD = [
     (lambda p: save_h5(p, features=random(3, 768), coords=GOOD["coords"]), "do not fit together"),
     (lambda p: save_h5(p, features=GOOD["features"], coords=GOOD["coords"] - 9), "no places on a slide"),
     (lambda p: save_h5(p, features=GOOD["features"], coords=GOOD["coords"] + 1e19), "no places on a slide"),
-    (lambda p: save_h5(p, features=GOOD["features"], coords=GOOD["coords"].astype("S")), "coords are no numbers"),
+    (lambda p: save_h5(p, features=GOOD["features"], coords=GOOD["coords"].astype("S")), "coords are not numbers"),
     (lambda p: save_h5(p, features=GOOD["features"], coords=FAR), "a grid of 78126x78126 tiles: its coords or"),
     (lambda p: save_h5(p, {"level0_width": 1e9, "level0_height": 1e9, "overlap": "x"}, **GOOD), "a grid of 3906250x39"),
     (lambda p: save_h5(p, features=GOOD["features"][:1], coords=GOOD["coords"][:1]), "how large its tiles are"),

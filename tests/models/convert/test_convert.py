@@ -198,7 +198,7 @@ def test_from_the_hub_at_a_revision(shared, encoders, tmp_path, monkeypatch):
 def test_convert_makes_a_model_that_samples(shared, encoders, tmp_path, capsys, name):
     command = ["convert", str(shared / "reference" / name), "--out", str(tmp_path / "model"), "--json"]
     assert run(command) == 2 and "--encoder" in capsys.readouterr().err
-    assert run([*command, "--encoder", encoders[1]]) == 2 and "gives 96 numbers" in capsys.readouterr().err
+    assert run([*command, "--encoder", encoders[1]]) == 2 and "gives 96-dimensional" in capsys.readouterr().err
     assert run([*command, "--encoder", encoders[0], "--name", "mine", "--mag", "5"]) == 0
     printed = capsys.readouterr()
     report = json.loads(printed.out)
