@@ -36,8 +36,8 @@ def embed(
         int | None,
         typer.Option(min=16, help="Side of a tile, in pixels at that resolution.", show_default="256"),
     ] = None,
-    overlap: Annotated[
-        int | None, typer.Option(min=0, help="Pixels that neighbouring tiles share.", show_default="0")
+    overlap_px: Annotated[
+        int | None, typer.Option("--overlap", min=0, help="Pixels that neighbouring tiles share.", show_default="0")
     ] = None,
     tissue_threshold: shared.TissueThreshold = None,
     no_tissue_filter: shared.NoTissueFilter = False,
@@ -82,12 +82,12 @@ def embed(
             raise InputError("--import: --preview and the tissue filter are for slides only")
         from largegen.embeddings.convert.convert import ImportOptions
 
-        given = ImportOptions(encoder, dataset, tile_px, overlap, mag, mpp, gsd, source_mag, source_mpp, source_gsd)
+        given = ImportOptions(encoder, dataset, tile_px, overlap_px, mag, mpp, gsd, source_mag, source_mpp, source_gsd)
         settings = {"encoder_weights": encoder_weights, "device": device, "overwrite": overwrite}
         raise typer.Exit(import_files(slides, out, given, slide, settings, keep_going, dry_run, json))
     if slide is not None or dataset is not None:
         raise InputError("--slide, --dataset: only with --import")
-    encoder, tile_px, overlap = encoder or "starter", tile_px or 256, overlap or 0
+    encoder, tile_px, overlap_px = encoder or "starter", tile_px or 256, overlap_px or 0
     from largegen.embeddings.embed import EmbedOptions
     from largegen.slides.find import find_slides
     from largegen.slides.slide import open_slide
@@ -96,7 +96,7 @@ def embed(
     refuse_same_names(paths)
     network = _load(encoder, encoder_weights, device, precision)
     target = Target(mag, mpp, gsd)
-    options = EmbedOptions(tile_px, overlap, tissue_threshold, not no_tissue_filter, batch_size, workers)
+    options = EmbedOptions(tile_px, overlap_px, tissue_threshold, not no_tissue_filter, batch_size, workers)
 
     def one(path: Path) -> dict[str, Any]:
         with open_slide(path, source_mpp, source_mag, source_gsd) as slide:
