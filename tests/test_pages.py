@@ -78,27 +78,15 @@ def test_the_examples_of_how_to_extend_run(page):
         exec(compile(block, page.name, "exec"), {})
 
 
-def in_flags(message):
-    """A message as the command line shows it: names in backticks become flags."""
-
-    def flag(match):
-        name, value = match[1].replace("_", "-"), match[2]
-        if value == "False":
-            return f"--no-{name}"
-        return f"--{name}" if value in (None, "True") else f"--{name} {value}"
-
-    return re.sub(r"`(\w+)(?:=([^`]+))?`", flag, message)
-
-
 def messages():
-    """Every string of the package as users read it, with a gap for each value that is put into it."""
+    """Every string of the package, with a gap for each value that is put into it."""
     for path in MODULES:
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.JoinedStr):
                 parts = (part.value if isinstance(part, ast.Constant) else GAP for part in node.values)
-                yield in_flags("".join(parts))
+                yield "".join(parts)
             elif isinstance(node, ast.Constant) and isinstance(node.value, str):
-                yield in_flags(re.sub(r"%[sdg]|%\.\d\w", GAP, node.value))
+                yield re.sub(r"%[sdg]|%\.\d\w", GAP, node.value)
 
 
 def quotations():
