@@ -80,7 +80,7 @@ def embed(
     if import_:
         if preview or no_tissue_filter or tissue_threshold is not None:
             raise InputError("--import: --preview and the tissue filter are for slides only")
-        from largegen.embeddings.convert.convert import ImportOptions
+        from largegen.embeddings.convert.facts import ImportOptions
 
         given = ImportOptions(encoder, dataset, tile_px, overlap_px, mag, mpp, gsd, source_mag, source_mpp, source_gsd)
         settings = {"encoder_weights": encoder_weights, "device": device, "overwrite": overwrite}

@@ -10,7 +10,7 @@ from largegen.cli import options as shared
 from largegen.errors import InputError
 
 if TYPE_CHECKING:
-    from largegen.embeddings.convert.convert import ImportOptions
+    from largegen.embeddings.convert.facts import ImportOptions
 
 
 def import_files(

@@ -87,7 +87,7 @@ def _sample_metrics(config: CohortConfig, own: str, dataset: LatentRegions, devi
 def _info(config: CohortConfig, files: Sequence[EmbeddingFile], settings: EmbeddingSettings) -> ModelInfo:
     """What travels with the weights: where they come from, and the licences of all that they come from."""
     ancestor = read_index(find_model(config.init_from)).info if config.init_from else None
-    licences = dict.fromkeys(filter(None, (settings.encoder_licence, ancestor and ancestor.licence)))
+    licences = dict.fromkeys(filter(None, (settings.encoder_licence, ancestor.licence if ancestor else "")))
     return ModelInfo(
         name=config.name,
         largegen_version=__version__,

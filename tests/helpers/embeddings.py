@@ -8,7 +8,8 @@ import h5py
 import numpy as np
 import torch
 
-from largegen.embeddings.convert.convert import ImportOptions, import_embeddings
+from largegen.embeddings.convert.convert import import_embeddings
+from largegen.embeddings.convert.facts import ImportOptions
 from largegen.embeddings.embed import EmbedOptions, embed_slide
 from largegen.embeddings.file import read_grid
 

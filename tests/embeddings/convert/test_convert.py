@@ -6,7 +6,8 @@ import pytest
 from helpers.embeddings import Tiny, embed, imported, random, save, save_h5, stripped
 from helpers.models import WIDTH
 
-from largegen.embeddings.convert.convert import ImportOptions, import_embeddings
+from largegen.embeddings.convert.convert import import_embeddings
+from largegen.embeddings.convert.facts import ImportOptions
 from largegen.embeddings.file import EmbeddingFile, read_grid
 from largegen.errors import InputError
 

@@ -15,7 +15,8 @@ from helpers.embeddings import GOOD, Tiny, embed, random, save, save_h5, strippe
 from helpers.models import WIDTH, save_encoder, save_model
 
 from largegen.cli import run
-from largegen.embeddings.convert.convert import ImportOptions, import_embeddings
+from largegen.embeddings.convert.convert import import_embeddings
+from largegen.embeddings.convert.facts import ImportOptions
 from largegen.embeddings.file import EmbeddingFile, read_grid
 from largegen.errors import EmbeddingFileError, OutputError
 from largegen.slides.slide import open_slide
