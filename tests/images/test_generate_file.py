@@ -125,7 +125,7 @@ def test_the_embeddings_matter_but_not_at_guidance_0(model, grid):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"size": 0}, "--size 0x0"),
+        ({"size": 0}, "`size` 0x0"),
         ({"size": 65}, "multiples of 8"),
         ({"size": 512}, "cover 256x192"),
         ({"output": "pixels"}, "pixels"),

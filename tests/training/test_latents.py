@@ -128,7 +128,7 @@ def test_a_slide_that_moved_is_found(file, tmp_path):
     for where in (tmp_path, tmp_path / path.name):
         with find_slide(file, where) as slide:
             assert slide.path.parent == tmp_path
-    with pytest.raises(EmbeddingFileError, match="is not there; say where with --slides DIR"):
+    with pytest.raises(EmbeddingFileError, match="is not there; say where with `slides` DIR"):
         find_slide(file, tmp_path / "elsewhere")
 
 
