@@ -4,6 +4,7 @@ import errno
 import functools
 import importlib
 import inspect
+import io
 import logging
 import os
 import sys
@@ -16,6 +17,7 @@ from largegen.cli.derived import Command, with_derived_options, with_parameters
 from largegen.cli.flags import in_flags, speak_for
 from largegen.cli.options import Config, Quiet, Verbose, set_up_logging
 from largegen.errors import LargegenError
+from largegen.runtime.private_api import usage_error
 from largegen.version import __version__
 
 # The commands in the order of the work, by stage, each with an example of its use.
@@ -46,8 +48,7 @@ RESUMABLE = ("embed", "train", "train-vae", "train-encoder", "generate", "zoom")
 RESUME_HINT = "the same command again resumes where it stopped (training: with --resume latest)"
 START_OVER_HINT = "nothing is kept, and the same command starts over"
 
-# Typer carries its own copy of Click since 0.26, so the class is asked of Typer.
-UsageError: Any = typer.BadParameter.__base__
+UsageError: Any = usage_error()
 
 
 class Group(typer.core.TyperGroup):
@@ -116,6 +117,8 @@ for _stage, _examples in STAGES.items():
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit with the code that `run` gives."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names of files that a pipe's encoding on Windows lacks
     sys.exit(run(arguments))
 
 

@@ -1,7 +1,5 @@
 """`largegen eval`."""
 
-import os
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,7 +8,6 @@ import typer
 
 from largegen.cli import options as shared
 from largegen.cli.flags import in_flags
-from largegen.errors import InputError, OutputError
 
 if TYPE_CHECKING:
     from largegen.metrics.results import Evaluation
@@ -134,41 +131,19 @@ def eval(
     Computes all metrics that the inputs and the available weights allow, with confidence intervals, and says why others
     are left out. On several devices: accelerate launch --num_processes 2 -m largegen eval ...
     """
-    names = tuple(name for name in metrics.replace(" ", "").split(",") if name)
-    from largegen.metrics.request import Config, parse_metric
+    names = [name for name in metrics.replace(" ", "").split(",") if name]
+    from largegen.metrics.request import EvaluationConfig, parse_metric
 
     wanted = tuple(dict.fromkeys(map(parse_metric, names)))
-    for path, suffix, option in ((report, ".html", "--report"), (save_stats, ".npz", "--save-stats")):
-        _check_output(path, suffix, option, overwrite)
-    from largegen.metrics.evaluation import evaluate, plan
-    from largegen.metrics.report.html import write_report
-    from largegen.metrics.report.sheets import sheets_of
+    from accelerate import PartialState
+
+    from largegen.metrics.evaluate_files import EvaluationOutputs, evaluate_files, plan_files
     from largegen.metrics.sets.crops import CropSettings
-    from largegen.metrics.sets.sets import open_sets
-    from largegen.metrics.sets.statistics import save_statistics
+    from largegen.metrics.sets.sets import SetsRequest
     from largegen.runtime.device import resolve_device
-    from largegen.runtime.distributed import process_group, run_on_main
     from largegen.slides.resolution import Resolution
 
-    config = Config(
-        metrics=wanted,
-        crops=CropSettings(crops, crop_px, "grid" if grid else "random", seed),
-        encoder=encoder,
-        weights={"inception": inception_weights, "clip": clip_weights, "encoder": encoder_weights},
-        replicates=replicates,
-        batch_size=batch_size,
-        workers=workers,
-        device=resolve_device(device),
-    )
-    config.check()
-    if save_stats and any(path.suffix.lower() == ".npz" for path in real):
-        raise InputError("--save-stats: the real set is saved statistics already")
-    nothing = "--save-stats: needs a metric that has statistics, such as crop-fid or fd:starter"
-    if save_stats and wanted and not any(metric.network for metric in wanted):
-        raise InputError(nothing)
-    processes = process_group(config.device)
-    look = partial(
-        open_sets,
+    request = SetsRequest(
         real,
         fake,
         target=Resolution(mpp, mag, gsd),
@@ -178,44 +153,25 @@ def eval(
         tissue_filter=not no_tissue_filter,
         keep_going=keep_going,
     )
-    sets = run_on_main(processes, look)
-    if dry_run:
-        run_on_main(processes, lambda: shared.print_json(plan(sets, config)))
-        return 0
-    evaluation, comparison = evaluate(sets, config, processes, progress=shared.show_progress())
-    evaluation = replace(
-        evaluation,
-        left_out=tuple(replace(left, why=in_flags(left.why)) for left in evaluation.left_out),
-        warnings=tuple(map(in_flags, evaluation.warnings)),
+    config = EvaluationConfig(
+        metrics=wanted,
+        crops=CropSettings(crops, crop_px, "grid" if grid else "random", seed),
+        encoder=encoder,
+        weights={"inception": inception_weights, "clip": clip_weights, "encoder": encoder_weights},
+        replicates=replicates,
+        batch_size=batch_size,
+        workers=workers,
+        device=resolve_device(device),
     )
-
-    def tell() -> None:
-        _say(evaluation, json)  # first: a full disk must not cost the figures
-        if save_stats and not comparison.done:
-            raise InputError(nothing)
-        if save_stats:
-            save_statistics(save_stats, [compared.real for compared in comparison.done.values()])
-        if report:
-            write_report(report, evaluation, sheets_of(sets, comparison))
-            if not json:
-                typer.echo(f"{report}: report with images")
-
-    run_on_main(processes, tell)
-    return 3 if sets.failed else 0
-
-
-def _check_output(path: Path | None, suffix: str, option: str, overwrite: bool) -> None:
-    if path is None:
-        return
-    if path.suffix.lower() != suffix:
-        raise InputError(f"{option} {path}: the name must end in {suffix}")
-    if path.is_dir():
-        raise OutputError(f"{path}: is a directory; give a file name with {option}")
-    if path.exists() and not overwrite:
-        raise OutputError(f"{path}: exists already; use --overwrite or choose another {option}")
-    folder = next(parent for parent in path.absolute().parents if parent.exists())
-    if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
-        raise OutputError(f"{path}: cannot be written in {folder}; choose another {option}")
+    outputs = EvaluationOutputs(report, save_stats, overwrite)
+    if dry_run:
+        plan_files(request, config, outputs, shared.print_json)
+        return 0
+    tell = partial(_say, json=json)
+    complete = evaluate_files(request, config, outputs, tell, in_flags, progress=shared.show_progress())
+    if report and not json and PartialState().is_main_process:
+        typer.echo(f"{report}: report with images")
+    return 0 if complete else 3
 
 
 def _say(evaluation: "Evaluation", json: bool) -> None:

@@ -9,10 +9,11 @@ import json
 import logging
 import shutil
 import time
-from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,6 +25,7 @@ from largegen.embeddings.settings import EmbeddingSettings, trident_attributes
 from largegen.errors import InputError, ModelError, OutputError
 from largegen.runtime.files import atomic, write_errors
 from largegen.runtime.lock import lock
+from largegen.runtime.read_ahead import read_ahead
 from largegen.slides.tiles import TileGrid, tile_grid, tissue_fraction
 from largegen.slides.tissue import DATA_FRACTION, TISSUE_FRACTION, tissue_mask
 
@@ -264,21 +266,10 @@ def _read_batches(
     slide: "Slide", grid: TileGrid, coords: np.ndarray, batch_size: int, workers: int
 ) -> Iterator[np.ndarray]:
     """Read tiles in order, ahead of their use: (B, tile_px, tile_px, 3) uint8, only the last one smaller."""
-    if workers < 1:
-        for start in range(0, len(coords), batch_size):
-            yield np.stack([_read_tile(slide, grid, xy) for xy in coords[start : start + batch_size]])
-        return
-    pool = ThreadPoolExecutor(workers, thread_name_prefix="tiles")
-    try:
-        waiting: deque[Future[np.ndarray]] = deque()
-        upcoming = iter(coords)
-        for start in range(0, len(coords), batch_size):
-            size = min(batch_size, len(coords) - start)
-            while len(waiting) < 2 * batch_size + workers and (xy := next(upcoming, None)) is not None:
-                waiting.append(pool.submit(_read_tile, slide, grid, xy))
-            yield np.stack([waiting.popleft().result() for _ in range(size)])
-    finally:
-        pool.shutdown(cancel_futures=True)
+    read = partial(_read_tile, slide, grid)
+    with closing(read_ahead(read, coords, workers, 2 * batch_size + workers)) as tiles:
+        while batch := list(islice(tiles, batch_size)):
+            yield np.stack(batch)
 
 
 def _finite(embeddings: np.ndarray, encoder: "Encoder") -> np.ndarray:

@@ -37,7 +37,7 @@ class Blocks:
         with write_errors(self.directory):
             if self.directory.exists():
                 try:
-                    earlier = EmbeddingSettings.from_dict(json.loads(record.read_text()))
+                    earlier = EmbeddingSettings.from_dict(json.loads(record.read_text(encoding="utf-8")))
                 except (OSError, ValueError, KeyError, TypeError):
                     earlier = None
                 if earlier is None or earlier.difference(settings):

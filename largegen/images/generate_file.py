@@ -1,11 +1,9 @@
 """From a grid of embeddings to an image's file: lock, sample, decode, write; a killed run resumes."""
 
-import hashlib
 import json
 import time
 from contextlib import ExitStack
 from dataclasses import asdict, replace
-from glob import escape
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +16,8 @@ from largegen.images.provenance import image_info
 from largegen.images.write import check_output, write_image
 from largegen.models.model import Model
 from largegen.runtime.distributed import min_over_processes, process_group, run_on_main
-from largegen.runtime.files import remove
+from largegen.runtime.files import remove_leftovers
+from largegen.runtime.fingerprints import content_digest
 from largegen.runtime.lock import lock
 from largegen.sampling.cost import count_calls
 from largegen.sampling.generate import decode_bands, resolve_defaults, sample_latents
@@ -93,9 +92,8 @@ def lock_output(stack: ExitStack, out: Path, overwrite: bool, size: tuple[int, i
     """Lock an output for as long as `stack` lives, see that it can be written, and clear up after killed runs."""
     stack.enter_context(lock(out))
     check_output(out, overwrite, size)
-    for name in (out.name, *(partial.name for partial in partials)):  # what a run left that was killed while it wrote
-        for leftover in out.parent.glob(f".{escape(name)}.*.tmp*"):
-            remove(leftover)
+    for path in (out, *partials):
+        remove_leftovers(path, parts=True)
 
 
 def _flat_latent(model: Model, colour: tuple[int, int, int]) -> Tensor:
@@ -106,13 +104,9 @@ def _flat_latent(model: Model, colour: tuple[int, int, int]) -> Tensor:
 
 def fingerprint_of(model: Model, grid: EmbeddingGrid, area: ImageArea) -> str:
     """Stands for all that the latents depend on beside the sampling's settings."""
-    digest = hashlib.sha256(grid.features.tobytes() + grid.tissue.tobytes())
     about = [asdict(area), grid.source.background, dict(model.scheduler.config), str(model.dtype)]
-    digest.update(json.dumps([*about, model.device.type], default=str).encode())
-    linear = model.linear_decoder
-    weights_of = [network.parameters() for network in (model.unet, model.conditioner, model.autoencoder.vae)]
-    for parameters in [*weights_of, [linear.weight, linear.bias] if linear else []]:
-        for weights in parameters:
-            sample = weights.flatten()[:: max(1, weights.numel() // 1024)]
-            digest.update(sample.float().cpu().numpy().tobytes())
-    return digest.hexdigest()
+    settings = json.dumps([*about, model.device.type], default=str).encode()
+    weights = [*model.unet.parameters(), *model.conditioner.parameters(), *model.autoencoder.vae.parameters()]
+    if linear := model.linear_decoder:
+        weights += [linear.weight, linear.bias]
+    return content_digest([grid.features.tobytes(), grid.tissue.tobytes(), settings], weights)

@@ -7,7 +7,6 @@ names and renamed when complete. What the file says about itself is in slides/im
 
 import contextlib
 import logging
-import os
 import shutil
 import warnings
 from collections.abc import Callable, Iterable, Iterator
@@ -21,6 +20,7 @@ import numpy as np
 from largegen.errors import InputError, OutputError
 from largegen.images.headers import clear_resolution, ome_xml, raw_tiff_header, world_file
 from largegen.runtime.files import atomic, remove
+from largegen.runtime.outputs import check_new, check_writable
 from largegen.slides.deepzoom_reader import tiles_directory
 from largegen.slides.image_info import ImageInfo, sidecar
 
@@ -67,16 +67,9 @@ def check_output(path: Path, overwrite: bool = False, size: tuple[int, int] | No
     path = Path(path)
     if output_format(path) == "jpeg" and size is not None and max(size) > JPEG_MAX_PX:
         raise InputError(f"{path}: a JPEG holds at most {JPEG_MAX_PX} px a side; use .tif, .png or .dzi")
-    if path.is_dir():
-        raise OutputError(f"{path}: is a directory; give a file name with --out")
-    for existing in (path, tiles_directory(path)) if output_format(path) == "deepzoom" else (path,):
-        if existing.exists() and not overwrite:
-            raise OutputError(f"{existing}: exists already; use --overwrite or choose another --out")
-    folder = next(parent for parent in path.absolute().parents if parent.exists())
-    if not folder.is_dir():
-        raise OutputError(f"{path}: cannot be written: {folder} is not a directory")
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise OutputError(f"{path}: cannot be written: no permission to write in {folder}")
+    check_writable(path, overwrite)
+    if output_format(path) == "deepzoom":
+        check_new(tiles_directory(path), overwrite)
 
 
 def write_image(
@@ -100,7 +93,7 @@ def write_image(
         try:
             with _spooled(path, bands, info) as image:
                 save(image, temporary, info, jpeg_quality)
-            record.write_text(info.text() + "\n")
+            record.write_text(info.text() + "\n", encoding="utf-8")
             if info.georeference is not None:
                 _place(path, temporary, info)
             if partial_tiles.exists():
@@ -243,7 +236,7 @@ def _place(path: Path, temporary: Path, info: ImageInfo) -> None:
             log.warning("%s: has a world file but no CRS; for GeoTIFF, pip install 'largegen[geo]'", path)
     world, lines = world_file(path, info.georeference)
     with atomic(world) as temporary_world:
-        temporary_world.write_text(lines)
+        temporary_world.write_text(lines, encoding="utf-8")
 
 
 def _write_geotiff_tags(path: Path, info: ImageInfo) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 from largegen.errors import HubError, InputError, ModelError
 from largegen.metrics.features.extract import extract
 from largegen.metrics.features.networks import FeatureNetwork, load_network
-from largegen.metrics.request import Config, are_patches
+from largegen.metrics.request import EvaluationConfig, are_patches
 from largegen.metrics.results import IncompatibleStatistics, NotApplicable
 from largegen.metrics.sets.crops import WHOLE_PX, Crops, CropSettings, Samples, whole_images
 from largegen.metrics.sets.images import ResolutionGroup, SetImage
@@ -44,30 +44,30 @@ class SetPair(NamedTuple):
 class Comparison:
     """Networks and statistics, each computed when it is first asked for."""
 
-    def __init__(self, sets: Sets, config: Config, processes: "PartialState", progress: bool = False):
+    def __init__(self, sets: Sets, config: EvaluationConfig, processes: "PartialState", progress: bool = False):
         self.sets, self.config, self.processes, self.progress = sets, config, processes, progress
-        self.done: dict[tuple[str, str], SetPair] = {}  # by level and network
+        self.done: dict[tuple[str, str], SetPair] = {}  # by group and network
         self._networks: dict[str, FeatureNetwork | HubError | ModelError] = {}
-        self._samples: dict[tuple[str, bool], BothSamples] = {}  # by level, and whether they are whole images
+        self._samples: dict[tuple[str, bool], BothSamples] = {}  # by group, and whether they are whole images
 
-    def at(self, level: ResolutionGroup, network: str) -> SetPair:
-        """Both sets at a level in the space of `inception`, `clip` (whole images) or `encoder:NAME` (crops).
+    def at(self, group: ResolutionGroup, network: str) -> SetPair:
+        """Compute both sets of a group in the space of `inception`, `clip` (whole images), `vgg16` or `encoder:NAME`.
 
         Raises NotApplicable where the sets do not allow it, Unlike where statistics of another kind were given,
         HubError and ModelError where there is no such network.
         """
-        place = (level.name, network)
+        place = (group.name, network)
         if place not in self.done:
-            self.done[place] = self._extract(level, network)
+            self.done[place] = self._extract(group, network)
         return self.done[place]
 
-    def check(self, level: ResolutionGroup, network: str) -> None:
+    def check(self, group: ResolutionGroup, network: str) -> None:
         """Raise what `at` would, before any image goes through a network."""
-        if (level.name, network) not in self.done:
-            self._prepared(level, network)
+        if (group.name, network) not in self.done:
+            self._prepared(group, network)
 
     def _network(self, name: str) -> FeatureNetwork:
-        """A network; its error again where it could not be loaded."""
+        """Load a network once; raise its error again where it could not be loaded."""
         if name not in self._networks:
             try:
                 weights = self.config.weights.get(name.partition(":")[0])
@@ -80,25 +80,25 @@ class Comparison:
             raise network
         return network
 
-    def _prepared(self, level: ResolutionGroup, name: str) -> tuple[FeatureNetwork, BothSamples, Statistics | None]:
-        """A network, what is compared in its space, and the real set's statistics where they are from a file."""
+    def _prepared(self, group: ResolutionGroup, name: str) -> tuple[FeatureNetwork, BothSamples, Statistics | None]:
+        """Get a network, what is compared in its space, and the real set's statistics where they are from a file."""
         whole = name == "clip"
-        if (level.name, whole) not in self._samples:  # before the network, which may have to be downloaded
-            self._samples[level.name, whole] = self._whole(level) if whole else self._crops_of(level)
-        samples = side, real, fake = self._samples[level.name, whole]
+        if (group.name, whole) not in self._samples:  # before the network, which may have to be downloaded
+            self._samples[group.name, whole] = self._whole(group) if whole else self._crops_of(group)
+        samples = side, real, fake = self._samples[group.name, whole]
         for what, of_it in (("real", real), ("generated", fake)):
             if of_it is not None and len(of_it) < 2:
                 raise NotApplicable(f"there is one {what} crop, and a distribution takes two or more")
         network = self._network(name)
-        return network, samples, self._saved(_key(network, side, level)) if real is None else None
+        return network, samples, self._saved(_key(network, side, group)) if real is None else None
 
-    def _extract(self, level: ResolutionGroup, name: str) -> SetPair:
-        network, (side, real_samples, fake_samples), saved = self._prepared(level, name)
+    def _extract(self, group: ResolutionGroup, name: str) -> SetPair:
+        network, (side, real_samples, fake_samples), saved = self._prepared(group, name)
         config, sets = self.config, self.sets
         take = partial(
             extract,
             network,
-            key=_key(network, side, level),
+            key=_key(network, side, group),
             processes=self.processes,
             batch_size=config.batch_size,
             workers=config.workers,
@@ -108,11 +108,12 @@ class Comparison:
         fake, fake_kept = take(fake_samples, source={"paths": sets.fake_paths, **asdict(config.crops)})
         if saved:
             return SetPair(network, saved, fake, None, fake_samples, None, fake_kept)
+        assert real_samples is not None, "either samples or saved statistics"
         real, real_kept = take(real_samples, source={"paths": sets.real_paths, **asdict(config.crops)})
         return SetPair(network, real, fake, real_samples, fake_samples, real_kept, fake_kept)
 
     def _saved(self, key: dict[str, Any]) -> Statistics:
-        """Those of the saved statistics that are of the same network and, if there are any, the same level and side."""
+        """Find saved statistics of the same network and, if there are any, of the same resolution and side."""
         found = [saved for saved in self.sets.statistics if saved.key["network"] == key["network"]]
         if not found:
             raise NotApplicable(f"{self.sets.real_paths[0]} holds no statistics of {key['network']}")
@@ -123,35 +124,35 @@ class Comparison:
             raise IncompatibleStatistics(f"{self.sets.real_paths[0]}: {error}") from error
         return closest
 
-    def _crops_of(self, level: ResolutionGroup) -> BothSamples:
+    def _crops_of(self, group: ResolutionGroup) -> BothSamples:
         settings = self.config.crops
-        real = self._crops_in(level.real, settings) if level.real else None
-        return settings.size_px, real, self._crops_in(level.fake, settings)
+        real = self._crops_in(group.real, settings) if group.real else None
+        return settings.size_px, real, self._crops_in(group.fake, settings)
 
     def _crops_in(self, images: Sequence[SetImage], settings: CropSettings) -> Crops:
-        """Crops in places that the main process finds for all, so that thumbnails are read once."""
+        """Take crops in places that the main process finds for all, so that thumbnails are read once."""
         draw = partial(Crops, images, settings, self.sets.failed)
         return draw(run_on_main(self.processes, lambda: draw().places))
 
-    def _whole(self, level: ResolutionGroup) -> BothSamples:
-        """Whole generated images, and whole real ones of their size or, of larger ones, squares side by side."""
-        sides = [_side(image) for image in level.fake]
-        if are_patches(level.fake, self.config.crops.size_px):
+    def _whole(self, group: ResolutionGroup) -> BothSamples:
+        """Take whole generated images, and whole real ones of their size or, of larger ones, squares side by side."""
+        sides = [_side(image) for image in group.fake]
+        if are_patches(group.fake, self.config.crops.size_px):
             raise NotApplicable("the generated images are no larger than a crop")
         if len(sides) < 2:
             raise NotApplicable("there is one generated image, and a distribution of whole ones takes two or more")
         side = min(sides)
         if max(sides) > MAX_SIDE_RATIO * side:
             raise NotApplicable(f"the generated images have {side} to {max(sides)} px; give those of one size")
-        fake = whole_images(level.fake, self.sets.failed)
-        if not level.real:
+        fake = whole_images(group.fake, self.sets.failed)
+        if not group.real:
             return side, None, fake
-        if max(map(_side, level.real)) <= MAX_SIDE_RATIO * side:
-            return side, whole_images(level.real, self.sets.failed), fake
+        if max(map(_side, group.real)) <= MAX_SIDE_RATIO * side:
+            return side, whole_images(group.real, self.sets.failed), fake
         shrink = max(1.0, side / WHOLE_PX)  # as whole_images does
         shrunk = [
             replace(p, downsample=p.downsample * shrink, width=int(p.width / shrink), height=int(p.height / shrink))
-            for p in level.real
+            for p in group.real
         ]
         settings = replace(self.config.crops, size_px=int(side / shrink), placement="grid")
         squares = self._crops_in(shrunk, settings)
@@ -160,10 +161,10 @@ class Comparison:
         return side, squares, fake
 
 
-def _key(network: FeatureNetwork, side_px: int, level: ResolutionGroup) -> dict[str, Any]:
-    """What two sets must have in common to be compared."""
-    tissue = any(image.tissue for image in level.fake)
-    return {**network.key, "side_px": side_px, "level": level.name, "tissue": tissue}
+def _key(network: FeatureNetwork, side_px: int, group: ResolutionGroup) -> dict[str, Any]:
+    """Return what two sets must have in common to be compared."""
+    tissue = any(image.tissue for image in group.fake)
+    return {**network.key, "side_px": side_px, "level": group.name, "tissue": tissue}
 
 
 def _side(image: SetImage) -> int:

@@ -1,208 +1,159 @@
-"""`largegen eval`: from two sets of images to all figures that they and the weights at hand allow."""
+"""From two sets of images to all figures that they and the weights at hand allow: `largegen eval`."""
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from largegen.errors import HubError, InputError, ModelError
-from largegen.metrics import image_figures
-from largegen.metrics.comparison import Comparison, SetPair
-from largegen.metrics.request import STARTER, Config, Metric, are_patches, metrics_of
+from largegen.metrics import image_figures, set_figures
+from largegen.metrics.caveats import describe_set, warnings_of
+from largegen.metrics.comparison import Comparison
+from largegen.metrics.request import STARTER, EvaluationConfig, Metric, are_patches, metrics_of
 from largegen.metrics.results import Evaluation, Figure, IncompatibleStatistics, LeftOut, LevelFigures, NotApplicable
-from largegen.metrics.set_figures import frechet_figure, kernel_figure, neighbour_figures, sample_warnings
 from largegen.metrics.sets.crops import Crops
 from largegen.metrics.sets.images import ResolutionGroup, SetImage
 from largegen.metrics.sets.sets import Sets
-from largegen.models.encoder import Encoder, load_encoder
 from largegen.runtime.distributed import run_on_main
 from largegen.version import __version__
 
 if TYPE_CHECKING:
     from accelerate import PartialState
 
-
-MAX_CROPS_PER_AREA = 4  # crops per room for one from which on they say little of what another draw would give
-TITLES = {"patch-fid": "Patch FID", "crop-fid": "Crop FID", "clip-fid": "CLIP FID"}
+Unavailable = (NotApplicable, HubError, ModelError)  # of a metric: its inputs or its weights are not at hand
 
 
 def evaluate(
-    sets: Sets, config: Config, processes: "PartialState", progress: bool = False
+    sets: Sets, config: EvaluationConfig, processes: "PartialState", progress: bool = False
 ) -> tuple[Evaluation, Comparison]:
-    """All figures of two sets, and the features behind them. Several processes share the crops; all get the figures.
+    """Compute all figures of two sets.
 
-    Raises InputError where a metric that was asked for cannot be had, or none at all, and SlideError for a damaged
-    image, unless such are left out.
+    Args:
+        sets: What is compared with what.
+        config: Which metrics, of which crops.
+        processes: They share the crops; all get the same figures.
+        progress: Whether to show progress bars.
+
+    Returns:
+        The figures, and both sets in the space of each network, for the images of a report.
+
+    Raises:
+        InputError: A metric that was asked for cannot be had, or none at all.
+        SlideError: An image is damaged, and such are not to be left out.
     """
     comparison = Comparison(sets, config, processes, progress)
     for metric in config.metrics:
         _require(metric, comparison)
-    levels, unlike = [], None
-    left_out: dict[str, dict[str, None]] = {}  # reasons and the metrics that they hold for, each once, in order
-    for level in sets.levels:
-        figures = []
-        for metric in metrics_of(level, config):
+    levels, left_out = [], _LeftOut(several=len(sets.groups) > 1)
+    for group in sets.groups:
+        figures: list[Figure] = []
+        for metric in metrics_of(group, config):
             try:
-                figures += _measure(metric, level, comparison)
-            except NotApplicable as error:
-                unlike = unlike or (error if isinstance(error, IncompatibleStatistics) else None)
-                where = f"{level.name}: " if len(sets.levels) > 1 else ""
-                left_out.setdefault(f"{where}{error}", {})[metric.name] = None
-            except (HubError, ModelError) as error:
-                if config.names(metric):
+                _check(metric, group, comparison)
+                figures += _measure(metric, group, comparison)
+            except Unavailable as error:
+                if config.names(metric) and not isinstance(error, NotApplicable):
                     raise
-                left_out.setdefault(str(error), {})[metric.name] = None
+                left_out.add(metric, group, error)
         if figures:
-            levels.append(LevelFigures(level.name, tuple(figures)))
+            levels.append(LevelFigures(group.name, tuple(figures)))
     if sets.failed is not None:  # what the main process alone came upon, among images one by one
-        sets.failed[:] = run_on_main(processes, lambda: sets.failed)
+        sets.failed[:] = run_on_main(processes, lambda: sets.failed or [])
     found = {figure.metric for level in levels for figure in level.figures}
-    for why, names in left_out.items():
-        if config.metrics and (missing := [name for name in names if name not in found]):
-            raise InputError(f"--metrics {missing[0]}: {why}")
-    if unlike and not comparison.done:  # nothing of the saved statistics can be used: not what was meant
-        raise unlike
-    if not found:
-        raise InputError(f"no metric can be had: {'; '.join(left_out)}")
+    left_out.check(found, config, computed=bool(comparison.done))
     evaluation = Evaluation(
-        real=_described(sets, "real", comparison),
-        fake=_described(sets, "fake", comparison),
+        real=describe_set("real", comparison),
+        fake=describe_set("fake", comparison),
         levels=tuple(levels),
-        left_out=tuple(LeftOut(", ".join(names), why) for why, names in left_out.items()),
-        warnings=tuple(_warnings(sets, config, comparison)),
-        settings=_settings(config) | {"features": [compared.fake.key for compared in comparison.done.values()]},
+        left_out=tuple(LeftOut(", ".join(names), why) for why, names in left_out.reasons.items()),
+        warnings=tuple(warnings_of(comparison)),
+        settings=_settings(config) | {"features": [pair.fake.key for pair in comparison.done.values()]},
     )
     return evaluation, comparison
 
 
-def plan(sets: Sets, config: Config) -> dict[str, Any]:
-    """What `evaluate` would do: images, crops and metrics of each level."""
+def plan(sets: Sets, config: EvaluationConfig) -> dict[str, Any]:
+    """Say what `evaluate` would do: images, crops and metrics at each resolution."""
 
     def count(images: Sequence[SetImage]) -> dict[str, int]:
         return {"pictures": len(images), "crops": len(Crops(images, config.crops, sets.failed))}
 
     levels = [
         {
-            "level": level.name,
-            "real": count(level.real) if level.real else "saved statistics",
-            "fake": count(level.fake),
-            "metrics": [metric.name for metric in metrics_of(level, config)],
+            "level": group.name,
+            "real": count(group.real) if group.real else "saved statistics",
+            "fake": count(group.fake),
+            "metrics": [metric.name for metric in metrics_of(group, config)],
         }
-        for level in sets.levels
+        for group in sets.groups
     ]
     return {"levels": levels, "settings": _settings(config)}
 
 
-def _settings(config: Config) -> dict[str, Any]:
+def _settings(config: EvaluationConfig) -> dict[str, Any]:
     settings = {**asdict(config.crops), "encoder": config.encoder or STARTER, "replicates": config.replicates}
     return {**settings, "device": str(config.device), "largegen": __version__}
 
 
 def _require(metric: Metric, comparison: Comparison) -> None:
-    """Raise InputError, before the work, for a metric that can be had at no level."""
+    """Raise InputError, before the work, for a metric that can be had at no resolution."""
     reasons = []
-    for level in comparison.sets.levels:
+    for group in comparison.sets.groups:
         try:
-            return _check(metric, level, comparison)
-        except (NotApplicable, HubError, ModelError) as error:
+            return _check(metric, group, comparison)
+        except Unavailable as error:
             reasons.append(error)
-    raise InputError(f"--metrics {metric.name}: {reasons[0]}") from reasons[0]
+    raise InputError(f"`metrics` {metric.name}: {reasons[0]}") from reasons[0]
 
 
-def _check(metric: Metric, level: ResolutionGroup, comparison: Comparison) -> None:
-    """Raise NotApplicable, HubError or ModelError where the metric is known beforehand not to be had."""
-    patches = are_patches(level.fake, comparison.config.crops.size_px)
+def _check(metric: Metric, group: ResolutionGroup, comparison: Comparison) -> None:
+    """Raise one of `Unavailable` where the metric is known beforehand not to be had."""
+    patches = are_patches(group.fake, comparison.config.crops.size_px)
     if metric.network is None and patches:
         raise NotApplicable("the generated images are no larger than a crop")
     if metric.kind == "patch-fid" and not patches:
         raise NotApplicable("the generated images are larger than a crop; use crop-fid")
     if metric.network:
-        comparison.check(level, metric.network)
+        comparison.check(group, metric.network)
     else:
-        image_figures.check(metric.kind, level, comparison.sets, comparison.config.device)
+        image_figures.check(metric, group, comparison.sets, comparison.config)
 
 
-def _measure(metric: Metric, level: ResolutionGroup, comparison: Comparison) -> list[Figure]:
-    _check(metric, level, comparison)
+def _measure(metric: Metric, group: ResolutionGroup, comparison: Comparison) -> list[Figure]:
+    """Compute the figures of a metric: features by all processes, all else by the main one."""
     if metric.network is None:
-        return run_on_main(comparison.processes, lambda: [_single(metric, level, comparison)])
-    compared = comparison.at(level, metric.network)
-    return run_on_main(comparison.processes, lambda: _in_space(metric, compared, comparison))
+        return run_on_main(
+            comparison.processes,
+            lambda: [image_figures.measure(metric, group, comparison.sets, comparison.config)],
+        )
+    pair = comparison.at(group, metric.network)
+    return run_on_main(
+        comparison.processes,
+        lambda: set_figures.measure(metric, pair, comparison.config, comparison.progress),
+    )
 
 
-def _single(metric: Metric, level: ResolutionGroup, comparison: Comparison) -> Figure:
-    """A figure of generated images one by one."""
-    sets, config = comparison.sets, comparison.config
-    if metric.kind == "seam":
-        return image_figures.seam_figure(level, sets)
-    if metric.kind == "guide-psnr":
-        return image_figures.guide_figure(level, sets)
-    if metric.kind == "lpips":
-        return image_figures.perceptual_figure(level, sets, config.device, config.batch_size, config.workers)
-    return image_figures.similarity_figure(level, sets, partial(_encoder, config), config.batch_size, config.workers)
+class _LeftOut:
+    """Metrics that cannot be had, by reason; each reason and metric once, in order."""
 
+    def __init__(self, several: bool):
+        """Start with none; several: there are several resolutions, so that a reason names its own."""
+        self.several = several
+        self.reasons: dict[str, dict[str, None]] = {}
+        self.incompatible: IncompatibleStatistics | None = None
 
-def _encoder(config: Config, made_with: str | None) -> Encoder:
-    """The encoder of --encoder, else that which images were made with, else the starter."""
-    name = config.encoder or made_with or STARTER
-    return load_encoder(name, config.weights.get("encoder"), config.device)
+    def add(self, metric: Metric, group: ResolutionGroup, error: Exception) -> None:
+        """Note why a metric is left out at a resolution."""
+        if isinstance(error, IncompatibleStatistics) and self.incompatible is None:
+            self.incompatible = error
+        where = f"{group.name}: " if self.several and isinstance(error, NotApplicable) else ""
+        self.reasons.setdefault(f"{where}{error}", {})[metric.name] = None
 
-
-def _in_space(metric: Metric, compared: SetPair, comparison: Comparison) -> list[Figure]:
-    """Figures of both sets in a network's space; only in Inception's and CLIP's is a distance called FID."""
-    network, real, fake = compared.network, compared.real, compared.fake
-    of_papers = network.name in ("inception", "clip") and network.standard
-    space = "" if of_papers else f", {network.title}"
-    if metric.kind == "kid":
-        return [kernel_figure(metric.name, f"KID{space}" if of_papers else f"Kernel distance{space}", real, fake)]
-    if metric.kind == "precision-recall":
-        return neighbour_figures(metric.name, space, real, fake)
-    name = TITLES[metric.kind] if of_papers else f"Fréchet distance{space}"
-    config, progress = comparison.config, comparison.progress
-    return [frechet_figure(metric.name, name, real, fake, config.replicates, config.crops.seed % 2**64, progress)]
-
-
-def _warnings(sets: Sets, config: Config, comparison: Comparison) -> list[str]:
-    """What to know before trusting the figures, each line once."""
-    found = [f"left out: {why}" for _, why in sets.failed or ()]
-    found += _of_compression(sets)
-    for (level, _), compared in comparison.done.items():
-        counts = compared.real.gaussian.count, compared.fake.gaussian.count
-        found += sample_warnings(level, compared.network.title, compared.network.dim, *counts)
-    if config.crops.placement == "random":
-        for level in sets.levels:
-            for name, images in (("real", level.real), ("generated", level.fake)):
-                room = sum(image.width * image.height for image in images) / config.crops.size_px**2
-                if (
-                    images
-                    and room * MAX_CROPS_PER_AREA < config.crops.count
-                    and not are_patches(images, config.crops.size_px)
-                ):
-                    found.append(
-                        f"{level.name}: the {name} images have room for {room:.0f} crops side by side, so"
-                        f" {config.crops.count} of them overlap: intervals are too narrow, precision and recall too low"
-                    )
-    return list(dict.fromkeys(found))
-
-
-def _of_compression(sets: Sets) -> list[str]:
-    real, fake = ([image.lossy for level in sets.levels for image in getattr(level, side)] for side in ("real", "fake"))
-    if not real or abs(np.mean(real) - np.mean(fake)) <= 0.5:
-        return []
-    lossy, lossless = ("real", "generated") if np.mean(real) > 0.5 else ("generated", "real")
-    return [f"the {lossy} images are JPEG-compressed and the {lossless} ones are not, which moves every distance"]
-
-
-def _described(sets: Sets, side: str, comparison: Comparison) -> dict[str, Any]:
-    """A set, for the report."""
-    lossy = {image.path: image.lossy for level in sets.levels for image in getattr(level, side)}
-    crops = [getattr(c, side).gaussian.count for (_, name), c in comparison.done.items() if name != "clip"]
-    found = {"paths": list(sets.real_paths if side == "real" else sets.fake_paths)}
-    if crops:
-        found["crops"] = max(crops)
-    if lossy:
-        share = sum(lossy.values()) / len(lossy)
-        found |= {"pictures": len(lossy), "compression": {0: "lossless", 1: "JPEG"}.get(share, "some JPEG")}
-    return found
+    def check(self, found: set[str], config: EvaluationConfig, computed: bool) -> None:
+        """Raise InputError where a metric that was asked for was found nowhere, or nothing was."""
+        for why, names in self.reasons.items():
+            if config.metrics and (missing := [name for name in names if name not in found]):
+                raise InputError(f"`metrics` {missing[0]}: {why}")
+        if self.incompatible and not computed:  # nothing of the saved statistics can be used: not what was meant
+            raise self.incompatible
+        if not found:
+            raise InputError(f"no metric can be had: {'; '.join(self.reasons)}")

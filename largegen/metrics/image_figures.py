@@ -1,9 +1,9 @@
 """Figures of generated images one by one: seams, agreement with their guides, likeness to their references."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -13,18 +13,13 @@ from largegen.metrics.per_image.guide import guide_of, guide_psnr_of_file
 from largegen.metrics.per_image.perceptual import perceptual_distances
 from largegen.metrics.per_image.seams import Borders, borders_of, seam_of_file, tile_borders
 from largegen.metrics.per_image.similarity import PairTiles, Similarity, embed_pairs, similarity
+from largegen.metrics.request import STARTER, EvaluationConfig, Metric
 from largegen.metrics.results import Figure, NotApplicable
 from largegen.metrics.sets.images import ResolutionGroup
 from largegen.metrics.sets.pairs import Pair
 from largegen.metrics.sets.sets import Sets
-from largegen.slides.image_info import read_provenance
+from largegen.models.encoder import load_encoder
 from largegen.slides.slide import open_slide
-
-if TYPE_CHECKING:
-    import torch
-
-    from largegen.models.encoder import Encoder
-
 
 T = TypeVar("T")
 TILE_PX = 256  # of the images of others
@@ -33,52 +28,66 @@ NO_PAIR_NOTE = "none of the pairs has an image of this resolution"
 NONE_LEFT_NOTE = "no generated image can be read"
 
 
-def check(kind: str, level: ResolutionGroup, sets: Sets, device: "torch.device") -> None:
+def check(metric: Metric, group: ResolutionGroup, sets: Sets, config: EvaluationConfig) -> None:
     """Raise NotApplicable where a metric has no images to look at, or lacks the package that it needs."""
-    if kind == "seam" and not any(image.downsample == 1 for image in level.fake):
+    if metric.kind == "seam" and not any(image.downsample == 1 for image in group.fake):
         raise NotApplicable(COARSER_NOTE)
-    if kind == "guide-psnr":
-        guided(level)
-    if kind in ("embedding-similarity", "lpips"):
-        paired(level, sets)
-    if kind == "lpips":
-        perceptual_network(device)
+    if metric.kind == "guide-psnr":
+        guided(group)
+    if metric.kind in ("embedding-similarity", "lpips"):
+        paired(group, sets)
+    if metric.kind == "lpips":
+        perceptual_network(config.device)
 
 
-def guided(level: ResolutionGroup) -> list[tuple[Path, Path]]:
-    """The generated images that have a guide, and it."""
+def measure(metric: Metric, group: ResolutionGroup, sets: Sets, config: EvaluationConfig) -> Figure:
+    """Compute a metric of the generated images one by one.
+
+    Raises:
+        NotApplicable: No image allows it.
+        SlideError: An image is damaged, and such are not to be left out.
+    """
+    if metric.kind == "seam":
+        return seam_figure(group, sets)
+    if metric.kind == "guide-psnr":
+        return guide_figure(group, sets)
+    if metric.kind == "lpips":
+        return perceptual_figure(group, sets, config)
+    return similarity_figure(group, sets, config)
+
+
+def guided(group: ResolutionGroup) -> list[tuple[Path, Path]]:
+    """List the generated images that have a guide, and it."""
     found = [
-        (image.path, guide)
-        for image in level.fake
-        if (record := read_provenance(image.path)) and (guide := guide_of(image.path, record))
+        (image.path, guide) for image in group.fake if (guide := guide_of(image.path, image.provenance)) is not None
     ]
     if not found:
         raise NotApplicable("no generated image has a guide, as zoom leaves beside its own")
     return found
 
 
-def paired(level: ResolutionGroup, sets: Sets) -> list[Pair]:
-    """The pairs of the generated images that are compared in their own pixels."""
-    own = {image.path for image in level.fake if image.downsample == 1}
+def paired(group: ResolutionGroup, sets: Sets) -> list[Pair]:
+    """List the pairs of the generated images that are compared in their own pixels."""
+    own = {image.path for image in group.fake if image.downsample == 1}
     pairs = [pair for pair in sets.pairs if pair.fake in own]
     if not pairs:
         raise NotApplicable(sets.unpaired[0] if sets.unpaired else COARSER_NOTE if not own else NO_PAIR_NOTE)
     return pairs
 
 
-def seam_figure(level: ResolutionGroup, sets: Sets) -> Figure:
-    """The mean seam score of the images; its floor is that of the places in real ones that they are made after."""
+def seam_figure(group: ResolutionGroup, sets: Sets) -> Figure:
+    """Compute the mean seam score of the images; its floor is that of the real places that they are made after."""
     places = {pair.fake: pair for pair in sets.pairs}
     scores, floors, reasons = [], [], []
-    for image in level.fake:
+    for image in group.fake:
         if image.path in sets.left_out:
             continue
         if image.downsample != 1:
             reasons.append(COARSER_NOTE)
             continue
-        record = read_provenance(image.path)
         try:
-            borders = borders_of(record) if record else tile_borders(image.width, image.height, TILE_PX)
+            made, size = image.provenance, (image.width, image.height)
+            borders = borders_of(made) if made else tile_borders(*size, TILE_PX)
             with image.open() as slide:
                 scores.append(seam_of_file(slide, *borders))
         except SlideError as error:
@@ -111,16 +120,16 @@ def seam_figure(level: ResolutionGroup, sets: Sets) -> Figure:
 
 
 def _floor_of(pair: Pair, borders: Borders) -> float:
-    """The seam score of the real pixels that an image is made after."""
+    """Compute the seam score of the real pixels that an image is made after."""
     with open_slide(pair.real) as real:
         size = (pair.width, pair.height)
         return seam_of_file(real, *borders, xy=pair.real_xy, size=size, downsample=pair.scale)
 
 
-def guide_figure(level: ResolutionGroup, sets: Sets) -> Figure:
-    """The mean PSNR between the images of `zoom`, shrunk, and their guides: infinite if one is its guide exactly."""
+def guide_figure(group: ResolutionGroup, sets: Sets) -> Figure:
+    """Compute the mean PSNR between the images of `zoom`, shrunk, and their guides; infinite if one is its guide."""
     values, reasons = [], []
-    for path, guide in guided(level):
+    for path, guide in guided(group):
         if path in sets.left_out:
             continue
         try:
@@ -145,24 +154,18 @@ def guide_figure(level: ResolutionGroup, sets: Sets) -> Figure:
     )
 
 
-def similarity_figure(
-    level: ResolutionGroup,
-    sets: Sets,
-    load: Callable[[str | None], "Encoder"],
-    batch_size: int,
-    workers: int,
-) -> Figure:
-    """The mean cosine between tiles of the images and of the real ones that they are made after [L].
+def similarity_figure(group: ResolutionGroup, sets: Sets, config: EvaluationConfig) -> Figure:
+    """Compute the mean cosine between tiles of the images and of the real ones that they are made after [L].
 
-    load: gives the encoder that compares them, from the name of that which they were made with, if they say it.
+    The encoder is the one asked for, else that which the images say they were made with, else the starter.
     """
-    record = read_provenance(paired(level, sets)[0].fake) or {}
-    encoder = load(record.get("encoder"))
+    name = config.encoder or _made_by(group, paired(group, sets)).get("encoder") or STARTER
+    encoder = load_encoder(name, config.weights.get("encoder"), config.device)
 
     def compare(tiles: PairTiles) -> Similarity:
-        return similarity(*embed_pairs(tiles.batches(batch_size, workers), encoder), tiles.places[:, 0])
+        return similarity(*embed_pairs(tiles.batches(config.batch_size, config.workers), encoder), tiles.places[:, 0])
 
-    found = _of_tiles(level, sets, compare)
+    found = _of_tiles(group, sets, compare)
     unrelated = f"; unrelated real tiles have {found.baseline:.3f}" if found.baseline is not None else ""
     return Figure(
         metric="embedding-similarity",
@@ -176,16 +179,14 @@ def similarity_figure(
     )
 
 
-def perceptual_figure(
-    level: ResolutionGroup, sets: Sets, device: "torch.device", batch_size: int, workers: int
-) -> Figure:
-    """The mean ST-LPIPS between tiles of the images and the real ones in their places (Ghildyal & Liu, ECCV 2022)."""
-    network = perceptual_network(device)
+def perceptual_figure(group: ResolutionGroup, sets: Sets, config: EvaluationConfig) -> Figure:
+    """Compute the mean ST-LPIPS between tiles of the images and the real ones in their places (Ghildyal & Liu 2022)."""
+    network = perceptual_network(config.device)
 
     def compare(tiles: PairTiles) -> np.ndarray:
-        return perceptual_distances(tiles.batches(batch_size, workers), network, device)
+        return perceptual_distances(tiles.batches(config.batch_size, config.workers), network, config.device)
 
-    values = _of_tiles(level, sets, compare)
+    values = _of_tiles(group, sets, compare)
     return Figure(
         metric="lpips",
         name="ST-LPIPS, VGG16",
@@ -197,10 +198,10 @@ def perceptual_figure(
     )
 
 
-def _of_tiles(level: ResolutionGroup, sets: Sets, compare: Callable[[PairTiles], T]) -> T:
-    """What `compare` makes of the tiles of all pairs; asked again without each image that turns out damaged."""
-    pairs = paired(level, sets)
-    tile_px = (read_provenance(pairs[0].fake) or {}).get("tile_px", TILE_PX)
+def _of_tiles(group: ResolutionGroup, sets: Sets, compare: Callable[[PairTiles], T]) -> T:
+    """Return what `compare` makes of the tiles of all pairs; start over without each image that turns out damaged."""
+    pairs = paired(group, sets)
+    tile_px = _made_by(group, pairs).get("tile_px", TILE_PX)
     while True:
         pairs = [pair for pair in pairs if not {pair.fake, pair.real} & sets.left_out]
         if not pairs:
@@ -214,13 +215,18 @@ def _of_tiles(level: ResolutionGroup, sets: Sets, compare: Callable[[PairTiles],
             sets.leave_out(_damaged(pairs, error), error)
 
 
+def _made_by(group: ResolutionGroup, pairs: Sequence[Pair]) -> Mapping[str, Any]:
+    """Return what the generated image of the first pair says of its making."""
+    return next(image.provenance for image in group.fake if image.path == pairs[0].fake)
+
+
 def _damaged(pairs: Sequence[Pair], error: SlideError) -> Path:
-    """The image that an error is about: each begins with its path."""
+    """Find the image that an error is about: each begins with its path."""
     for path in (path for pair in pairs for path in (pair.fake, pair.real)):
         if str(error).startswith(f"{path}: "):
             return path
     raise error
 
 
-def _standard_error(values: Sequence[float]) -> float | None:
+def _standard_error(values: Sequence[float] | np.ndarray) -> float | None:
     return float(np.std(values, ddof=1) / np.sqrt(len(values))) if len(values) > 1 else None

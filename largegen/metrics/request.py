@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 from largegen.errors import InputError
 from largegen.metrics.sets.crops import CropSettings
 from largegen.metrics.sets.images import ResolutionGroup, SetImage
-from largegen.slides.image_info import read_provenance
 
 if TYPE_CHECKING:
     import torch
@@ -16,10 +15,10 @@ if TYPE_CHECKING:
 
 STARTER = "starter"  # the bundled encoder
 VGG = "vgg16"  # the network of perceptual distances, which fd and its like take in an encoder's place
-OF_INCEPTION = ("patch-fid", "crop-fid", "kid", "precision-recall")
-ENCODER_KINDS = ("fd", "kid", "precision-recall")  # that take `:ENCODER`
-OF_IMAGES = ("embedding-similarity", "seam", "guide-psnr", "lpips")
-KINDS = (*OF_INCEPTION, "clip-fid", "fd:ENCODER", *OF_IMAGES)
+INCEPTION_METRICS = ("patch-fid", "crop-fid", "kid", "precision-recall")
+ENCODER_METRICS = ("fd", "kid", "precision-recall")  # that take `:ENCODER`
+IMAGE_METRICS = ("embedding-similarity", "seam", "guide-psnr", "lpips")
+METRIC_NAMES = (*INCEPTION_METRICS, "clip-fid", "fd:ENCODER", *IMAGE_METRICS)
 
 
 @dataclass(frozen=True)
@@ -32,25 +31,24 @@ class Metric:
 
 
 def parse_metric(text: str) -> Metric:
-    """`crop-fid`, `kid`, `kid:starter`, `fd:uni_v1`, `fd:vgg16`... Raises InputError for what is no metric."""
+    """Parse `crop-fid`, `kid`, `kid:starter`, `fd:uni_v1`, `fd:vgg16`... Raises InputError for what is no metric."""
     kind, _, encoder = text.partition(":")
-    if encoder == VGG and kind in ENCODER_KINDS:
+    if encoder == VGG and kind in ENCODER_METRICS:
         return Metric(text, kind, VGG)
-    if encoder and kind in ENCODER_KINDS:
+    if encoder and kind in ENCODER_METRICS:
         return Metric(text, kind, f"encoder:{encoder}")
     if text == "clip-fid":
         return Metric(text, kind, "clip")
-    if text in OF_INCEPTION:
+    if text in INCEPTION_METRICS:
         return Metric(text, kind, "inception")
-    if text in OF_IMAGES:
+    if text in IMAGE_METRICS:
         return Metric(text, kind, None)
-    raise InputError(
-        f"--metrics {text}: unknown; use {', '.join(KINDS)}; {' and '.join(ENCODER_KINDS[1:])} take :ENCODER as well"
-    )
+    names, more = ", ".join(METRIC_NAMES), " and ".join(ENCODER_METRICS[1:])
+    raise InputError(f"`metrics` {text}: unknown; use {names}; {more} take :ENCODER as well")
 
 
 @dataclass(frozen=True)
-class Config:
+class EvaluationConfig:
     """What an evaluation is asked for."""
 
     crops: CropSettings
@@ -65,30 +63,30 @@ class Config:
     def check(self) -> None:
         """Raise InputError for settings that do not go together."""
         if self.replicates == 1:
-            raise InputError("--replicates 1: an interval takes two or more; 0 is for none")
+            raise InputError("`replicates` 1: an interval takes two or more; 0 is for none")
         encoders = {metric.network for metric in self.metrics if (metric.network or "").startswith("encoder:")}
         encoders |= {f"encoder:{self.encoder}"} if self.encoder else set()
         if self.weights.get("encoder") and (len(encoders) > 1 or not (encoders or self.metrics)):
-            raise InputError("--encoder-weights: are of one encoder; name it with --encoder, and no other in --metrics")
+            raise InputError("`encoder_weights`: are of one encoder; name it with `encoder`, and no other in `metrics`")
 
     def names(self, metric: Metric) -> bool:
-        """Whether the metric was asked for, or its network, or the file of its weights."""
+        """Tell whether the metric was asked for, or its network, or the file of its weights."""
         kind = (metric.network or "").partition(":")[0]
         return bool(self.metrics or self.weights.get(kind) or (kind == "encoder" and self.encoder))
 
 
-def metrics_of(level: ResolutionGroup, config: Config) -> list[Metric]:
-    """The metrics asked for, or all that there are for patches or for large images."""
+def metrics_of(group: ResolutionGroup, config: EvaluationConfig) -> list[Metric]:
+    """List the metrics asked for, or all that there are for patches or for large images."""
     if config.metrics:
         return list(config.metrics)
-    made_with = (read_provenance(level.fake[0].path) or {}).get("encoder")
+    made_with = group.fake[0].provenance.get("encoder")
     encoders = [config.encoder] if config.encoder else dict.fromkeys(filter(None, (STARTER, made_with)))
-    fid = "patch-fid" if are_patches(level.fake, config.crops.size_px) else "crop-fid"
-    names = [fid, *OF_INCEPTION[2:], "clip-fid"]
-    names += [f"{kind}:{encoder}" for encoder in encoders for kind in ENCODER_KINDS]
-    return [parse_metric(name) for name in (*names, f"fd:{VGG}", *OF_IMAGES)]
+    fid = "patch-fid" if are_patches(group.fake, config.crops.size_px) else "crop-fid"
+    names = [fid, *INCEPTION_METRICS[2:], "clip-fid"]
+    names += [f"{kind}:{encoder}" for encoder in encoders for kind in ENCODER_METRICS]
+    return [parse_metric(name) for name in (*names, f"fd:{VGG}", *IMAGE_METRICS)]
 
 
 def are_patches(images: Sequence[SetImage], size_px: int) -> bool:
-    """Whether the images are themselves crops: all are of their size."""
+    """Tell whether the images are themselves crops: all are of their size."""
     return all((image.width, image.height) == (size_px, size_px) for image in images)

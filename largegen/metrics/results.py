@@ -1,7 +1,8 @@
 """What an evaluation finds: figures with all that says how far to trust them."""
 
 import math
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from largegen.errors import InputError
@@ -59,13 +60,18 @@ class Evaluation:
     warnings: tuple[str, ...] = ()
     settings: dict[str, Any] = field(default_factory=dict)  # everything that the figures depend on
 
+    def reworded(self, reword: Callable[[str], str]) -> "Evaluation":
+        """Apply `reword` to what was left out and to the warnings, which may name parameters in backticks."""
+        left_out = tuple(replace(left, why=reword(left.why)) for left in self.left_out)
+        return replace(self, left_out=left_out, warnings=tuple(map(reword, self.warnings)))
+
     def as_dict(self) -> dict[str, Any]:
-        """The JSON object: strict, so null stands for what is infinite."""
+        """Return the JSON object: strict, so null stands for what is infinite."""
         return _finite(asdict(self))
 
 
 def _finite(content: Any) -> Any:
-    """Nested content with None for the numbers that JSON has not."""
+    """Copy nested content with None for the numbers that JSON has not."""
     if isinstance(content, dict):
         return {key: _finite(value) for key, value in content.items()}
     if isinstance(content, list | tuple):

@@ -3,17 +3,31 @@
 import numpy as np
 from tqdm import tqdm
 
+from largegen.metrics.comparison import SetPair
 from largegen.metrics.distances.frechet import frechet_distance, frechet_distance_of_features
 from largegen.metrics.distances.kid import kernel_distance
 from largegen.metrics.distances.precision_recall import precision_recall
 from largegen.metrics.distances.uncertainty import Distance, bootstrap_interval, distance_at_infinity, real_floor
+from largegen.metrics.request import EvaluationConfig, Metric
 from largegen.metrics.results import Figure, NotApplicable
 from largegen.metrics.sets.statistics import Statistics
 
-MIN_FD_SAMPLES = (
-    10_000  # samples under which a Fréchet distance is mostly bias [clean-fid and both papers use 10,000 and more]
-)
+MIN_FD_SAMPLES = 10_000  # under it a Fréchet distance is mostly bias; clean-fid and both papers use as many or more
 MIN_KERNEL_SAMPLES = 4  # samples of a side that kernel distance, and precision and recall by three neighbours, take
+TITLES = {"patch-fid": "Patch FID", "crop-fid": "Crop FID", "clip-fid": "CLIP FID"}
+
+
+def measure(metric: Metric, pair: SetPair, config: EvaluationConfig, progress: bool = False) -> list[Figure]:
+    """Compute a metric of both sets in a network's space; only in Inception's and CLIP's is a distance called FID."""
+    network, real, fake = pair.network, pair.real, pair.fake
+    published = network.name in ("inception", "clip") and network.standard
+    space = "" if published else f", {network.title}"
+    if metric.kind == "kid":
+        return [kernel_figure(metric.name, f"KID{space}" if published else f"Kernel distance{space}", real, fake)]
+    if metric.kind == "precision-recall":
+        return neighbour_figures(metric.name, space, real, fake)
+    name = TITLES[metric.kind] if published else f"Fréchet distance{space}"
+    return [frechet_figure(metric.name, name, real, fake, config.replicates, config.crops.seed % 2**64, progress)]
 
 
 def frechet_figure(
@@ -25,9 +39,16 @@ def frechet_figure(
     seed: int,
     progress: bool = False,
 ) -> Figure:
-    """The Fréchet distance of all samples; interval, floor and extrapolation from the features that were kept.
+    """Compute the Fréchet distance of all samples; interval, floor and extrapolation from the features that were kept.
 
-    replicates: of the bootstrap; 0 for no interval. With the 2048 numbers of Inception each takes seconds.
+    Args:
+        metric: As `metrics` names it.
+        name: For people.
+        real: Statistics of the real set.
+        fake: And of the generated one.
+        replicates: Of the bootstrap; 0 for no interval. With the 2048 numbers of Inception each takes seconds.
+        seed: Of all draws.
+        progress: Whether to show a bar.
     """
     value = frechet_distance(real.gaussian, fake.gaussian)
     interval = None
@@ -58,7 +79,7 @@ def frechet_figure(
 
 
 def kernel_figure(metric: str, name: str, real: Statistics, fake: Statistics, seed: int = 0) -> Figure:
-    """The kernel distance (KID) of the kept features."""
+    """Compute the kernel distance (KID) of the kept features."""
     _check_count(real, fake)
     value, error = kernel_distance(real.features, fake.features, seed=seed)
 
@@ -78,12 +99,12 @@ def kernel_figure(metric: str, name: str, real: Statistics, fake: Statistics, se
 
 
 def neighbour_figures(metric: str, name: str, real: Statistics, fake: Statistics) -> list[Figure]:
-    """Precision and recall of the kept features."""
+    """Compute precision and recall of the kept features."""
     _check_count(real, fake)
-    counts = {"real_count": len(real.features), "fake_count": len(fake.features)}
+    counts = len(real.features), len(fake.features)
     values = precision_recall(real.features, fake.features)
     return [
-        Figure(metric, f"{what}{name}", value, "higher", **counts)
+        Figure(metric, f"{what}{name}", value, "higher", *counts)
         for what, value in zip(("Precision", "Recall"), values, strict=True)
     ]
 
@@ -95,12 +116,12 @@ def _check_count(real: Statistics, fake: Statistics) -> None:
 
 
 def _floor(distance: Distance, real: np.ndarray, least: int, seed: int) -> float | None:
-    """The distance of two halves of the real features (N, D); None where a half has under `least` samples."""
+    """Compute the distance of two halves of the real features (N, D); None where a half has under `least` samples."""
     return real_floor(distance, real, seed) if len(real) >= 2 * least else None
 
 
 def sample_warnings(level: str, space: str, dim: int, real_count: int, fake_count: int) -> list[str]:
-    """What to know of a Fréchet distance of so few samples in so many dimensions."""
+    """Say what to know of a Fréchet distance of so few samples in so many dimensions; level: the resolution's name."""
     few = min(real_count, fake_count)
     if few <= dim:
         return [

@@ -1,6 +1,5 @@
 """Images <-> latents: an autoencoder of diffusers or our own, and the normalisation of its latents."""
 
-import hashlib
 from pathlib import Path
 
 import torch
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 
 from largegen.errors import ModelError
 from largegen.models.storage import load_network
+from largegen.runtime.fingerprints import network_digest
 
 FIRST_LOGVAR = -5.0  # of the latents' posterior before training, where the latents' own variance is 1
 
@@ -119,10 +119,7 @@ class Autoencoder:
     @property
     def fingerprint(self) -> str:
         """Tells apart autoencoders that give different latents."""
-        digest = hashlib.sha256(repr((self._mean.tolist(), self._std.tolist())).encode())
-        for name, value in self.vae.state_dict().items():
-            digest.update(f"{name} {value.double().sum().item():.6e} {value.double().norm().item():.6e}".encode())
-        return digest.hexdigest()[:16]
+        return network_digest(self.vae, (self._mean.tolist(), self._std.tolist()))
 
     def to(self, device: torch.device, dtype: torch.dtype) -> "Autoencoder":
         # Not ModelMixin.to, which warns of layers to be kept in fp32 though there are none.

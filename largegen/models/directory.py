@@ -22,7 +22,7 @@ CLASS_NAME = "LargegenModel"
 
 def is_model(path: Path) -> bool:
     """Tell whether a model of this package is there, not one of diffusers, whose directories look the same."""
-    return (path / INDEX).is_file() and CLASS_NAME in (path / INDEX).read_text()
+    return (path / INDEX).is_file() and CLASS_NAME in (path / INDEX).read_text(encoding="utf-8")
 
 
 def find_model(name_or_dir: str | Path) -> Path:
@@ -55,7 +55,7 @@ def read_index(directory: Path) -> ModelIndex:
         ModelError: Where it is missing or damaged.
     """
     try:
-        index = dict(json.loads((directory / INDEX).read_text()))
+        index = dict(json.loads((directory / INDEX).read_text(encoding="utf-8")))
         info = ModelInfo.from_dict(index.pop("info"))
         return ModelIndex({name: value for name, value in index.items() if not name.startswith("_")}, info)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:

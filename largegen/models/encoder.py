@@ -4,7 +4,6 @@ Beside the registry's names, any timm model name, `hf-hub:ORG/NAME` (a timm repo
 hub) and `local-dir:DIR` (a timm directory, or one that `largegen train-encoder` wrote) is an encoder.
 """
 
-import zlib
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -13,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 from largegen.errors import HubError, ModelError
 from largegen.models.encoder_registry import IMAGENET_MEAN, IMAGENET_STD, REGISTRY, EncoderSpec
 from largegen.models.timm_weights import load_weights
-from largegen.runtime.device import resolve_device
+from largegen.runtime.device import dtype_of, resolve_device
 from largegen.runtime.files import read_config
+from largegen.runtime.fingerprints import network_checksum
 from largegen.runtime.hub import hub_file, page_of
 
 if TYPE_CHECKING:
@@ -165,8 +165,7 @@ def load_encoder(
     spec = name if isinstance(name, EncoderSpec) else encoder_spec(name)
     device = device if isinstance(device, torch.device) else resolve_device(device)
     if dtype is None:
-        on_accelerator = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}[spec.precision]
-        dtype = torch.float32 if device.type == "cpu" else on_accelerator
+        dtype = torch.float32 if device.type == "cpu" else dtype_of(spec.precision)
     path = Path(weights) if weights else _weight_file(spec, parameter)
     net = _build(spec)
     load_weights(net, path, spec.dino_positions)
@@ -186,13 +185,7 @@ class Encoder:
     @cached_property
     def fingerprint(self) -> str:
         """A short text that differs for other weights: a checksum over a sample of each."""
-        import torch
-
-        checksum = 0
-        for name, value in sorted(self.net.state_dict().items()):
-            sample = value.flatten()[:: max(1, value.numel() // 1024)].to(torch.float32).cpu()
-            checksum = zlib.crc32(name.encode() + sample.numpy().tobytes(), checksum)
-        return f"{checksum:08x}"
+        return network_checksum(self.net)
 
     def encode(self, images: "np.ndarray") -> "np.ndarray":
         """Embed tiles: (B, H, W, 3) uint8 => (B, D) float32."""

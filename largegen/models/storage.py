@@ -51,7 +51,7 @@ def load_network(directory: Path, classes: Mapping[str, Any], class_name: str | 
         ModelError: For a missing or damaged file, another class, and weights that do not match.
     """
     try:
-        config = json.loads((directory / "config.json").read_text())
+        config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
         name = class_name or config.get("_class_name")
         if name not in classes:
             raise ModelError(f"{directory}: its class is {name}, none of {', '.join(classes)}")

@@ -5,6 +5,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from largegen.errors import InputError
+from largegen.runtime.private_api import cpu_has_bf16
 
 if TYPE_CHECKING:
     import torch
@@ -14,10 +15,13 @@ PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 
 
 def resolve_device(device: str = "auto") -> "torch.device":
-    """Turn `auto|cpu|cuda|cuda:N|mps` into a device that exists here.
+    """Turn the name of a device into one that exists here.
 
-    Under `accelerate launch`, `auto` and `cuda` mean this process's own GPU. Raises InputError for a device
-    that this machine lacks.
+    Args:
+        device: auto, cpu, cuda, cuda:N or mps. Under `accelerate launch`, `auto` and `cuda` mean this process's GPU.
+
+    Raises:
+        InputError: For a device that this machine lacks.
     """
     import torch
 
@@ -26,57 +30,59 @@ def resolve_device(device: str = "auto") -> "torch.device":
     try:
         found = torch.device(device)
     except RuntimeError as error:
-        raise InputError(f"--device {device}: not a device; use auto, cpu, cuda, cuda:N or mps") from error
+        raise InputError(f"`device` {device}: not a device; use auto, cpu, cuda, cuda:N or mps") from error
     if found.type == "cuda":
         if not torch.cuda.is_available():
-            raise InputError(f"--device {device}: this machine has no usable CUDA GPU; use --device cpu or auto")
+            raise InputError(f"`device` {device}: this machine has no usable CUDA GPU; use cpu or auto")
         index = int(os.environ.get("LOCAL_RANK", 0)) if found.index is None else found.index
         if index >= torch.cuda.device_count():
-            raise InputError(f"--device {device}: only {torch.cuda.device_count()} CUDA GPU(s) here")
+            raise InputError(f"`device` {device}: only {torch.cuda.device_count()} CUDA GPU(s) here")
         return torch.device("cuda", index)
     if found.type == "mps" and not torch.backends.mps.is_available():
-        raise InputError(f"--device {device}: this machine has no Apple GPU; use --device cpu or auto")
+        raise InputError(f"`device` {device}: this machine has no Apple GPU; use cpu or auto")
     if found.type not in ("cpu", "mps"):
-        raise InputError(f"--device {device}: not a device; use auto, cpu, cuda, cuda:N or mps")
+        raise InputError(f"`device` {device}: not a device; use auto, cpu, cuda, cuda:N or mps")
     return found
 
 
 def resolve_precision(precision: str, device: "torch.device") -> "torch.dtype":
-    """Turn `auto|fp32|bf16|fp16` into a dtype; `auto` is bf16 where the hardware computes in it, else fp32.
+    """Turn the name of a precision into a dtype.
 
-    Raises InputError for an unknown name and for fp16 on a CPU, where it is slower than fp32.
+    Args:
+        precision: auto, fp32, bf16 or fp16; `auto` is bf16 where the device computes in it natively, else fp32.
+        device: What is computed on.
+
+    Raises:
+        InputError: For an unknown name, and for fp16 on a CPU, where it is slower than fp32.
     """
     import torch
 
     if precision not in PRECISIONS:
-        raise InputError(f"--precision {precision}: use one of {', '.join(PRECISIONS)}")
+        raise InputError(f"`precision` {precision}: use one of {', '.join(PRECISIONS)}")
     if precision == "fp16" and device.type == "cpu":
-        raise InputError("--precision fp16: not on a CPU; use bf16 or fp32")
+        raise InputError("`precision` fp16: not on a CPU; use bf16 or fp32")
     if precision == "auto":
         native = {"cpu": cpu_has_bf16, "cuda": torch.cuda.is_bf16_supported}.get(device.type, lambda: False)
         return torch.bfloat16 if native() else torch.float32
-    return _dtypes()[precision]
+    return dtype_of(precision)
 
 
 def export_dtype(precision: str) -> "torch.dtype":
-    """Turn `fp32|bf16|fp16` into the dtype that weights are saved in. Raises InputError for an unknown name."""
+    """Turn the name of a precision into the dtype that weights are saved in.
+
+    Raises:
+        InputError: For a name other than fp32, bf16 and fp16.
+    """
     if precision not in PRECISIONS[1:]:
         raise InputError(f"`export_precision` {precision}: use one of {', '.join(PRECISIONS[1:])}")
-    return _dtypes()[precision]
+    return dtype_of(precision)
 
 
-def _dtypes() -> "dict[str, torch.dtype]":
+def dtype_of(precision: str) -> "torch.dtype":
+    """Return the dtype that `fp32`, `bf16` or `fp16` names."""
     import torch
 
-    return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-
-
-def cpu_has_bf16() -> bool:
-    """Whether this CPU multiplies bfloat16 natively (AVX-512 BF16 or AMX); elsewhere bf16 is emulated and slow."""
-    import torch
-
-    check = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
-    return bool(check and check())
+    return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
 
 
 def keep_freed_memory() -> None:

@@ -1,9 +1,10 @@
-"""Several processes that share one image: how they find each other, and what the first one does for all."""
+"""Several processes that share one job: how they find each other, and what the main one does for all."""
 
 import atexit
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, NamedTuple, TypeVar
+from typing import Generic, TypeVar, cast
 
 import torch
 from accelerate import PartialState
@@ -11,93 +12,116 @@ from accelerate.utils import broadcast_object_list, gather_object
 
 from largegen.errors import InputError, LargegenError, first_line
 
-# The others wait while the first one embeds a reference or writes an image.
+# The others wait while the main one embeds a reference or writes an image.
 PROCESS_TIMEOUT = timedelta(days=7)
 
 Result = TypeVar("Result")
 
 
 def process_group(device: torch.device) -> PartialState:
-    """The group of processes that a launcher (`accelerate launch`, torchrun) started; without one, this one alone."""
+    """Return the processes that `accelerate launch` or torchrun started; without a launcher, this one alone."""
     processes = PartialState(cpu=device.type == "cpu", timeout=PROCESS_TIMEOUT)
     if processes.num_processes > 1:
-        atexit.unregister(_leave)
-        atexit.register(_leave)
+        atexit.unregister(_leave_group)
+        atexit.register(_leave_group)
     return processes
 
 
-def _leave() -> None:
+def _leave_group() -> None:
     """Close the group in order: threads of it that outlive the interpreter abort the process, now and then."""
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
 
 
 def require_single_process(device: torch.device) -> None:
-    """Raise an InputError under torchrun or accelerate launch, for what one process does."""
+    """Refuse to run in several processes.
+
+    Raises:
+        InputError: Under `accelerate launch` or torchrun with more than one process.
+    """
     if process_group(device).num_processes > 1:
         raise InputError("this command runs in one process: start it without torchrun or accelerate launch")
 
 
 def run_on_main(processes: PartialState, compute: Callable[[], Result]) -> Result:
-    """What `compute` gives in the main process, in all of them; its LargegenError is raised in all.
+    """Call `compute` in the main process and return its result in all of them.
 
-    Any other exception of it ends the others with a LargegenError, so that none waits for what does not come.
+    Args:
+        processes: Those that share the job; all of them make this call.
+        compute: Its result can be pickled.
+
+    Raises:
+        LargegenError: In all processes, where `compute` raises one. Any other exception of it is raised in the main
+            process and ends the others with a LargegenError, so that none waits for what does not come.
     """
     if processes.num_processes == 1:
         return compute()
-    own = _tried(compute) if processes.is_main_process else _Tried()
-    result, failure = broadcast_object_list([own.result, own.told])
-    _raise(own, failure)
-    return result
+    own = _attempt(compute) if processes.is_main_process else _Outcome[Result]()
+    result, failure = broadcast_object_list([own.result, own.failure])
+    _raise(own.error, failure)
+    return cast(Result, result)
 
 
 def gather(processes: PartialState, compute: Callable[[], Result]) -> list[Result]:
-    """What `compute` gives in each process, in all of them; a LargegenError of any is raised in all.
+    """Call `compute` in each process and return all results, in the order of the processes, in all of them.
 
-    Any other exception of one ends the others with a LargegenError.
+    Args:
+        processes: Those that share the job; all of them make this call.
+        compute: Its result can be pickled.
+
+    Raises:
+        LargegenError: In all processes, where `compute` raises one in any. Any other exception is raised where it
+            occurs and ends the other processes with a LargegenError.
     """
     if processes.num_processes == 1:
         return [compute()]
-    own = _tried(compute)
-    found = gather_object([(own.result, own.told)])
-    _raise(own, next((failure for _, failure in found if failure), None))
+    own = _attempt(compute)
+    found = gather_object([(own.result, own.failure)])
+    _raise(own.error, next((failure for _, failure in found if failure), None))
     return [result for result, _ in found]
 
 
 def main_first(processes: PartialState, compute: Callable[[], Result]) -> Result:
-    """What `compute` gives in each process, the main one's turn first, so that the others find what it downloads.
+    """Call `compute` in each process, in the main one first, so that the others find what it downloads.
 
-    A LargegenError of any is raised in all.
+    Args:
+        processes: Those that share the job; all of them make this call.
+        compute: Its result stays in its process and need not be picklable.
+
+    Raises:
+        LargegenError: In all processes, where `compute` raises one in any.
     """
-    found: list[Result] = []  # stays in its process: what is computed need not be fit for sending
+    found: list[Result] = []
     run_on_main(processes, lambda: found.append(compute()))
     gather(processes, lambda: None if found else found.append(compute()))
     return found[0]
 
 
-class _Tried(NamedTuple):
+def min_over_processes(processes: PartialState, number: int) -> int:
+    """Return the smallest of the processes' numbers."""
+    return min(gather_object([number])) if processes.num_processes > 1 else number
+
+
+@dataclass(frozen=True)
+class _Outcome(Generic[Result]):
     """What became of a computation."""
 
-    result: Any = None
-    error: Exception | None = None  # what it raised
-    told: LargegenError | None = None  # what the other processes raise
+    result: Result | None = None
+    error: Exception | None = None  # raised in this process
+    failure: LargegenError | None = None  # raised in the other processes
 
 
-def _tried(compute: Callable[[], Any]) -> _Tried:
+def _attempt(compute: Callable[[], Result]) -> _Outcome[Result]:
     try:
-        return _Tried(compute())
+        return _Outcome(compute())
     except LargegenError as error:
-        return _Tried(error=error, told=error)
+        return _Outcome(error=error, failure=error)
     except Exception as error:
-        return _Tried(error=error, told=LargegenError(f"another process failed: {first_line(error)}"))
+        return _Outcome(error=error, failure=LargegenError(f"another process failed: {first_line(error)}"))
 
 
-def _raise(own: _Tried, failure: LargegenError | None) -> None:
+def _raise(own: Exception | None, failure: LargegenError | None) -> None:
     """Raise what this process failed with, or else what another did."""
-    if own.error or failure:
-        raise own.error or failure
-
-
-def min_over_processes(processes: PartialState, number: int) -> int:
-    """The smallest of the processes' numbers."""
-    return min(gather_object([number])) if processes.num_processes > 1 else number
+    error = own or failure
+    if error:
+        raise error

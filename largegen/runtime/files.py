@@ -15,14 +15,18 @@ from largegen.errors import LargegenError, ModelError, OutputError
 
 
 def cache_directory() -> Path:
-    """Where embedded regions and downloaded weights are kept: `$XDG_CACHE_HOME/largegen`, or `~/.cache/largegen`."""
+    """Return where embeddings and downloaded weights are kept: `$XDG_CACHE_HOME/largegen` or `~/.cache/largegen`."""
     base = os.environ.get("XDG_CACHE_HOME")
     return (Path(base) if base else Path.home() / ".cache") / "largegen"
 
 
 @contextlib.contextmanager
 def write_errors(path: Path) -> Iterator[None]:
-    """Turn the errors of the operating system, safetensors and torch.save while writing `path` into OutputErrors."""
+    """Turn errors of writing `path` into errors of one line.
+
+    Raises:
+        OutputError: In place of an error of the operating system, safetensors or torch.save.
+    """
     try:
         yield
     except LargegenError:
@@ -31,13 +35,13 @@ def write_errors(path: Path) -> Iterator[None]:
         if not _is_write_error(error):
             raise
         if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or _is_full(error, Path(path)):
-            raise OutputError(f"{path}: no space left on the disk; free some or choose another --out") from error
+            raise OutputError(f"{path}: no space left on the disk; free some or choose another `out`") from error
         reason = getattr(error, "strerror", None) or (str(error).splitlines() or [type(error).__name__])[0]
         raise OutputError(f"{path}: cannot be written: {reason}") from error
 
 
 def _is_write_error(error: Exception) -> bool:
-    """safetensors and torch.save have errors of their own, which only their names and texts tell apart."""
+    """Recognise also the errors of safetensors and torch.save, which only their names and texts tell apart."""
     text = str(error)
     return (
         isinstance(error, OSError)
@@ -59,8 +63,11 @@ def _is_full(error: Exception, path: Path) -> bool:
 def atomic(path: Path) -> Iterator[Path]:
     """Give a temporary path beside `path`; rename it to `path` on success, remove it on failure.
 
-    The temporary keeps the suffix of `path`, so writers that choose a format by suffix work on it; it may be a
-    file or a directory. Raises OutputError where the file system refuses.
+    Args:
+        path: A file or a directory. The temporary has the same suffix, so writers that choose a format by it work.
+
+    Raises:
+        OutputError: Where the file system refuses.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp{path.suffix}")
@@ -74,7 +81,7 @@ def atomic(path: Path) -> Iterator[Path]:
 
 
 def replace(new: Path, path: Path) -> None:
-    """Rename `new` to `path`, in place of what is there: what a kill leaves under that name is whole."""
+    """Rename `new` to `path`, in place of what is there: a kill leaves either the old or the new one, whole."""
     if not (new.is_dir() and path.is_dir()):
         new.replace(path)
         return
@@ -96,15 +103,21 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def remove_leftovers(path: Path) -> None:
-    """Delete what killed writers left of `path` (see `atomic` and `remove`); only for who holds its lock."""
-    ours = re.compile(rf"\.{re.escape(path.name)}\.\d+(\.\d+)?\.tmp")
+def remove_leftovers(path: Path, parts: bool = False) -> None:
+    """Delete what killed writers left of `path` (see `atomic` and `remove`); only for who holds its lock.
+
+    Args:
+        path: The output.
+        parts: Also what they left of `<path>.<part>`.
+    """
+    part = r"(\..+)?" if parts else ""
+    ours = re.compile(rf"\.{re.escape(path.name)}{part}\.\d+(\.\d+)?\.tmp")
     for leftover in [file for file in path.parent.iterdir() if ours.match(file.name)]:
         remove(leftover)
 
 
 def _hidden(path: Path) -> Path:
-    """A free name beside `path` for what is about to be deleted."""
+    """Return a free name beside `path` for what is about to be deleted."""
     return next(
         name
         for number in itertools.count()
@@ -113,9 +126,13 @@ def _hidden(path: Path) -> Path:
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """The object in a JSON file. Raises ModelError where there is none."""
+    """Read the object in a JSON file.
+
+    Raises:
+        ModelError: Where the file cannot be read or holds no object.
+    """
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ModelError(f"{path}: not readable as JSON: {error}") from error
     if not isinstance(content, dict):
@@ -123,7 +140,7 @@ def read_config(path: Path) -> dict[str, Any]:
     return content
 
 
-def write_json(path: Path, content: dict) -> None:
+def write_json(path: Path, content: dict[str, Any]) -> None:
     """Write `content` to `path` as indented JSON, atomically."""
     with atomic(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=2, default=str) + "\n")
+        temporary.write_text(json.dumps(content, indent=2, default=str) + "\n", encoding="utf-8")

@@ -11,15 +11,20 @@ from largegen.runtime.downloads import reachable
 
 
 def page_of(repo: str) -> str:
-    """The page of a repository `ORG/NAME` or `ORG/NAME@REVISION`."""
+    """Return the web page of a repository `ORG/NAME` or `ORG/NAME@REVISION`."""
     return f"https://huggingface.co/{repo.partition('@')[0]}"
 
 
-def hub_file(repo: str, *names: str, option: str = "--encoder-weights") -> Path:
-    """The first of the files `names` that `repo` (ORG/NAME[@REVISION]) holds, from the cache if it can be.
+def hub_file(repo: str, *names: str, option: str = "`encoder_weights`") -> Path:
+    """Return a file of a repository, from the cache if it is there.
 
-    option: the one that takes a file instead. Raises HubError with the page to read where the repository is gated,
-    unknown or out of reach.
+    Args:
+        repo: ORG/NAME or ORG/NAME@REVISION.
+        names: The first of these that the repository holds is taken.
+        option: What takes a file instead, for the message of an error.
+
+    Raises:
+        HubError: With the page to read, where the repository is gated, unknown or unreachable, or has no such file.
     """
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError
@@ -39,8 +44,17 @@ def hub_file(repo: str, *names: str, option: str = "--encoder-weights") -> Path:
 
 
 def hub_folder(source: str) -> tuple[Path, str]:
-    """A folder `hf:ORG/NAME[@REVISION][/FOLDER]` of a repository, from the cache if it can be, and the same source with
-    the revision that it was found at. Raises InputError for another form, HubError where the hub does not give it.
+    """Return a folder of a repository, from the cache if it is there.
+
+    Args:
+        source: hf:ORG/NAME[@REVISION][/FOLDER].
+
+    Returns:
+        The folder on this machine, and the same source with the revision that was found.
+
+    Raises:
+        InputError: For a source of another form.
+        HubError: Where the repository is gated, unknown or unreachable, or has no such folder.
     """
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
@@ -66,7 +80,7 @@ def hub_folder(source: str) -> tuple[Path, str]:
 
 @contextmanager
 def _hub_errors(repo: str, instead: str) -> Iterator[None]:
-    """Say in one line why the hub does not give a repository."""
+    """Turn the client's errors into a HubError of one line."""
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 
     page = page_of(repo)
@@ -83,5 +97,5 @@ def _hub_errors(repo: str, instead: str) -> Iterator[None]:
 
 
 def _hub_reachable() -> bool:
-    """Whether the hub answers at all: asked first, because its client retries for half a minute per file."""
+    """Find out whether the hub answers: asked first, because its client retries for half a minute per file."""
     return reachable(os.environ.get("HF_ENDPOINT", "https://huggingface.co"))

@@ -46,8 +46,8 @@ def lock(path: Path) -> Iterator[None]:
         remove_leftovers(path)
         yield
     finally:
-        if os.name == "posix":  # elsewhere an open file cannot be deleted, and filelock does it
-            file.unlink(missing_ok=True)  # while it is held: later it may be another's
+        with contextlib.suppress(OSError):  # Windows keeps an open file; there filelock deletes it
+            file.unlink()  # while it is held: later it may be another's
         held.release()
 
 

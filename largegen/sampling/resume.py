@@ -11,15 +11,13 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from largegen.runtime.files import atomic
+from largegen.runtime.private_api import SCHEDULER_MEMORY
 
 if TYPE_CHECKING:
     from accelerate import PartialState
     from diffusers import SchedulerMixin
 
 log = logging.getLogger(__name__)
-
-# What a multistep scheduler remembers from one step to the next.
-SCHEDULER_MEMORY = ("model_outputs", "last_sample", "lower_order_nums", "this_order", "_step_index")
 
 
 def save_progress(

@@ -92,7 +92,7 @@ def read_provenance(path: Path, image: "pyvips.Image | None" = None) -> dict | N
     record = _find_record(_header_text(image)) if image else None
     if record is None and path.exists() and sidecar(path).exists():
         with contextlib.suppress(OSError, UnicodeDecodeError):
-            record = _find_record(sidecar(path).read_text())
+            record = _find_record(sidecar(path).read_text(encoding="utf-8"))
     return record
 
 

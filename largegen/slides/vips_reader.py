@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from largegen.errors import SlideError, UnreadablePixels, telling_line
+from largegen.runtime.private_api import clear_vips_error, vips_error_pending
 from largegen.slides.geotiff import first_directory
 from largegen.slides.image_info import read_provenance
 
@@ -65,15 +66,15 @@ class VipsErrorLock:
             yield
 
     def pending(self) -> bool:
-        pyvips = import_pyvips()
-        return pyvips.ffi.string(pyvips.vips_lib.vips_error_buffer()) != b""
+        return vips_error_pending(import_pyvips())
 
     def erase(self) -> None:
-        import_pyvips().vips_lib.vips_error_clear()
+        clear_vips_error(import_pyvips())
 
 
 error_lock = VipsErrorLock()
-os.register_at_fork(after_in_child=error_lock.__init__)  # the other threads are gone, and their turns with them
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(after_in_child=error_lock.__init__)  # the other threads are gone, and their turns with them
 
 
 class VipsReader:

@@ -12,7 +12,7 @@ from largegen.training.config import LoopConfig
 
 
 def make_accelerator(config: LoopConfig) -> Accelerator:
-    """The process group and precision of a run; `auto` is what `accelerate launch` says, else the best there is.
+    """Set up the process group and precision of a run; `auto` is what `accelerate launch` says, else the best there is.
 
     Without a word on precision `accelerate launch` says `no`, so that this counts as nothing said.
     """
@@ -25,7 +25,7 @@ def make_accelerator(config: LoopConfig) -> Accelerator:
     if precision is None and os.environ.get("ACCELERATE_MIXED_PRECISION", "no") == "no":
         precision = "bf16" if resolve_precision("auto", device) == torch.bfloat16 else "no"
     if precision == "fp16" and device.type == "cpu":
-        raise InputError("--mixed-precision fp16: not on a CPU; use bf16 or no")
+        raise InputError("`mixed_precision` fp16: not on a CPU; use bf16 or no")
     process_group(device)
     return Accelerator(
         mixed_precision=precision, gradient_accumulation_steps=config.accumulation, cpu=device.type == "cpu"
@@ -33,11 +33,11 @@ def make_accelerator(config: LoopConfig) -> Accelerator:
 
 
 def micro_batch(config: LoopConfig, accelerator: Accelerator) -> int:
-    """Samples that one process sees at once."""
+    """Return how many samples one process sees at once."""
     shares = accelerator.num_processes * config.accumulation
     if config.batch_size % shares:
         raise InputError(
-            f"--batch-size {config.batch_size} does not divide into {accelerator.num_processes} process(es)"
+            f"`batch_size` {config.batch_size} does not divide into {accelerator.num_processes} process(es)"
             f" x {config.accumulation} accumulation step(s)"
         )
     return config.batch_size // shares

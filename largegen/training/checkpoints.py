@@ -10,45 +10,55 @@ from accelerate import Accelerator
 from safetensors import SafetensorError
 
 from largegen.errors import InputError, OutputError, TrainingError
-from largegen.runtime.files import remove, replace, write_errors
+from largegen.runtime.files import remove, remove_leftovers, replace, write_errors
+from largegen.runtime.private_api import prepared_models
 
 # What a run must share with the one that it resumes: the rest of its settings may change on the way.
-OF_THE_RUN = ("seed", "batch_size")
-OF_THE_TASK = (
+RUN_KEYS = ("seed", "batch_size")
+TASK_KEYS = (
     *("kind", "encoder_fingerprint", "embedding_dim", "tile_px", "prediction", "channels", "latent_channels"),
     *("autoencoder", "conditioner", "levels", "trained_on", "slides"),
 )
 
 
 def checkpoints(out: Path) -> list[Path]:
-    """The checkpoint directories of a run, oldest first."""
+    """List the checkpoint directories of a run, oldest first."""
     found = [path for path in out.glob("checkpoint-*") if path.name.rpartition("-")[2].isdigit()]
     return sorted(found, key=step_of)
 
 
 def step_of(checkpoint: Path) -> int:
-    """How many optimizer steps a checkpoint has behind it."""
+    """Return how many optimizer steps a checkpoint has behind it."""
     return int(checkpoint.name.rpartition("-")[2])
 
 
 def find_checkpoint(out: Path, resume: str | None, overwrite: bool) -> Path | None:
-    """The checkpoint to resume from; None to start over.
+    """Find the checkpoint to resume from.
 
-    resume: `latest`, a checkpoint directory or None. Raises OutputError where a run or another one is in the way, and
-    InputError where there is no such checkpoint.
+    Args:
+        out: The run directory.
+        resume: `latest`, a checkpoint directory or None.
+        overwrite: Start over where a run is.
+
+    Returns:
+        The checkpoint; None to start over.
+
+    Raises:
+        OutputError: A run, or another one, is in the way.
+        InputError: There is no such checkpoint.
     """
     there = checkpoints(out)
     if resume is None:
         if (there or (out / "model").exists()) and not overwrite:
-            raise OutputError(f"{out}: holds a run already; --resume latest continues it, --overwrite starts over")
+            raise OutputError(f"{out}: holds a run already; `resume=latest` continues it, `overwrite=True` starts over")
         return None
     if resume == "latest":
         return there[-1] if there else None
     path = Path(resume)
     if path not in checkpoints(path.parent) or not path.is_dir():
-        raise InputError(f"--resume {path}: not a checkpoint directory; give `latest` or a path to checkpoint-N")
+        raise InputError(f"`resume` {path}: not a checkpoint directory; give `latest` or a path to checkpoint-N")
     if there and path.resolve().parent != out.resolve():
-        raise OutputError(f"{out}: holds another run than that of --resume {path}; choose another --out")
+        raise OutputError(f"{out}: holds another run than that of `resume` {path}; choose another `out`")
     return path
 
 
@@ -59,17 +69,17 @@ def check_same_run(checkpoint: Path, settings: dict[str, Any]) -> None:
     """
     file = checkpoint.parent / "config.json"
     try:
-        before = json.loads(file.read_text())
+        before = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return
     except ValueError as error:
         raise InputError(f"{file}: damaged: {error}; delete it to resume without comparing settings") from error
     now = json.loads(json.dumps(settings, default=str))
-    for names, old, new in ((OF_THE_TASK, before.get("task", {}), now["task"]), (OF_THE_RUN, before, now)):
+    for names, old, new in ((TASK_KEYS, before.get("task", {}), now["task"]), (RUN_KEYS, before, now)):
         for name in names:
             if name in old and old[name] != new.get(name):
                 values = f"{name} {old[name]!s:.200}, not {new.get(name)!s:.200}"
-                raise InputError(f"--resume {checkpoint}: that run has {values}; resume with the same, or start over")
+                raise InputError(f"`resume` {checkpoint}: that run has {values}; resume with the same, or start over")
 
 
 def load_checkpoint(accelerator: Accelerator, checkpoint: Path) -> None:
@@ -84,13 +94,20 @@ def load_checkpoint(accelerator: Accelerator, checkpoint: Path) -> None:
 def save_checkpoint(accelerator: Accelerator, out: Path, step: int, keep: int) -> None:
     """Write `checkpoint-N/`, under another name first, so that a kill leaves no broken one.
 
-    keep: how many of the latest stay; 0: all. Raises OutputError where it cannot be written, and TrainingError where
-    the weights are not finite; the checkpoints before it stay.
+    Args:
+        accelerator: It knows what belongs to the state.
+        out: The run directory.
+        step: Optimizer steps so far.
+        keep: How many of the latest checkpoints stay; 0: all.
+
+    Raises:
+        OutputError: It cannot be written; the checkpoints before it stay.
+        TrainingError: A weight is not finite; likewise.
     """
     final, temporary = out / f"checkpoint-{step}", out / f".checkpoint-{step}.tmp"
     main = accelerator.is_main_process
-    if not all(torch.isfinite(p).all() for model in accelerator._models for p in model.parameters()):
-        raise TrainingError(f"step {step}: a weight is not finite; --resume the last checkpoint, more gently")
+    if not all(torch.isfinite(p).all() for model in prepared_models(accelerator) for p in model.parameters()):
+        raise TrainingError(f"step {step}: a weight is not finite; `resume` the last checkpoint, more gently")
     if main:
         remove(temporary)
     accelerator.wait_for_everyone()
@@ -118,5 +135,6 @@ def remove_later(out: Path, step: int) -> None:
 
 def remove_unfinished(out: Path) -> None:
     """Delete what a kill left of checkpoints and models that were being written or deleted."""
-    for path in (*out.glob(".checkpoint-*.tmp"), *out.glob(".model.*.tmp")):
+    for path in out.glob(".checkpoint-*.tmp"):
         remove(path)
+    remove_leftovers(out / "model")

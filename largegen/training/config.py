@@ -16,7 +16,7 @@ MIXED_PRECISIONS = ("auto", "no", "bf16", "fp16")
 HELD_OUT = Setting("Fraction of the slides' area that is kept out of training.", min=0.0, max=0.9)
 
 
-def check_choice(name: str, value: str | int, allowed: tuple) -> None:
+def check_choice(name: str, value: str | int, allowed: tuple[object, ...]) -> None:
     """Raise InputError, naming the parameter, unless a value is one of those allowed."""
     if value not in allowed:
         raise InputError(f"`{name}` {value}: use one of {', '.join(map(str, allowed))}")

@@ -33,7 +33,7 @@ class SlidePixels:
             self._pixels = slide.read(0, 0, self.width, self.height, downsample)
 
     def crop(self, x: int, y: int, size_px: int) -> np.ndarray:
-        """The (size_px, size_px, 3) uint8 image with its top-left corner at (x, y)."""
+        """Read the (size_px, size_px, 3) uint8 image with its top-left corner at (x, y)."""
         if self._pixels is not None:
             return self._pixels[y : y + size_px, x : x + size_px]
         x0, y0 = round(x * self.downsample), round(y * self.downsample)
@@ -72,7 +72,7 @@ class CropDataset(Dataset):
             free = [(number, x, y) for x, y in corners if not self.held_out.touches(slide.name, x, y, crop_px)]
             self.places += [free] if free else []
         if not self.places:
-            raise InputError("no training crop: the slides hold no tissue, or --validation keeps all of it out")
+            raise InputError("no training crop: the slides hold no tissue, or `held_out` keeps all of it out")
 
     def __getitem__(self, sample: int) -> dict[str, torch.Tensor]:
         rng = sample_rng(self.seed, sample)
@@ -84,7 +84,7 @@ class CropDataset(Dataset):
         return {"image": to_network(np.stack(views))}
 
     def _crop(self, number: int, x: int, y: int, level: int, rng: np.random.Generator) -> np.ndarray:
-        """A crop near (x, y) at `level`, or at a finer one where held-out blocks or the slide's edge are in the way."""
+        """Read a crop near (x, y) at `level`, or at a finer one where held-out blocks or the edge are in the way."""
         name = self.pixels[number].slide.name
         reach = max(self.shift_px // 2, self.crop_px // 8)  # the places are a quarter crop apart
         for k in range(level, -1, -1):
@@ -98,12 +98,12 @@ class CropDataset(Dataset):
         return orient(self.pixels[number].crop(x, y, self.crop_px), int(rng.integers(8)))
 
     def describe(self) -> dict[str, Any]:
-        """The slides and their size, for the record."""
+        """Describe the slides and their size, for the record."""
         tiles = sum(p.width * p.height for p in self.pixels) // self.crop_px**2
         return {"slides": [p.slide.name for p in self.pixels], "tiles": tiles, "places": sum(map(len, self.places))}
 
     def validation(self, limit: int = 256) -> np.ndarray:
-        """Up to `limit` held-out crops, (N, crop_px, crop_px, 3) uint8, evenly taken; N is 0 where none has tissue."""
+        """Read up to `limit` held-out crops, (N, crop_px, crop_px, 3) uint8, evenly taken; N is 0 without tissue."""
         places, step = [], self.held_out.block_px
         for number, pixels in enumerate(self.pixels):
             if min(pixels.width, pixels.height) < step:
@@ -119,7 +119,7 @@ class CropDataset(Dataset):
 def tissue_places(
     slide: Slide, downsample: float, tile_px: int, stride_px: int, min_tissue: float
 ) -> list[tuple[int, int]]:
-    """Top-left corners (x, y), in pixels at this resolution, of tiles with at least `min_tissue` tissue (0..1)."""
+    """Find top-left corners (x, y), in pixels at this resolution, of tiles with at least `min_tissue` tissue (0..1)."""
     grid = tile_grid(slide, downsample, tile_px, tile_px - stride_px)
     fraction = tissue_fraction(grid, slide, tissue_mask(slide))
     return [(int(col) * stride_px, int(row) * stride_px) for row, col in np.argwhere(fraction >= min_tissue)]

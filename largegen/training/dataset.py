@@ -34,7 +34,7 @@ class LatentRegions(Dataset):
         self,
         sources: Sequence[tuple[TrainingRegions, Path]],
         levels: int,
-        arrange: Callable,
+        arrange: Callable[[Tensor, int], Condition],
         held_out: float,
         seed: int,
     ):
@@ -42,9 +42,11 @@ class LatentRegions(Dataset):
         grids = {regions.file.path: EmbeddingGrids(regions.file) for regions, _ in sources}
         self.grids = [grids[regions.file.path] for regions, _ in sources]
         self._open: dict[int, np.ndarray] = {}
-        self.training, self.validation = [], []  # of each level: (N, 2), source and region
+        self.training: list[np.ndarray] = []  # of each level: (N, 2), source and region
+        self.validation: list[np.ndarray] = []
         for level in range(levels):
-            training, validation = [], []
+            training: list[tuple[int, int]] = []
+            validation: list[tuple[int, int]] = []
             for source, (regions, _) in enumerate(sources):
                 if regions.level == level:
                     kinds = split(regions, held_out, seed)
@@ -53,12 +55,13 @@ class LatentRegions(Dataset):
             if not training:
                 raise InputError(f"no region of level {level} to train on: the slides are too small, or held out")
             self.training.append(np.array(training))
-            self.validation.append(np.array(validation, int).reshape(-1, 2))
+            self.validation.append(np.array(validation, np.int64).reshape(-1, 2))
 
     def __getitem__(self, sample: int) -> dict[str, Tensor]:
         rng = sample_rng(self.seed, sample)
         regions = self.training[rng.integers(len(self.training))]
-        latents, condition = self.read(*regions[rng.integers(len(regions))], rng)
+        source, region = regions[rng.integers(len(regions))]
+        latents, condition = self.read(source, region, rng)
         return {
             "latents": latents,
             **{f"condition.{i}": part for i, part in enumerate(condition)},
@@ -68,7 +71,7 @@ class LatentRegions(Dataset):
         }
 
     def read(self, source: int, n: int, rng: np.random.Generator | None = None) -> tuple[Tensor, Condition]:
-        """Latents (C, h, w) float32 and condition of one region: laid at random, or as it is without `rng`."""
+        """Read latents (C, h, w) float32 and condition of one region: laid at random, or as it is without `rng`."""
         regions, path = self.sources[source]
         if source not in self._open:
             self._open[source] = np.load(path, mmap_mode="r")
@@ -83,6 +86,6 @@ class LatentRegions(Dataset):
         return {**self.__dict__, "_open": {}}  # a worker maps the files itself; pickled, they would be copied
 
     def batch(self, regions: np.ndarray) -> tuple[Tensor, Condition]:
-        """Latents (N, C, h, w) and condition of regions (N, 2) as they are, of any levels."""
+        """Read latents (N, C, h, w) and condition of regions (N, 2) as they are, of any levels."""
         latents, conditions = zip(*(self.read(*region) for region in regions.tolist()), strict=True)
         return torch.stack(latents), [torch.stack(parts) for parts in zip(*conditions, strict=True)]

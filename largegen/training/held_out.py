@@ -15,21 +15,21 @@ class HeldOut:
     seed: int = 0
 
     def holds(self, name: str, row: int, col: int) -> bool:
-        """Whether block (row, col) of the slide called `name` is a validation block."""
+        """Tell whether block (row, col) of the slide called `name` is a validation block."""
         digest = hashlib.blake2b(f"{self.seed} {name} {row} {col}".encode(), digest_size=8).digest()
         return int.from_bytes(digest, "big") < self.fraction * 2**64
 
     @classmethod
     def for_tiles(cls, tile_px: int, fraction: float, seed: int) -> "HeldOut":
-        """Blocks that tiles of `tile_px` px fit into."""
+        """Choose among blocks that tiles of `tile_px` px fit into."""
         return cls(fraction, max(256, tile_px), seed)
 
     def touches(self, name: str, x: int, y: int, size_px: int) -> bool:
-        """Whether the square at (x, y) shares a pixel with a validation block."""
+        """Tell whether the square at (x, y) shares a pixel with a validation block."""
         return any(self.holds(name, *block) for block in self._blocks(x, y, size_px))
 
     def covers(self, name: str, x: int, y: int, size_px: int) -> bool:
-        """Whether the square at (x, y) lies wholly in validation blocks."""
+        """Tell whether the square at (x, y) lies wholly in validation blocks."""
         return all(self.holds(name, *block) for block in self._blocks(x, y, size_px))
 
     def _blocks(self, x: int, y: int, size_px: int) -> Iterator[tuple[int, int]]:

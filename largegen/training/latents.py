@@ -28,7 +28,7 @@ ORIENTATIONS = {1: (0,), 2: (0, 2), 4: (0, 2, 4, 6), 8: (0, 1, 2, 3, 4, 5, 6, 7)
 def latents_path(
     regions: TrainingRegions, autoencoder_fingerprint: str, directory: Path, orientations: int, dtype: torch.dtype
 ) -> Path:
-    """The cache of the regions of one level: `<directory>/<slide>.level-<k>.<hash of all it depends on>.npy`.
+    """Name the cache of the regions of one level: `<directory>/<slide>.level-<k>.<hash of all it depends on>.npy`.
 
     dtype: what the autoencoder computes in.
     """
@@ -49,11 +49,19 @@ def cache_latents(
     orientations: int = 4,
     batch_size: int = 16,
 ) -> None:
-    """Encode the images of regions, each in some of the 8 orientations, into the NumPy file `path`.
+    """Encode the images of regions, in some orientations, into a NumPy file.
 
-    It is (N, orientations, C, h, w) float16, normalised, in the order of the regions; orientations: 1, 2, 4 or 8.
-    A complete cache is kept, an interrupted one (`<path>.partial`) is continued. NumPy's format grows by plain
-    appending: what is done survives a kill and a full disk, both of which damage an HDF5 file.
+    The file is (N, orientations, C, h, w) float16, normalised, in the order of the regions. A complete cache is kept,
+    an interrupted one (`<path>.partial`) is continued. NumPy's format grows by plain appending: what is done survives
+    a kill and a full disk, both of which damage an HDF5 file.
+
+    Args:
+        regions: Of one level.
+        slide: Which they lie on; open.
+        autoencoder: It encodes.
+        path: The file.
+        orientations: 1, 2, 4 or 8, see ORIENTATIONS.
+        batch_size: Images through the autoencoder at once.
     """
     count, side = len(regions.cells), regions.file.settings.tile_px // autoencoder.factor
     shape = (count, orientations, autoencoder.channels, side, side)

@@ -17,29 +17,31 @@ class Metrics:
     def __init__(self, out: Path, start: int):
         self.path = out / "metrics.jsonl"
         if self.path.exists():
-            kept = [line for line in self.path.read_text().splitlines() if _step_of(line) <= start]
+            kept = [line for line in self.path.read_text(encoding="utf-8").splitlines() if _step_of(line) <= start]
             with atomic(self.path) as temporary:
-                temporary.write_text("".join(line + "\n" for line in kept))
+                temporary.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
         self._board = _tensorboard(out, start)
 
     def log(self, step: int, **figures: float) -> None:
         """Report `figures` of an optimizer step; one that is not finite is null in the file."""
         line = {"step": step} | {name: value if math.isfinite(value) else None for name, value in figures.items()}
         with write_errors(self.path):
-            with self.path.open("a") as file:
+            with self.path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(line) + "\n")
-            for name, value in figures.items() if self._board else ():
-                self._board.add_scalar(name, value, step)
+            if self._board:
+                for name, value in figures.items():
+                    self._board.add_scalar(name, value, step)
 
     def close(self) -> None:
+        """Close TensorBoard's file."""
         if self._board:
             with write_errors(self.path):
                 self._board.close()
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The lines of a `metrics.jsonl`."""
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    """Read the lines of a `metrics.jsonl`."""
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
 
 
 def plot_losses(lines: list[dict[str, Any]], path: Path) -> None:
@@ -62,13 +64,13 @@ def plot_losses(lines: list[dict[str, Any]], path: Path) -> None:
 
 def _step_of(line: str) -> float:
     try:
-        return json.loads(line)["step"]
+        return float(json.loads(line)["step"])
     except ValueError:
         return math.inf  # cut off by a kill
 
 
 def _tensorboard(out: Path, start: int) -> Any | None:
-    """A TensorBoard writer for the run, or None where TensorBoard is not installed."""
+    """Open a TensorBoard writer for the run, or None where TensorBoard is not installed."""
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:

@@ -90,6 +90,6 @@ def _check_finite(step: int, loss: float, norm: float, scaled: bool) -> None:
     for name, value in (("loss", loss), ("gradient", norm)):
         if not math.isfinite(value) and not (name == "gradient" and scaled):
             raise TrainingError(
-                f"step {step}: the {name} is {value}; resume from a checkpoint with --resume and a lower"
-                " --learning-rate or --mixed-precision no"
+                f"step {step}: the {name} is {value}; resume from a checkpoint with `resume` and a lower"
+                " `learning_rate` or `mixed_precision=no`"
             )

@@ -34,12 +34,15 @@ CONDITIONER_CLASSES = {"patch": "PatchConditioner", "summarizer": "Summarizer"}
 
 
 def denoiser_task(config: CohortConfig, loop: LoopConfig, encode: bool = True) -> DiffusionTask:
-    """The denoiser to train and its data; encodes the regions' latents into the cache, unless `encode` is false.
+    """Prepare a denoiser to train and its data.
 
-    config: resolved, see CohortConfig.resolve.
+    Args:
+        config: What it is trained on, and its architecture; resolved, see CohortConfig.resolve.
+        loop: How it is trained.
+        encode: Whether to encode the regions' latents into the cache, as training needs.
 
-    Raises InputError, EmbeddingFileError or ModelError where embedding files, slides, autoencoder and preset do not fit
-    together.
+    Raises:
+        InputError, EmbeddingFileError, ModelError: Embedding files, slides, autoencoder and preset do not fit together.
     """
     processes, export = make_accelerator(loop), export_dtype(config.export_precision)
     torch.manual_seed(loop.seed)  # of the first weights, the same in every process
@@ -55,10 +58,12 @@ def denoiser_task(config: CohortConfig, loop: LoopConfig, encode: bool = True) -
         start_from(model, find_model(config.init_from))
     dtype = resolve_precision("auto", processes.device)
     fingerprint = autoencoder.fingerprint
+    assert config.cache is not None, "CohortConfig.resolve fills it in"
     found = [find_regions(file, level) for level in range(config.levels) for file in files]
     found = [regions for regions in found if len(regions.cells)]
     sources = [(r, latents_path(r, fingerprint, config.cache, config.orientations, dtype)) for r in found]
-    dataset = LatentRegions(sources, config.levels, model.conditioner.arrange, config.held_out, loop.seed)
+    arrange = copy.deepcopy(model.conditioner).to("meta").arrange  # no weights go to the workers: a GPU's cannot
+    dataset = LatentRegions(sources, config.levels, arrange, config.held_out, loop.seed)
     for level, name in enumerate(model.level_names):
         counts = len(dataset.training[level]), len(dataset.validation[level])
         log.info("level %d (%s): %d regions to train on, %d held out", level, name, *counts)
@@ -79,13 +84,13 @@ def denoiser_task(config: CohortConfig, loop: LoopConfig, encode: bool = True) -
 def _sample_metrics(config: CohortConfig, own: str, dataset: LatentRegions, device: torch.device) -> SampleMetrics:
     """Who looks at samples; `own` is the embeddings' encoder. Raises InputError where nothing is held out."""
     if max(map(len, dataset.validation)) < 2:
-        raise InputError(f"--eval-every {config.eval_every}: fewer than two regions are held out; raise --validation")
+        raise InputError(f"`eval_every` {config.eval_every}: fewer than two regions are held out; raise `held_out`")
     encoder = load_encoder(config.eval_encoder or own, config.encoder_weights, device)
     return SampleMetrics(encoder, config.eval_every, config.eval_samples)
 
 
 def _info(config: CohortConfig, files: Sequence[EmbeddingFile], settings: EmbeddingSettings) -> ModelInfo:
-    """What travels with the weights: where they come from, and the licences of all that they come from."""
+    """Say what travels with the weights: where they come from, and the licences of all that they come from."""
     ancestor = read_index(find_model(config.init_from)).info if config.init_from else None
     licences = dict.fromkeys(filter(None, (settings.encoder_licence, ancestor.licence if ancestor else "")))
     return ModelInfo(
@@ -103,7 +108,7 @@ def _info(config: CohortConfig, files: Sequence[EmbeddingFile], settings: Embedd
 
 
 def _encoder_directory(name: str) -> Path | None:
-    """The directory of an encoder that `largegen train-encoder` wrote: it is small and open, and travels along."""
+    """Find the directory of an encoder that `largegen train-encoder` wrote: it is small and open, and travels along."""
     kind, _, where = name.partition(":")
     directory = BUNDLED["starter"] / "encoder" if name == "starter" else Path(where) if kind == "local-dir" else None
     if directory is None or (directory / "model.safetensors").is_file():

@@ -37,27 +37,32 @@ class TrainingRegions:
         return self.file.settings.downsample * self.side
 
     def xy(self, n: int) -> tuple[int, int]:
-        """Top-left corner of region `n` in level-0 px; may lie outside the slide."""
+        """Return the top-left corner of region `n` in level-0 px; may lie outside the slide."""
         settings = self.file.settings
         return settings.xy(*(self.cells[n] + settings.region[:2]))
 
     def image(self, n: int, slide: Slide) -> np.ndarray:
-        """Region `n` as (tile_px, tile_px, 3) uint8, read from the nearest larger pyramid level."""
+        """Read region `n` as (tile_px, tile_px, 3) uint8, from the nearest larger pyramid level."""
         tile_px = self.file.settings.tile_px
         return slide.read(*self.xy(n), tile_px, tile_px, self.downsample)
 
     def tiles(self, n: int) -> tuple[np.ndarray, np.ndarray]:
-        """Rows (2^k,) and columns (2^k,) of region `n`'s tiles in the file's grid; may lie off it."""
+        """Return rows (2^k,) and columns (2^k,) of region `n`'s tiles in the file's grid; may lie off it."""
         steps = np.arange(self.side) * _cells_per_tile(self.file, self.level)
         return self.cells[n, 0] + steps, self.cells[n, 1] + steps
 
 
 def find_regions(file: EmbeddingFile, level: int, min_tissue: float = MIN_TISSUE) -> TrainingRegions:
-    """All regions of a level, an eighth of their side apart: at level 0 the file's tiles.
+    """Find all regions of a level, an eighth of their side apart; at level 0 the file's tiles.
 
-    min_tissue: part of a region's tiles that must hold tissue, 0 to 1; it also limits how far regions stick out of the
-    slide. Raises InputError where the overlap of the file's tiles does not divide a tile, so that they cannot be laid
-    side by side.
+    Args:
+        file: Embeddings of a slide.
+        level: Regions are 2^level tiles along a side.
+        min_tissue: Part of a region's tiles that must hold tissue, 0 to 1; it also limits how far regions stick out of
+            the slide.
+
+    Raises:
+        InputError: The overlap of the file's tiles does not divide a tile, so that they cannot be laid side by side.
     """
     if level == 0:
         return TrainingRegions(file, 0, file.cells)
@@ -87,7 +92,7 @@ class EmbeddingGrids:
         self.index[tuple(file.cells.T)] = np.arange(file.count)
 
     def under(self, regions: TrainingRegions, n: int) -> np.ndarray:
-        """The grid under region `n`."""
+        """Return the grid under region `n`."""
         rows, cols = (
             np.where((tiles >= 0) & (tiles < size - 1), tiles, size - 1)
             for tiles, size in zip(regions.tiles(n), self.index.shape, strict=True)
@@ -96,11 +101,14 @@ class EmbeddingGrids:
 
 
 def split(regions: TrainingRegions, held_out: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Numbers of the regions to train on, and of those to validate on; what lies in both is left out.
+    """Split regions into those to train on and those to validate on; what lies in both is left out.
 
     The slide is cut into blocks of a region's side (256 px of its image at least), and a fraction `held_out` of them is
     kept for validation: at every level by itself, for at low magnification nearly every region shows a piece of a block
     that is kept at a high one. What is held out at one level may be seen at another.
+
+    Returns:
+        Numbers of the regions to train on, and of those to validate on.
     """
     s = regions.file.settings
     name = s.source_name if regions.level == 0 else f"{s.source_name} level {regions.level}"
@@ -116,12 +124,12 @@ def split(regions: TrainingRegions, held_out: float, seed: int) -> tuple[np.ndar
 
 
 def _cells_per_tile(file: EmbeddingFile, level: int) -> int:
-    """From a tile to the one beside it, in cells of the file's grid."""
+    """Count from a tile to the one beside it, in cells of the file's grid."""
     s = file.settings
     stride = s.tile_px - s.overlap_px
     if level and s.tile_px % stride:
         raise InputError(
             f"{file.path}: its tiles of {s.tile_px} px overlap by {s.overlap_px} px and cannot be laid side by side;"
-            f" for several levels embed with --overlap 0, {s.tile_px // 2} or {3 * s.tile_px // 4}"
+            f" for several levels embed with an overlap of 0, {s.tile_px // 2} or {3 * s.tile_px // 4} px"
         )
     return s.tile_px // stride if level else 1

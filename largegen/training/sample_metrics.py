@@ -8,7 +8,7 @@ from largegen.metrics.distances.frechet import frechet_distance_of_features
 from largegen.metrics.per_image.similarity import unit
 from largegen.models.encoder import Encoder
 
-BATCH = 32  # images through the encoder at once
+ENCODER_BATCH = 32  # images through the encoder at once
 
 
 @dataclass(frozen=True)
@@ -20,15 +20,19 @@ class SampleMetrics:
     samples: int  # regions per level, at most
 
     def figures(self, real: np.ndarray, sampled: np.ndarray) -> dict[str, float]:
-        """Fréchet distance of the embeddings, made of length 1, and the mean cosine of the pairs.
+        """Compute the Fréchet distance of the embeddings, made of length 1, and the mean cosine of the pairs.
 
-        real, sampled: (N, H, W, 3) uint8, N at least 2, pairwise. The distance of so few samples is biased upwards, but
-        alike at every step: good for comparing the steps of a run, and runs of as many samples.
+        The distance of so few samples is biased upwards, but alike at every step: good for comparing the steps of a
+        run, and runs of as many samples.
+
+        Args:
+            real: (N, H, W, 3) uint8, N at least 2.
+            sampled: Likewise, pairwise.
         """
         a, b = self._embed(real), self._embed(sampled)
         distance = frechet_distance_of_features(a, b)
         return {f"fd:{self.encoder.spec.name}": distance, "similarity": float((a * b).sum(1).mean())}
 
     def _embed(self, images: np.ndarray) -> np.ndarray:
-        parts = [self.encoder.encode(images[i : i + BATCH]) for i in range(0, len(images), BATCH)]
+        parts = [self.encoder.encode(images[i : i + ENCODER_BATCH]) for i in range(0, len(images), ENCODER_BATCH)]
         return unit(np.concatenate(parts))

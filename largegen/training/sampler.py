@@ -11,12 +11,12 @@ from torch.utils.data import Sampler
 
 
 def sample_rng(seed: int, sample: int) -> np.random.Generator:
-    """The random numbers of training sample `sample` >= 0: a function of the two numbers only."""
+    """Make the random numbers of training sample `sample` >= 0: a function of the two numbers only."""
     return np.random.Generator(np.random.Philox(key=np.array([seed % 2**64, sample], np.uint64)))
 
 
 def orient(image: np.ndarray, k: int) -> np.ndarray:
-    """One of the 8 flips and quarter turns of a (H, W, ...) array: k % 4 quarter turns, mirrored where k >= 4."""
+    """Apply one of the 8 flips and quarter turns to a (H, W, ...) array: k % 4 quarter turns, mirrored where k >= 4."""
     image = np.rot90(image, k % 4)
     return image[:, ::-1] if k >= 4 else image
 

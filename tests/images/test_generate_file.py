@@ -301,7 +301,7 @@ def test_an_existing_image_stays(model, grid, tmp_path, stop_after):
     out = tmp_path / "a.png"
     out.write_bytes(b"mine")
     stop_after(0)
-    with pytest.raises(OutputError, match="--overwrite"):
+    with pytest.raises(OutputError, match="`overwrite=True`"):
         generate_file(model, grid, WHOLE, out, QUICK)
     assert out.read_bytes() == b"mine" and len(list(tmp_path.iterdir())) == 1
 

@@ -10,7 +10,7 @@ from largegen.runtime.device import resolve_device, resolve_precision
 def test_devices_that_are_not_there():
     assert resolve_device("cpu") == torch.device("cpu")
     for name in ("gpu", "meta", *([] if torch.cuda.is_available() else ["cuda"])):
-        with pytest.raises(InputError, match=f"--device {name}"):
+        with pytest.raises(InputError, match=f"`device` {name}"):
             resolve_device(name)
 
 
@@ -21,5 +21,5 @@ def test_precisions():
     assert resolve_precision("auto", cpu) in (torch.float32, torch.bfloat16)
     assert resolve_precision("fp16", torch.device("cuda")) == torch.float16
     for name in ("fp16", "double"):
-        with pytest.raises(InputError, match=f"--precision {name}"):
+        with pytest.raises(InputError, match=f"`precision` {name}"):
             resolve_precision(name, cpu)

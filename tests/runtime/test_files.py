@@ -10,7 +10,7 @@ import torch
 from helpers.disk import small_disk
 
 from largegen.errors import OutputError
-from largegen.runtime.files import atomic, remove, replace, write_errors, write_json
+from largegen.runtime.files import atomic, remove, remove_leftovers, replace, write_errors, write_json
 
 
 def names(folder):
@@ -124,3 +124,14 @@ def test_a_full_disk_is_an_output_error(tmp_path, save):
                 torch.save(large, temporary)
         assert not (disk / "weights").exists()
         assert [n for n in names(disk) if n != "filler"] == []
+
+
+def test_leftovers_of_an_output_and_of_its_parts(tmp_path):
+    own, parts = [".a.1.tmp", ".a.1.tmp.png", ".a.1.0.tmp"], [".a.guide.1.tmp", ".a.up.2.1.tmp"]
+    others = ["a", "a.guide", ".ab.1.tmp", ".a.tmp"]
+    for name in (*own, *parts, *others):
+        (tmp_path / name).touch()
+    remove_leftovers(tmp_path / "a")
+    assert names(tmp_path) == sorted([*parts, *others])
+    remove_leftovers(tmp_path / "a", parts=True)
+    assert names(tmp_path) == sorted(others)

@@ -19,11 +19,12 @@ from largegen.embeddings.convert.grid_fit import TileLayout, find_grid
 from largegen.embeddings.convert.layouts import as_grid, choose, encoder_name, tile_metadata
 from largegen.embeddings.file import FORMAT, write_embeddings
 from largegen.embeddings.settings import EmbeddingSettings, as_colour, trident_attributes
-from largegen.errors import InputError, OutputError
+from largegen.errors import InputError
 from largegen.models.encoder import encoder_spec, load_encoder
 from largegen.models.encoder_registry import EncoderSpec
 from largegen.runtime.files import atomic
 from largegen.runtime.lock import lock
+from largegen.runtime.outputs import check_new
 from largegen.slides.slide import WHITE
 from largegen.slides.tiles import TileGrid
 
@@ -90,8 +91,7 @@ def import_embeddings(
     target = import_path(path, out, slide)
     found = read_import(path, options, slide=slide)
     with lock(target):
-        if target.exists() and not overwrite:
-            raise OutputError(f"{target}: exists already; use `overwrite` or choose another `out`")
+        check_new(target, overwrite)
         background = _background(found, encoder_weights, device, path)
         attributes = trident_attributes(target, found.settings, *found.magnifications)
         with atomic(target) as temporary:

@@ -1,13 +1,14 @@
 """Mean and covariance of features, gathered batch by batch, and the Fréchet distance of two sets of them."""
 
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import numpy as np
 
 from largegen.errors import InputError
 
 
-class Gaussian(NamedTuple):
+@dataclass(frozen=True)
+class Gaussian:
     """What a Fréchet distance knows of a set of features."""
 
     count: int  # samples it was estimated from
@@ -43,7 +44,7 @@ class Moments:
         self._batches += other._batches
 
     def gaussian(self) -> Gaussian:
-        """What was seen so far. Raises InputError under two samples, which have no covariance."""
+        """Return what was seen so far. Raises InputError under two samples, which have no covariance."""
         if self.count < 2:
             raise InputError(f"{self.count} sample(s): a covariance needs two at the least; give more images or crops")
         return Gaussian(self.count, self._mean.copy(), self._scatter / (self.count - 1))
@@ -61,7 +62,11 @@ class Moments:
 
 
 def check_features(features: np.ndarray, name: str, dim: int | None = None) -> np.ndarray:
-    """Features as (N, D) float64. Raises InputError for another shape or dimension, and for NaN or infinite values."""
+    """Return features as (N, D) float64.
+
+    Raises:
+        InputError: They have another shape or dimension, or NaN or infinite values.
+    """
     values = np.asarray(features, np.float64)
     if values.ndim != 2 or (dim is not None and values.shape[1] != dim):
         expected = "D" if dim is None else dim
@@ -75,7 +80,11 @@ def check_features(features: np.ndarray, name: str, dim: int | None = None) -> n
 
 
 def check_pair(real: np.ndarray, fake: np.ndarray, least: int = 2) -> tuple[np.ndarray, np.ndarray]:
-    """Both sets as (N, D) float64. Raises InputError where one has under `least` samples or the widths differ."""
+    """Return both sets as (N, D) float64.
+
+    Raises:
+        InputError: One has under `least` samples, or they differ in D.
+    """
     real = check_features(real, "real")
     fake = check_features(fake, "fake", real.shape[1])
     for name, values in (("real", real), ("fake", fake)):
@@ -85,16 +94,19 @@ def check_pair(real: np.ndarray, fake: np.ndarray, least: int = 2) -> tuple[np.n
 
 
 def gaussian_of(features: np.ndarray) -> Gaussian:
-    """Count, mean and covariance of features (N, D). Raises InputError under two samples, and for NaN."""
+    """Compute count, mean and covariance of features (N, D). Raises InputError under two samples, and for NaN."""
     moments = Moments(np.shape(features)[-1])
     moments.add(features)
     return moments.gaussian()
 
 
 def frechet_distance(a: Gaussian, b: Gaussian) -> float:
-    """|m1 - m2|² + tr(S1 + S2 - 2 (S1 S2)^½) of two Gaussians (Dowson and Landau 1982; FID: Heusel et al. 2017, eq. 6).
+    """Compute the Fréchet distance |m1 - m2|² + tr(S1 + S2 - 2 (S1 S2)^½) of two Gaussians.
 
-    Raises InputError where their widths differ.
+    Dowson and Landau 1982; as FID: Heusel et al. 2017, equation 6.
+
+    Raises:
+        InputError: The Gaussians are of different dimensions, or the distance is not finite.
     """
     if a.mean.shape != b.mean.shape:
         raise InputError(f"features of dimensions {len(a.mean)} and {len(b.mean)} cannot be compared; use one network")
@@ -102,13 +114,13 @@ def frechet_distance(a: Gaussian, b: Gaussian) -> float:
 
 
 def frechet_distance_of_features(real: np.ndarray, fake: np.ndarray) -> float:
-    """The same of the features themselves, (N, D) and (M, D): much faster where N and M are less than D."""
+    """Compute the Fréchet distance of features, (N, D) and (M, D): much faster where N and M are less than D."""
     real, fake = check_pair(real, fake)
     return _distance(*_mean_and_factor(real), *_mean_and_factor(fake))
 
 
 def _distance(mean_a: np.ndarray, a: np.ndarray, mean_b: np.ndarray, b: np.ndarray) -> float:
-    """The Fréchet distance of Gaussians with the covariances a aᵀ and b bᵀ; a, b: (D, rank).
+    """Compute the Fréchet distance of Gaussians with the covariances a aᵀ and b bᵀ; a, b: (D, rank).
 
     The eigenvalues of S1 S2 are the squared singular values of aᵀ b, which need no symmetric root.
     """
@@ -121,7 +133,7 @@ def _distance(mean_a: np.ndarray, a: np.ndarray, mean_b: np.ndarray, b: np.ndarr
 
 
 def _sum_of_singular_values(matrix: np.ndarray, tolerance: float) -> float:
-    """To within `tolerance`, as roots of the eigenvalues of the matrix's square where they are exact enough.
+    """Compute it to within `tolerance`, as roots of the eigenvalues of the matrix's square where they are exact enough.
 
     That is the faster way, but it blurs eigenvalues by about √n times the machine epsilon of the largest, and the root
     of one near zero then has half the digits.
@@ -138,7 +150,7 @@ def _sum_of_singular_values(matrix: np.ndarray, tolerance: float) -> float:
 
 
 def _factor(covariance: np.ndarray) -> np.ndarray:
-    """(D, rank) whose product with its own transpose is the covariance.
+    """Factor a covariance: the (D, rank) result times its own transpose is the covariance.
 
     By Cholesky's factorization with pivoting, which takes singular matrices and drops what is rounding: the directions
     with a variance under D times the machine epsilon of the largest.

@@ -11,16 +11,23 @@ BLOCK_ROWS = 512  # of the kernel matrix held at a time
 
 
 def kernel_distance(real: np.ndarray, fake: np.ndarray, seed: int = 0) -> tuple[float, float]:
-    """KID of features (N, D) and (M, D), and its standard error (Bińkowski et al. 2018, section 4).
+    """Compute the kernel distance (KID) and its standard error (Bińkowski et al. 2018, section 4).
 
     The unbiased estimator over all pairs, with the kernel (x·y / D + 1)³; it may be below zero. The mean over random
-    subsets that is often reported estimates the same with more noise. Only of a side of more than `MAX_SAMPLES` is
-    a random part taken, which `seed` draws.
+    subsets that is often reported estimates the same with more noise.
 
     The standard error is for independent samples. With the kernels' means per sample r and their doubly centred mean
     squares q, Hoeffding's decomposition of the estimator has a variance of the first order, seen through
     4 var(r_real) / N + 4 var(r_fake) / M (a jackknife, which counts the second order twice), and one of the second,
     2 q_rr / N² + 2 q_ff / M² + 4 q_rf / NM, which alone is left where both sides have the same distribution.
+
+    Args:
+        real: Features (N, D).
+        fake: Features (M, D).
+        seed: Draws the part of a side of more than `MAX_SAMPLES` samples that is used.
+
+    Returns:
+        The distance and its standard error.
     """
     real, fake = check_pair(real, fake, least=4)
     rng = np.random.default_rng(seed)
@@ -42,13 +49,13 @@ class _Kernel(NamedTuple):
 
     @property
     def mean(self) -> float:
-        return self.rows.mean()
+        return float(self.rows.mean())
 
     @property
     def centred_square(self) -> float:
-        """Mean square of the entries less the means of their row and column, plus the mean of all."""
+        """The mean square of the entries less the means of their row and column, plus the mean of all."""
         rows, columns = np.square(self.rows).mean(), np.square(self.columns).mean()
-        return self.square - rows - columns + self.mean**2
+        return float(self.square - rows - columns + self.mean**2)
 
 
 def _between(a: np.ndarray, b: np.ndarray) -> _Kernel:
@@ -62,13 +69,13 @@ def _between(a: np.ndarray, b: np.ndarray) -> _Kernel:
 
 
 def _within(a: np.ndarray) -> _Kernel:
-    """Of a set with itself, without the pairs of a sample with itself, which would bias the estimate."""
+    """Take the kernel of a set with itself, less the pairs of a sample with itself, which would bias the estimate."""
     n, every, own = len(a), _between(a, a), _cubic(np.square(a).sum(axis=1), a.shape[1])
     rows = (every.rows * n - own) / (n - 1)
     return _Kernel(rows, rows, (every.square * n**2 - np.square(own).sum()) / (n * (n - 1)))
 
 
 def _cubic(products: np.ndarray, dim: int) -> np.ndarray:
-    """The kernel of inner products."""
+    """Apply the kernel to inner products."""
     base = products / dim + 1
     return base * base * base

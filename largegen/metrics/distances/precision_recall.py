@@ -13,11 +13,21 @@ RELATIVE_ROUNDING = 1e-12  # of squared distances, relative to the largest squar
 
 
 def precision_recall(real: np.ndarray, fake: np.ndarray, k: int = 3) -> tuple[float, float]:
-    """Improved precision and recall of features (N, D) and (M, D) (Kynkäänniemi et al. 2019, section 2).
+    """Compute improved precision and recall (Kynkäänniemi et al. 2019, section 2).
 
-    Precision: the share of fake samples no farther from some real sample than that one's k-th nearest other real
-    sample; recall: the same with the sides exchanged. Duplicates count as others. Both grow with the number of samples,
-    so compare figures of equal counts alone. Raises InputError where a side has k samples or fewer.
+    Duplicates count as others. Both figures grow with the number of samples, so compare figures of equal counts alone.
+
+    Args:
+        real: Features (N, D).
+        fake: Features (M, D).
+        k: Which nearest neighbour is the edge of a sample's surroundings.
+
+    Returns:
+        Precision: the share (0..1) of fake samples no farther from some real sample than that one's k-th nearest other
+        real sample. Recall: the same with the sides exchanged.
+
+    Raises:
+        InputError: A side has k samples or fewer.
     """
     if k < 1:
         raise InputError(f"k = {k}: precision and recall need one neighbour at the least")
@@ -32,10 +42,19 @@ def precision_recall(real: np.ndarray, fake: np.ndarray, k: int = 3) -> tuple[fl
 
 
 def nearest(queries: np.ndarray, base: np.ndarray, count: int = 1) -> tuple[np.ndarray, np.ndarray]:
-    """The `count` nearest of base (N, D) to each of queries (Q, D), nearest first; of equals the first in base.
+    """Find the nearest neighbours of samples, exactly.
 
-    Returns indices (Q, count) int64 and Euclidean distances (Q, count) float64. Raises InputError where base is smaller
-    than `count`.
+    Args:
+        queries: Features (Q, D).
+        base: Features (N, D) to search.
+        count: Neighbours of each query.
+
+    Returns:
+        Indices (Q, count) int64 into base and Euclidean distances (Q, count) float64, the nearest first; of equals the
+        first in base.
+
+    Raises:
+        InputError: base has fewer than `count` samples.
     """
     base = check_features(base, "base")
     queries = check_features(queries, "queries", base.shape[1])
@@ -54,14 +73,14 @@ def nearest(queries: np.ndarray, base: np.ndarray, count: int = 1) -> tuple[np.n
 
 
 def _reach(samples: np.ndarray, k: int) -> np.ndarray:
-    """(N,): the squared distance of each sample to its k-th nearest other; it is the nearest of all to itself."""
+    """Compute (N,) squared distances of each sample to its k-th nearest other; it is the nearest of all to itself."""
     return np.concatenate(
         [np.partition(squares, k, axis=1)[:, k] for _, squares in _squared_distances(samples, samples)]
     )
 
 
 def _squared_distances(a: np.ndarray, b: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
-    """Chunks of rows of the matrix (N, M) of squared distances, with the rows that they are."""
+    """Yield chunks of rows of the matrix (N, M) of squared distances, with the rows that they are."""
     norms_a, norms_b = np.square(a).sum(axis=1), np.square(b).sum(axis=1)
     for start in range(0, len(a), BLOCK_ROWS):
         rows = slice(start, min(start + BLOCK_ROWS, len(a)))
@@ -73,6 +92,6 @@ def _squared_distances(a: np.ndarray, b: np.ndarray) -> Iterator[tuple[slice, np
 
 
 def _centred(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Both sets about one mean, which leaves more digits to their distances."""
+    """Centre both sets about one mean, which leaves more digits to their distances."""
     middle = a.mean(axis=0)
     return a - middle, b - middle

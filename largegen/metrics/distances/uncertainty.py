@@ -15,15 +15,26 @@ SPLITS = (1, 2, 3)  # how many the samples are dealt into, for each size that th
 def bootstrap_interval(
     distance: Distance, real: np.ndarray, fake: np.ndarray, replicates: int = 20, level: float = 0.95, seed: int = 0
 ) -> tuple[float, float]:
-    """An interval about distance(real, fake), from samples drawn again with replacement on both sides.
+    """Compute an interval about distance(real, fake), from samples drawn again with replacement on both sides.
 
-    Samples drawn twice count as a smaller set, so the replicates of a Fréchet distance lie above it. Their spread alone
-    is used: the interval is the point estimate ± their standard deviation times Student's quantile for that many
-    replicates, and never begins below zero. It says how much another draw of as many samples would move the figure.
-    For a Fréchet distance it is rather too wide: about 1.2 times with six samples per dimension, 2 times with fewer
-    samples than dimensions. The bias of the figure, which depends on the counts, is no part of it (see
+    It says how much another draw of as many samples would move the figure: the point estimate ± the replicates'
+    standard deviation times Student's quantile for that many, and never below zero. The replicates' spread alone is
+    used, because samples drawn twice count as a smaller set, so that replicates of a Fréchet distance lie above it.
+    For a Fréchet distance the interval is rather too wide: about 1.2 times with six samples per dimension, 2 times with
+    fewer samples than dimensions. The bias of the figure, which depends on the counts, is no part of it (see
     `distance_at_infinity`). Samples count as independent: crops that overlap or come from few images make it too
     narrow.
+
+    Args:
+        distance: Of features (N, D) and (M, D).
+        real: Features (N, D).
+        fake: Features (M, D).
+        replicates: How often samples are drawn again.
+        level: Confidence, 0..1.
+        seed: Of the draws.
+
+    Returns:
+        Lower and upper end.
     """
     from scipy.special import stdtrit
 
@@ -38,14 +49,15 @@ def bootstrap_interval(
 
 
 def distance_at_infinity(real: np.ndarray, fake: np.ndarray, seed: int = 0) -> float | None:
-    """The Fréchet distance extrapolated to infinitely many samples, as Chong and Forsyth 2020 (arXiv:1911.07023) do.
+    """Extrapolate the Fréchet distance to infinitely many samples (Chong and Forsyth 2020, arXiv:1911.07023).
 
     Its bias falls as 1 / N, so a line through distances at several N gives it at 1 / N = 0. Both sides shrink together:
     to all samples, halves and thirds. The parts of one size are disjoint and their distances are averaged, which about
-    halves the noise of single random subsets. With fewer samples than the features are wide the bias falls more slowly
-    than 1 / N, and the result, though nearer to the truth, is still too high.
+    halves the noise of single random subsets. With fewer samples than dimensions the bias falls more slowly than 1 / N,
+    and the result, though nearer to the truth, is still too high.
 
-    A result that noise takes below zero is zero. None where a side has under two samples for each third.
+    Returns:
+        The distance, 0 where noise takes it below; None where a side has under two samples for each third.
     """
     real, fake = check_pair(real, fake)
     if min(len(real), len(fake)) < 2 * max(SPLITS):
@@ -60,10 +72,12 @@ def distance_at_infinity(real: np.ndarray, fake: np.ndarray, seed: int = 0) -> f
 
 
 def real_floor(distance: Distance, real: np.ndarray, seed: int = 0) -> float:
-    """The distance between two random halves of the real features: what a perfect generator would score.
+    """Compute the distance between two random halves of the real features (N, D): what a perfect generator would score.
 
-    The halves are half as many, so a distance that is biased by the count is higher here than for all samples. Raises
-    InputError under four samples.
+    The halves are half as many, so a distance that is biased by the count is higher here than for all samples.
+
+    Raises:
+        InputError: There are under four samples.
     """
     real = check_features(real, "real")
     if len(real) < 4:

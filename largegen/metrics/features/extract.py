@@ -44,11 +44,24 @@ def extract(
     seed: int = 0,
     progress: bool = False,
 ) -> tuple[Statistics, np.ndarray]:
-    """The statistics of a set in a network's space, and the numbers (M,) of the samples whose features were kept.
+    """Compute the statistics of a set in a network's space, in memory that does not grow with the set.
 
-    Several processes share the samples; all get the same result, and the same notes in `samples.failed`. key: what two
-    sets must have in common, beside the network; source: where the samples are from. Up to KEPT features are kept, of
-    samples drawn by `seed`. Raises InputError for fewer than two samples and for features that are not finite.
+    Args:
+        network: It gives the features.
+        samples: Crops or whole images.
+        key: What two sets must have in common, beside the network.
+        source: Where the samples are from: "paths" and JSON values.
+        processes: They share the samples; all get the same result, and the same notes in `samples.failed`.
+        batch_size: Samples through the network at once.
+        workers: Threads that read them.
+        seed: Draws the samples, up to `MAX_KEPT_FEATURES`, whose features are kept one by one.
+        progress: Whether to show a bar.
+
+    Returns:
+        The statistics, and the numbers (M,) of the samples whose features were kept.
+
+    Raises:
+        InputError: Fewer than two samples, or features that are not finite.
     """
     of = processes.num_processes
     mask = np.zeros(len(samples), bool)
@@ -72,7 +85,7 @@ def extract(
             gather(processes, advance)
     shares = gather(processes, lambda: own)
     if samples.failed is not None:  # in an order that does not tell who came upon them
-        samples.failed[:] = sorted(dict(note for share in shares for note in share.failed).items())
+        samples.failed[:] = sorted(dict(note for share in shares for note in share.failed or ()).items())
     moments = shares[0].moments
     for share in shares[1:]:
         moments.merge(share.moments)

@@ -49,7 +49,7 @@ CLIP = EncoderSpec(
 )
 
 
-VGG_AT_ONCE = 8  # images: all 32 crops of a batch would take 2 GB
+VGG_BATCH = 8  # images: all 32 crops of a batch would take 2 GB
 
 
 @dataclass(frozen=True)
@@ -73,12 +73,20 @@ def load_network(
     device: "str | torch.device" = "auto",
     dtype: "torch.dtype | None" = None,
 ) -> FeatureNetwork:
-    """Load `inception`, `clip`, `vgg16` or `encoder:NAME` with its published weights, or those of the file `weights`.
+    """Load `inception`, `clip`, `vgg16` or `encoder:NAME`.
 
-    device: as resolve_device takes it; dtype: instead of the network's own precision, which is fp32 for Inception and
-    CLIP on every device (clean-fid runs CLIP in fp16 on a GPU). VGG16 has its own weights and precision only. Raises
-    InputError for an unknown name, ModelError for weights that do not fit, HubError where there are none to be had,
-    and NotApplicable for VGG16 without the package that carries it.
+    Args:
+        name: Of the network.
+        weights: A file; by default the published weights. VGG16 has its own only.
+        device: As `resolve_device` takes it.
+        dtype: Instead of the network's own precision, which is fp32 for Inception and CLIP on every device (clean-fid
+            runs CLIP in fp16 on a GPU). VGG16 is always in fp32.
+
+    Raises:
+        InputError: An unknown name.
+        ModelError: Weights that do not fit.
+        HubError: There are no weights to be had.
+        NotApplicable: VGG16 without the package that carries it.
     """
     device = resolve_device(device) if isinstance(device, str) else device
     if device.type == "cpu":
@@ -100,7 +108,7 @@ def _inception(weights: Path | None, device: "torch.device", dtype: "torch.dtype
     from cleanfid.resize import build_resizer
 
     path = Path(
-        weights or cached_file(INCEPTION_URL, INCEPTION_SHA256, Path(INCEPTION_URL).name, "--inception-weights")
+        weights or cached_file(INCEPTION_URL, INCEPTION_SHA256, Path(INCEPTION_URL).name, "`inception_weights`")
     )
     sha256 = file_sha256(path)
     dtype = dtype or torch.float32
@@ -140,8 +148,8 @@ def _inception(weights: Path | None, device: "torch.device", dtype: "torch.dtype
 
 
 def _clip(weights: Path | None, device: "torch.device", dtype: "torch.dtype | None") -> FeatureNetwork:
-    """CLIP's ViT-B/32 image tower: features are image embeddings as its `encode_image` gives them, of any length."""
-    encoder = load_encoder(CLIP, weights, device, dtype, "--clip-weights")
+    """Load CLIP's ViT-B/32 image tower; features are image embeddings of any length, as its `encode_image` gives."""
+    encoder = load_encoder(CLIP, weights, device, dtype, "`clip_weights`")
     return FeatureNetwork(
         name="clip",
         title="CLIP ViT-B/32",
@@ -161,7 +169,7 @@ def _clip(weights: Path | None, device: "torch.device", dtype: "torch.dtype | No
 
 
 def _clip_crop(image: np.ndarray) -> np.ndarray:
-    """What CLIP sees of an image: (H, W, 3) uint8 => (224, 224, 3) uint8."""
+    """Cut what CLIP sees of an image: (H, W, 3) uint8 => (224, 224, 3) uint8."""
     from PIL import Image
     from torchvision.transforms import InterpolationMode
     from torchvision.transforms.functional import center_crop, resize
@@ -172,7 +180,7 @@ def _clip_crop(image: np.ndarray) -> np.ndarray:
 
 @cache
 def perceptual_network(device: "torch.device") -> "nn.Module":
-    """The network of ST-LPIPS, VGG16, loaded once. Raises NotApplicable without the package that carries it."""
+    """Load the network of ST-LPIPS, VGG16, once. Raises NotApplicable without the package that carries it."""
     try:
         return load_perceptual("vgg").to(device)
     except InputError as error:
@@ -180,7 +188,7 @@ def perceptual_network(device: "torch.device") -> "nn.Module":
 
 
 def _vgg16(device: "torch.device") -> FeatureNetwork:
-    """The five layers of VGG16 that ST-LPIPS compares (Ghildyal & Liu 2022), each averaged over the image.
+    """Load VGG16; features are five layers, those of ST-LPIPS (Ghildyal & Liu 2022), each averaged over the image.
 
     Images of any size are seen pixel by pixel: what a resized image would lose, blur and fine texture, counts.
     """
@@ -191,7 +199,7 @@ def _vgg16(device: "torch.device") -> FeatureNetwork:
     def features(batch: np.ndarray) -> np.ndarray:  # (B, H, W, 3) uint8
         parts = []
         with torch.inference_mode():
-            for part in to_network(batch).split(VGG_AT_ONCE):
+            for part in to_network(batch).split(VGG_BATCH):
                 layers = network.net(network.scaling_layer(part.to(device)))
                 parts.append(torch.cat([layer.mean((2, 3)) for layer in layers], 1).cpu())
         return torch.cat(parts).numpy()
@@ -214,7 +222,7 @@ def _vgg16(device: "torch.device") -> FeatureNetwork:
 
 
 def _encoder(name: str, weights: Path | None, device: "torch.device", dtype: "torch.dtype | None") -> FeatureNetwork:
-    """An encoder's embeddings at unit length, as conditioners see them: their length would outweigh their direction."""
+    """Load an encoder; features are embeddings at unit length, as conditioners see them, lest it outweigh direction."""
     encoder = load_encoder(name, weights, device, dtype)
 
     def features(batch: np.ndarray) -> np.ndarray:  # (B, H, W, 3) uint8
@@ -242,7 +250,7 @@ def _encoder(name: str, weights: Path | None, device: "torch.device", dtype: "to
 
 
 def _unusual(dtype: "torch.dtype | None") -> dict[str, str]:
-    """A precision other than fp32 that was asked for, as a part of the key."""
+    """Return a precision other than fp32 that was asked for, as a part of the key."""
     import torch
 
     return {} if dtype in (None, torch.float32) else {"precision": str(dtype).removeprefix("torch.")}

@@ -10,7 +10,7 @@ from largegen.slides.slide import open_slide
 
 
 def guide_of(path: Path, record: Mapping[str, Any]) -> Path | None:
-    """The guide beside an image of zoom's, if it is there; record: as image_info.read_provenance gives it."""
+    """Find the guide beside an image of zoom's, if it is there; record: what the image says of its making."""
     from largegen.images.zoom_file import side_file
 
     guide = side_file(Path(path), "guide")
@@ -18,9 +18,10 @@ def guide_of(path: Path, record: Mapping[str, Any]) -> Path | None:
 
 
 def guide_psnr_of_file(image: Path, guide: Path) -> float:
-    """PSNR in dB between a guide and an image of any size that is shrunk to it, as `zoom.guide_psnr` has it.
+    """Compute the PSNR in dB between a guide and an image of any size shrunk to it, as `zoom.guide_psnr` has it.
 
-    Raises InputError where the image is not some times as large as its guide.
+    Raises:
+        InputError: The image is not a whole number of times as large as its guide.
     """
     from largegen.sampling.zoom.zoom import guide_downsampler, guide_psnr
 

@@ -9,14 +9,23 @@ from torch import nn
 from largegen.metrics.per_image.similarity import Batch
 from largegen.models.pixels import to_network
 
-AT_ONCE = 4  # tiles: 256 px of each of 4 pairs take 0.5 GB
+TILE_BATCH = 4  # tiles: 256 px of each of 4 pairs take 0.5 GB
 
 
 def perceptual_distances(batches: Iterable[Batch], network: nn.Module, device: torch.device) -> np.ndarray:
-    """Distances (N,) float64 of the real and the generated tiles, in the batches' order; 0 where they are equal."""
+    """Compute ST-LPIPS between real and generated tiles (Ghildyal & Liu 2022).
+
+    Args:
+        batches: Numbers of tiles, real ones and generated ones (B, size, size, 3) uint8.
+        network: As `networks.perceptual_network` gives it.
+        device: Where it is.
+
+    Returns:
+        Distances (N,) float64 in the batches' order; 0 where tiles are equal.
+    """
     found = []
     with torch.inference_mode():
         for _, real, fake in batches:
-            for pair in zip(to_network(real).split(AT_ONCE), to_network(fake).split(AT_ONCE), strict=True):
+            for pair in zip(to_network(real).split(TILE_BATCH), to_network(fake).split(TILE_BATCH), strict=True):
                 found.append(network(*(side.to(device) for side in pair)).flatten().double().cpu())
     return torch.cat(found).numpy()

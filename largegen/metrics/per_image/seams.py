@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from largegen.slides.slide import Slide
 
 
-GREY = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601, the luma of JPEG: its coarser chroma is no seam
+LUMA_WEIGHTS = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601, as in JPEG: its coarser chroma is no seam
 
 
 class Borders(NamedTuple):
@@ -27,19 +27,30 @@ class Borders(NamedTuple):
 
 
 def tile_borders(width: int, height: int, tile_px: int = 256, phase: int = 8) -> Borders:
-    """The borders of tiles side by side, for an image that does not say how it was made.
+    """Return the borders of tiles side by side, for an image that does not say how it was made.
 
-    phase: px per latent of the autoencoder, 8 in most, and the block of JPEG; less where it does not divide the tile.
+    Args:
+        width: Of the image, px.
+        height: Of the image, px.
+        tile_px: Side of a tile.
+        phase: px per latent of the autoencoder, 8 in most, and the block of JPEG; less where it does not divide the
+            tile.
     """
     rows, cols = (tuple(range(tile_px, side, tile_px)) for side in (height, width))
     return Borders(rows, cols, gcd(tile_px, phase))
 
 
 def window_borders(width: int, height: int, tile_px: int, latent_px: int, sampling: Sampling) -> Borders:
-    """The borders of the windows of a canvas' last step: the steps before are smoothed over by those after.
+    """Compute the borders of the windows of a canvas' last step: the steps before are smoothed over by those after.
 
-    tile_px: side of a window; latent_px: px per latent; sampling: as `generate.resolve_defaults` gives it. Windows of
-    background, which is painted, count like the others.
+    Windows of background, which is painted, count like the others.
+
+    Args:
+        width: Of the image, px.
+        height: Of the image, px.
+        tile_px: Side of a window.
+        latent_px: px per latent.
+        sampling: As `generate.resolve_defaults` gives it.
     """
     s, window = sampling, tile_px // latent_px
 
@@ -57,10 +68,12 @@ def window_borders(width: int, height: int, tile_px: int, latent_px: int, sampli
 
 
 def borders_of(record: Mapping[str, Any]) -> Borders:
-    """The borders in an image of ours, from its provenance as image_info.read_provenance gives it.
+    """Compute the borders in an image of ours, from what it says of its making (image_info.read_provenance).
 
-    Those of `zoom`'s published method are its tiles', which its last pass, if there is one, is there to hide. Raises
-    InputError where the provenance does not tell them.
+    Those of `zoom`'s published method are its tiles', which its last pass, if there is one, is there to hide.
+
+    Raises:
+        InputError: The provenance does not tell them.
     """
     if "level" in record:
         raise InputError("a patch, or an image shrunk: windows met in none of its own pixels")
@@ -75,12 +88,20 @@ def borders_of(record: Mapping[str, Any]) -> Borders:
 
 
 def seam_score(image: np.ndarray, rows: Sequence[int], cols: Sequence[int], phase: int = 1) -> float:
-    """Mean absolute gradient across border lines, relative to elsewhere: 1 is no seam, 2 one twice as steep.
+    """Compute how steep an image is at borders: the mean absolute gradient across them, relative to elsewhere.
 
-    image: (H, W, 3) uint8; rows, cols: the borders lie before these pixel rows and columns. phase: compare with lines
-    at multiples of `phase` px only, so that the autoencoder's own grid (its px per latent) does not pass for a seam.
-    Raises InputError where there is no border inside, or nothing but borders, or where it is flat
-    between them.
+    Args:
+        image: (H, W, 3) uint8.
+        rows: The borders lie before these rows of pixels.
+        cols: And before these columns.
+        phase: Compare with lines at multiples of so many px only, so that the autoencoder's own grid (its px per
+            latent) does not pass for a seam.
+
+    Returns:
+        1 for no seam, 2 for one twice as steep.
+
+    Raises:
+        InputError: There is no border inside, or nothing but borders, or the image is flat between them.
     """
     return _score([image], rows, cols, phase)
 
@@ -95,20 +116,28 @@ def seam_of_file(
     size: tuple[int, int] | None = None,
     downsample: float = 1.0,
 ) -> float:
-    """`seam_score` of a slide or image of any size, which is read in bands; of the whole at level 0, by default.
+    """Compute `seam_score` of a slide or image of any size, which is read in bands.
 
-    xy: top-left corner in level-0 px; size: (width, height) in px of `downsample` level-0 px each: a real image
-    measured where a generated one has its borders gives the score of no seam at all.
+    A real image measured where a generated one has its borders gives the score of no seam at all.
+
+    Args:
+        slide: It is open.
+        rows: As `seam_score` takes them.
+        cols: Likewise.
+        phase: Likewise.
+        xy: Top-left corner in level-0 px.
+        size: (width, height) in px of `downsample` level-0 px each; by default all.
+        downsample: Level-0 px per px.
     """
     return _score(read_bands(slide, xy, size, downsample), rows, cols, phase)
 
 
 def _score(bands: Iterable[np.ndarray], rows: Sequence[int], cols: Sequence[int], phase: int) -> float:
-    """The seam score of an image that arrives in (h, W, 3) uint8 bands, top to bottom."""
-    steps, borders = _steps(bands, phase), (rows, cols)
-    lines = [np.arange(1, len(axis) + 1) * phase for axis in steps]
+    """Compute the seam score of an image that arrives in (h, W, 3) uint8 bands, top to bottom."""
+    axes, borders = _steps(bands, phase), (rows, cols)
+    lines = [np.arange(1, len(axis) + 1) * phase for axis in axes]
     at_border = np.concatenate([np.isin(*pair) for pair in zip(lines, borders, strict=True)])
-    steps = np.concatenate(steps)
+    steps = np.concatenate(axes)
     if at_border.all() or not at_border.any():
         raise InputError(
             f"no seam score: of {len(steps)} lines every {phase} px, {at_border.sum()} are windows' borders"
@@ -120,12 +149,13 @@ def _score(bands: Iterable[np.ndarray], rows: Sequence[int], cols: Sequence[int]
 
 
 def _steps(bands: Iterable[np.ndarray], phase: int) -> tuple[np.ndarray, np.ndarray]:
-    """Mean absolute step to each row phase, 2 phase, 3 phase... from the row above, and so for columns; float64."""
+    """Compute the mean absolute step, float64, to rows phase, 2 phase, ... from the row above each; so for columns."""
     to_rows: list[np.ndarray] = []
-    to_cols, height, above = 0.0, 0, None  # sums over rows; rows so far; the last of them
+    to_cols: np.ndarray = np.zeros(())  # sums over rows
+    height, above = 0, None  # rows so far; the last of them
     for band in bands:
-        grey = band.astype(np.float32) @ GREY
-        to_cols += np.abs(grey[:, phase::phase] - grey[:, phase - 1 : -1 : phase]).sum(0, dtype=np.float64)
+        grey = band.astype(np.float32) @ LUMA_WEIGHTS
+        to_cols = to_cols + np.abs(grey[:, phase::phase] - grey[:, phase - 1 : -1 : phase]).sum(0, dtype=np.float64)
         if above is not None:
             grey = np.concatenate([above, grey])
         first = height - (above is not None)  # which row of the image grey[0] is

@@ -1,10 +1,10 @@
 """Embedding similarity: how like a tile is to the one that was generated in its place [L]."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import zip_longest
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -12,6 +12,7 @@ import numpy as np
 
 from largegen.errors import InputError
 from largegen.metrics.sets.pairs import Pair
+from largegen.runtime.read_ahead import read_ahead
 from largegen.slides.slide import open_slide
 from largegen.slides.tissue import DATA_FRACTION, TISSUE_FRACTION, tissue_mask
 
@@ -56,20 +57,16 @@ class PairTiles:
     def _of_a_pair(self, batches: Sequence[np.ndarray], workers: int) -> Iterator[Batch]:
         pair, side = self.pairs[self.places[batches[0][0], 0]], self.size_px
         (left, top), scale = pair.real_xy, pair.scale
-        with open_slide(pair.real) as real, open_slide(pair.fake) as fake, ThreadPoolExecutor(max(1, workers)) as pool:
+        with open_slide(pair.real) as real, open_slide(pair.fake) as fake:
 
             def read(tile: int) -> tuple[np.ndarray, np.ndarray]:
                 _, x, y = self.places[tile].tolist()
                 return real.read(left + x * scale, top + y * scale, side, side, scale), fake.read(x, y, side, side)
 
-            def submitted(batch: Iterable[int]) -> list[Future]:
-                return [pool.submit(read, tile) for tile in batch]
-
-            ahead = submitted(batches[0])
-            for batch, following in zip_longest(batches, batches[1:], fillvalue=()):
-                waiting, ahead = ahead, submitted(following)
-                reals, fakes = zip(*(future.result() for future in waiting), strict=True)
-                yield batch, np.stack(reals), np.stack(fakes)
+            with closing(read_ahead(read, chain(*batches), max(1, workers), 2 * len(batches[0]))) as tiles:
+                for batch in batches:
+                    reals, fakes = zip(*islice(tiles, len(batch)), strict=True)
+                    yield batch, np.stack(reals), np.stack(fakes)
 
 
 class _Tissue(NamedTuple):
@@ -85,7 +82,7 @@ def _tissue_of(path: Path) -> _Tissue:
 
 
 def _on_tissue(tissue: _Tissue, pair: Pair, xy: np.ndarray, size_px: int) -> np.ndarray:
-    """(N,) bool: whether the real tiles at (N, 2) places of a generated image are such as get embedded."""
+    """Tell, (N,) bool, whether the real tiles at (N, 2) places of a generated image are such as get embedded."""
     mask, cells, least = tissue
     start = (np.array(pair.real_xy) + xy * pair.scale) * cells
     first = np.minimum(np.round(start).astype(int), np.array(mask.shape[::-1]) - 1)
@@ -106,17 +103,24 @@ class Similarity:
 
 
 def embed_pairs(batches: Iterable[Batch], encoder: "Encoder") -> tuple[np.ndarray, np.ndarray]:
-    """Embeddings (N, D) float32 of the real tiles and of the generated ones, in the batches' order."""
+    """Compute embeddings (N, D) float32 of the real tiles and of the generated ones, in the batches' order."""
     parts = [(encoder.encode(real), encoder.encode(fake)) for _, real, fake in batches]
     if not parts:
         return np.empty((0, encoder.dim), np.float32), np.empty((0, encoder.dim), np.float32)
-    return tuple(np.concatenate(side) for side in zip(*parts, strict=True))
+    real, fake = zip(*parts, strict=True)
+    return np.concatenate(real), np.concatenate(fake)
 
 
 def similarity(real: np.ndarray, fake: np.ndarray, pair: np.ndarray) -> Similarity:
-    """Compare embeddings (N, D) of real tiles and of those in their places; pair (N,): number of the image of each.
+    """Compare embeddings of real tiles and of those generated in their places.
 
-    Raises InputError where there is no tile, or an embedding that has no direction.
+    Args:
+        real: Embeddings (N, D).
+        fake: Embeddings (N, D).
+        pair: (N,) number of the image of each.
+
+    Raises:
+        InputError: There is no tile, or an embedding that has no direction.
     """
     if not len(real):
         raise InputError("no tile of a generated image lies on tissue of its real one")
@@ -139,16 +143,16 @@ def similarity(real: np.ndarray, fake: np.ndarray, pair: np.ndarray) -> Similari
 
 
 def unit(embeddings: np.ndarray) -> np.ndarray:
-    """Embeddings (N, D) made of length 1, float64. Raises InputError where one is zero or not finite."""
+    """Scale embeddings (N, D) to length 1, float64. Raises InputError where one is zero or not finite."""
     values = embeddings.astype(np.float64)
     lengths = np.linalg.norm(values, axis=-1, keepdims=True)
     if not np.isfinite(lengths).all() or not lengths.all():
-        raise InputError("an embedding is zero or not finite; try --precision fp32")
+        raise InputError("an embedding is zero or not finite; try fp32 as `precision`")
     return values / lengths
 
 
 def retrieval(generated: np.ndarray, real: np.ndarray) -> int:
-    """Of tiles' embeddings (N, D), how many have the real one of the same place as nearest neighbour (cosine)."""
+    """Count the tiles' embeddings (N, D) that have the real one of the same place as nearest neighbour (cosine)."""
     generated, real = unit(generated), unit(real)
     nearest = [(generated[i : i + RETRIEVAL_ROWS] @ real.T).argmax(1) for i in range(0, len(real), RETRIEVAL_ROWS)]
     return int((np.concatenate(nearest) == np.arange(len(real))).sum())

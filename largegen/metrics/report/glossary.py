@@ -87,7 +87,7 @@ INFINITY = (
 
 
 def explanations(evaluation: Evaluation) -> list[tuple[str, str, str]]:
-    """Term, meaning and source (may be empty) of every metric and qualifier that the evaluation shows."""
+    """List term, meaning and source (may be empty) of every metric and qualifier that the evaluation shows."""
     figures = [figure for level in evaluation.levels for figure in level.figures]
     kinds = dict.fromkeys(figure.metric.partition(":")[0] for figure in figures)
     found = [METRICS[kind] for kind in kinds]

@@ -56,14 +56,14 @@ class Sheet:
     shown_px: int = 112  # least width of a thumbnail on the page, CSS px; opened, it fills the window
 
 
-def thumbnails(images: Sequence[np.ndarray], labels: Sequence[str] = ()) -> tuple[Thumbnail, ...]:
-    """Images (H, W, 3) uint8, or one (N, H, W, 3) array, with a label each or none at all."""
+def thumbnails(images: Sequence[np.ndarray] | np.ndarray, labels: Sequence[str] = ()) -> tuple[Thumbnail, ...]:
+    """Make thumbnails of images (H, W, 3) uint8, or of one (N, H, W, 3) array, with a label each or none at all."""
     pairs = zip(images, labels or [""] * len(images), strict=True)
     return tuple(Thumbnail(pixels, label) for pixels, label in pairs)
 
 
 def write_report(path: Path, evaluation: Evaluation, sheets: Sequence[Sheet]) -> None:
-    """Write the page to `path`, atomically. The same input gives the same page, the date apart."""
+    """Write the page to `path`, atomically; the same input gives the same page, the date apart."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     here = Path(__file__).parent
@@ -92,12 +92,12 @@ def write_report(path: Path, evaluation: Evaluation, sheets: Sequence[Sheet]) ->
 
 
 def typeset(text: str) -> str:
-    """A number as it is printed: a real minus sign, and infinity's own."""
+    """Typeset a number: a real minus sign, and infinity's own."""
     return text.replace("-", "−").replace("inf", "∞")
 
 
 def data_uri(thumbnail: Thumbnail) -> str:
-    """The image as a `data:` URI, WebP, with its colours kept sharp."""
+    """Encode the image as a `data:` URI, WebP, with its colours kept sharp."""
     from PIL import Image
 
     image = Image.fromarray(thumbnail.pixels)
@@ -108,7 +108,7 @@ def data_uri(thumbnail: Thumbnail) -> str:
 
 
 def short_name(side: dict[str, Any]) -> str:
-    """What to call a set: its first path's last part, and how many more there are."""
+    """Name a set: its first path's last part, and how many more there are."""
     paths = side.get("paths") or ["unnamed set"]
     first = Path(str(paths[0]))
     more = f" and {len(paths) - 1} more" if len(paths) > 1 else ""
@@ -116,26 +116,26 @@ def short_name(side: dict[str, Any]) -> str:
 
 
 def overview(evaluation: Evaluation) -> list[tuple[str, list[Figure | None]]]:
-    """Each metric's name and its figure at every level, None where it has none."""
+    """List each metric's name and its figure at every level, None where it has none."""
     by_level = [{figure.name: figure for figure in level.figures} for level in evaluation.levels]
     names = dict.fromkeys(name for figures in by_level for name in figures)
     return [(name, [figures.get(name) for figures in by_level]) for name in names]
 
 
 def side_by_side(real: dict[str, Any], fake: dict[str, Any]) -> list[tuple[str, str, str]]:
-    """The two sets as rows: what, of the real one, of the generated one."""
+    """Put the two sets into rows: what, of the real one, of the generated one."""
     real_rows, fake_rows = dict(flat(real)), dict(flat(fake))
     return [(name, real_rows.get(name, ""), fake_rows.get(name, "")) for name in real_rows | fake_rows]
 
 
 def flat(content: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Nested settings as (dotted name, text) rows; long lists are cut."""
+    """Flatten nested settings to (dotted name, text) rows; long lists are cut."""
     for key, value in content.items():
         name = f"{prefix}{key}"
         if isinstance(value, dict) and value:
             yield from flat(value, f"{name}.")
         elif isinstance(value, list | tuple) and any(isinstance(item, dict) for item in value):
-            yield from flat(dict(enumerate(value)), f"{name}.")
+            yield from flat({str(number): item for number, item in enumerate(value)}, f"{name}.")
         elif isinstance(value, list | tuple):
             shown = [plain(item) for item in value[:MAX_LISTED_PATHS]]
             more = (
@@ -149,7 +149,7 @@ def flat(content: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]
 
 
 def plain(value: Any) -> str:
-    """One setting's value for people."""
+    """Write one setting's value for people."""
     if value is None or value == {}:
         return "none"
     if isinstance(value, bool):
@@ -181,22 +181,23 @@ class Chart:
                 self.high = 1.0
 
     def x(self, value: float) -> str:
-        """The place of a value, in px; beyond the axis it is at its end."""
+        """Find the place of a value, in px; beyond the axis it is at its end."""
         share = (min(max(value, self.low), self.high) - self.low) / (self.high - self.low)
         return f"{self.margin + share * (self.width - 2 * self.margin):.1f}"
 
     def bar(self, value: float) -> tuple[str, str]:
-        """Left end and width of the bar from the axis's start to the value."""
+        """Find left end and width of the bar from the axis's start to the value."""
         left, right = sorted((float(self.x(self.start)), float(self.x(value))))
         return f"{left:.1f}", f"{right - left:.1f}"
 
     @property
     def ends(self) -> tuple[str, str]:
+        """The axis's lower and upper end."""
         return f"{self.low:g}", f"{self.high:g}"
 
 
 def _round_up(value: float) -> float:
-    """The next number of one digit, or 1.5 times a power of ten; 1 for what is not positive."""
+    """Find the next number of one digit, or 1.5 times a power of ten; 1 for what is not positive."""
     if value <= 0:
         return 1.0
     power = 10.0 ** math.floor(math.log10(value))

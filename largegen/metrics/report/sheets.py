@@ -12,43 +12,44 @@ from largegen.metrics.report.html import Sheet, SheetRow, Thumbnail, thumbnails
 from largegen.metrics.sets.crops import Crops
 from largegen.metrics.sets.images import ResolutionGroup, SetImage
 from largegen.metrics.sets.sets import Sets
-from largegen.slides.image_info import read_provenance
 from largegen.slides.slide import open_slide
 
-SHOWN_CROPS = 32  # crops of each set, over all levels
+SHOWN_CROPS = 32  # crops of each set, over all resolutions
 QUERY_CROPS = 8  # generated crops whose nearest real ones are shown, likewise
 NEIGHBOURS_PER_CROP = 4
 SHOWN_IMAGES = 4  # images
 THUMBNAIL_PX = 768
 
 
-def sheets_of(sets: Sets, comparison: Comparison) -> list[Sheet]:
-    """All sheets of an evaluation, level by level."""
-    sheets = []
-    for level in sets.levels:
-        spaces = [c for (name, _), c in comparison.done.items() if name == level.name]
+def sheets_of(comparison: Comparison) -> list[Sheet]:
+    """Make all sheets of an evaluation, resolution by resolution."""
+    sets, sheets = comparison.sets, []
+    for group in sets.groups:
+        spaces = [c for (name, _), c in comparison.done.items() if name == group.name]
         of_crops = [c for c in spaces if isinstance(c.fake_samples, Crops)]
         if of_crops:
-            sheets.append(_contact_sheet(level, of_crops[0], -(-SHOWN_CROPS // len(sets.levels))))
-        if of_crops and of_crops[-1].real_kept is not None:
-            sheets.append(_nearest_sheet(level, of_crops[-1], -(-QUERY_CROPS // len(sets.levels))))
-        sheets += _whole_sheet(level, sets)
+            sheets.append(_contact_sheet(group, of_crops[0], -(-SHOWN_CROPS // len(sets.groups))))
+        if of_crops:
+            sheets += _nearest_sheet(group, of_crops[-1], -(-QUERY_CROPS // len(sets.groups)))
+        sheets += _whole_sheet(group, sets)
     return sheets
 
 
-def _contact_sheet(level: ResolutionGroup, compared: SetPair, shown: int) -> Sheet:
+def _contact_sheet(group: ResolutionGroup, compared: SetPair, shown: int) -> Sheet:
     rows = []
     for title, samples, kept in (
         ("Real", compared.real_samples, compared.real_kept),
         ("Generated", compared.fake_samples, compared.fake_kept),
     ):
-        if samples is not None:
+        if samples is not None and kept is not None:
             rows.append(SheetRow(title, thumbnails(samples.read(_evenly(kept, shown)))))
-    return Sheet("Crops", "Taken evenly from both sets.", level.name, tuple(rows), beside=True)
+    return Sheet("Crops", "Taken evenly from both sets.", group.name, tuple(rows), beside=True)
 
 
-def _nearest_sheet(level: ResolutionGroup, compared: SetPair, looked_up: int) -> Sheet:
-    """Generated crops, each followed by the real ones that are nearest to it among those whose features were kept."""
+def _nearest_sheet(group: ResolutionGroup, compared: SetPair, looked_up: int) -> Iterator[Sheet]:
+    """Show generated crops, each followed by its nearest real ones among those whose features were kept."""
+    if compared.real_samples is None or compared.real_kept is None:  # saved statistics, which hold no crops
+        return
     chosen = _evenly(np.arange(len(compared.fake.features)), looked_up)
     count = min(NEIGHBOURS_PER_CROP, len(compared.real.features))
     found, distances = nearest(compared.fake.features[chosen], compared.real.features, count)
@@ -61,12 +62,12 @@ def _nearest_sheet(level: ResolutionGroup, compared: SetPair, looked_up: int) ->
         f"The {count} nearest of {len(compared.real.features)} real crops, by distance in {compared.network.title}'s"
         " space. One that looks the same is a memorised training image, or the image was conditioned on it."
     )
-    return Sheet("Nearest real crops", caption, level.name, tuple(rows))
+    yield Sheet("Nearest real crops", caption, group.name, tuple(rows))
 
 
-def _whole_sheet(level: ResolutionGroup, sets: Sets) -> Iterator[Sheet]:
+def _whole_sheet(group: ResolutionGroup, sets: Sets) -> Iterator[Sheet]:
     rows = []
-    images = [image for image in level.fake if image.path not in sets.left_out]
+    images = [image for image in group.fake if image.path not in sets.left_out]
     for image in images[:SHOWN_IMAGES]:
         if max(image.width, image.height) < THUMBNAIL_PX:
             continue
@@ -76,12 +77,12 @@ def _whole_sheet(level: ResolutionGroup, sets: Sets) -> Iterator[Sheet]:
             sets.leave_out(image.path, error)
     if rows:
         caption = f"The first {len(rows)} of {len(images)}." if len(rows) < len(images) else ""
-        yield Sheet("Whole images", caption, level.name, tuple(rows), shown_px=320)
+        yield Sheet("Whole images", caption, group.name, tuple(rows), shown_px=320)
 
 
 def _whole_row(image: SetImage) -> SheetRow:
     shown = [Thumbnail(_thumbnail(image), image.path.name)]
-    guide = guide_of(image.path, read_provenance(image.path) or {})
+    guide = guide_of(image.path, image.provenance)
     if guide:
         with open_slide(guide) as slide:
             shown.insert(0, Thumbnail(slide.thumbnail(THUMBNAIL_PX), "its guide"))
@@ -94,5 +95,5 @@ def _thumbnail(image: SetImage) -> np.ndarray:
 
 
 def _evenly(numbers: np.ndarray, count: int) -> np.ndarray:
-    """Up to `count` of the numbers, evenly taken."""
+    """Take up to `count` of the numbers, evenly taken."""
     return numbers[np.linspace(0, len(numbers) - 1, min(count, len(numbers))).round().astype(int)]

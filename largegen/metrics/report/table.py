@@ -14,12 +14,12 @@ Column = tuple[str, Callable[[Figure], str]]  # heading and cell; a column whose
 
 
 def number(figure: Figure, value: float | None) -> str:
-    """One of the figure's numbers, all of them with the same decimals; nothing for None."""
+    """Format one of the figure's numbers, all of them with the same decimals; nothing for None."""
     return "" if value is None else format(value, number_format(figure))
 
 
 def number_format(figure: Figure) -> str:
-    """The format that shows three digits of the value, four from 10 on, and no more than three of its uncertainty."""
+    """Choose the format that shows 3 digits of the value, 4 from 10 on, and no more than 3 of its uncertainty."""
     low, high = figure.interval or (0.0, 0.0)
     value = min(abs(figure.value), 0.999) if figure.better == "one" else abs(figure.value)  # 1.004 is not 1.00
     sizes = [value, figure.standard_error or (high - low) / 2]
@@ -32,7 +32,7 @@ def _decimals(size: float) -> int:
 
 
 def table_text(evaluation: Evaluation) -> str:
-    """The figures level by level in aligned columns, then their notes, what was left out, and the warnings."""
+    """Lay out the figures level by level in aligned columns, then their notes, what was left out, and the warnings."""
     figures = [figure for level in evaluation.levels for figure in level.figures]
     columns = [(heading, cell) for heading, cell in _COLUMNS if any(cell(figure) for figure in figures)]
     rows = []
@@ -58,7 +58,7 @@ _COLUMNS: tuple[Column, ...] = (
 
 
 def _line(row: list[str], names: int, widths: list[int]) -> str:
-    """The name to the left, cut in its middle where it is too long; the other cells to the right."""
+    """Lay out the name to the left, cut in its middle where it is too long; the other cells to the right."""
     name, *cells = row
     if len(name) > names:
         half = (names - 3) // 2

@@ -5,10 +5,12 @@ processes sees the same ones.
 """
 
 import threading
-from collections import OrderedDict, deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections import OrderedDict
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -17,12 +19,14 @@ from largegen.errors import InputError, SlideError
 from largegen.metrics.results import NotApplicable
 from largegen.metrics.sets.crop_area import CropArea, crop_area_of
 from largegen.metrics.sets.images import Failed, SetImage
+from largegen.runtime.read_ahead import read_ahead
 from largegen.slides.slide import Slide
 
 MASK_THREADS = 2  # threads that read thumbnails
 MAX_OPEN_SLIDES = 4  # crops come image by image, so that few need to be open
 WHOLE_PX = 1024  # shorter side that whole images are shrunk to
 Prepare = Callable[[np.ndarray], np.ndarray]
+_Read = tuple[list[int], list[np.ndarray], dict[int, str]]  # numbers, samples, images that fail and why
 
 
 @dataclass(frozen=True)
@@ -58,40 +62,49 @@ class Samples:
         raise NotImplementedError
 
     def image_of(self, index: int) -> int:
-        """Number of the image that a sample is from."""
+        """Return the number of the image that a sample is from."""
         raise NotImplementedError
 
     def one(self, index: int) -> np.ndarray:
-        """A sample, (h, w, 3) uint8."""
+        """Read a sample, (h, w, 3) uint8."""
         raise NotImplementedError
+
+    def read(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
+        """Read some samples of one size, (n, h, w, 3) uint8. Raises SlideError for one that cannot be read."""
+        return np.stack([self.one(int(index)) for index in indices])
 
     def batches(
         self, batch_size: int, workers: int = 2, share: tuple[int, int] = (0, 1), prepare: Prepare | None = None
-    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Yield (indices (n,) int64, samples (n, ...)), in order, while `workers` threads read the next ones.
+    ) -> Generator[tuple[np.ndarray, np.ndarray], None, None]:
+        """Read samples in order, while `workers` threads read the next ones.
 
-        prepare: applied to each sample (h, w, 3) uint8 by the threads; what it returns is stacked. share: (i, n)
-        yields the i-th of every n batches. What cannot be read is left out of its batch where `failed` takes it, and a
-        batch of which nothing is left does not come.
+        What cannot be read is left out of its batch where `failed` takes it, and a batch of which nothing is left does
+        not come.
+
+        Args:
+            batch_size: Samples of a batch.
+            workers: Threads that read.
+            share: (i, n) yields the i-th of every n batches.
+            prepare: Applied to each sample (h, w, 3) uint8 by the threads; what it returns is stacked.
+
+        Yields:
+            Indices (n,) int64 and samples (n, ...).
+
+        Raises:
+            SlideError: A sample cannot be read and `failed` does not take it.
         """
         index, of = share
         starts = range(index * batch_size, len(self), of * batch_size)
-        pending: deque[Future] = deque()
-        with ThreadPoolExecutor(max(1, workers)) as pool:
-            try:
-                for start in starts:
-                    indices = range(start, min(start + batch_size, len(self)))
-                    pending.append(pool.submit(self._batch, indices, prepare))
-                    if len(pending) > workers + 1:
-                        yield from self._received(pending.popleft())
-                while pending:
-                    yield from self._received(pending.popleft())
-            finally:
-                pool.shutdown(cancel_futures=True)
+        parts = (range(start, min(start + batch_size, len(self))) for start in starts)
+        with closing(read_ahead(partial(self._batch, prepare=prepare), parts, max(1, workers), workers + 1)) as batches:
+            for batch in batches:
+                yield from self._received(*batch)
 
-    def _batch(self, indices: range, prepare: Prepare | None) -> tuple[list[int], list[np.ndarray], dict[int, str]]:
-        """Which of the samples could be read, these, and the images of the others, with the reason."""
-        done, samples, failed = [], [], {}
+    def _batch(self, indices: range, prepare: Prepare | None) -> _Read:
+        """Read samples: which could be read, these, and the images of the others, with the reason."""
+        done: list[int] = []
+        samples: list[np.ndarray] = []
+        failed: dict[int, str] = {}
         for index in indices:
             try:
                 sample = self.one(index)
@@ -104,8 +117,9 @@ class Samples:
             samples.append(prepare(sample) if prepare else sample)
         return done, samples, failed
 
-    def _received(self, future: Future) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        indices, samples, failed = future.result()
+    def _received(
+        self, indices: list[int], samples: list[np.ndarray], failed: dict[int, str]
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         for image, reason in failed.items():
             self._leave_out(image, reason)
         if indices:
@@ -120,7 +134,7 @@ class Samples:
             self.failed.append((path, reason))
 
     def _slide(self, image: int) -> Slide:
-        """The open image; the last few stay open, for all threads."""
+        """Open an image; the last few stay open, for all threads."""
         with self._lock:
             if image in self._open:
                 self._open.move_to_end(image)
@@ -160,16 +174,14 @@ class Crops(Samples):
         return len(self.places)
 
     def image_of(self, index: int) -> int:
+        """Return the number of the image that a crop is from."""
         return int(self.places[index, 0])
 
     def one(self, index: int) -> np.ndarray:
+        """Read a crop, (size, size, 3) uint8."""
         image, x, y = self.places[index].tolist()
         size = self.settings.size_px
         return self._slide(image).read(x, y, size, size, self.images[image].downsample)
-
-    def read(self, indices: Sequence[int]) -> np.ndarray:
-        """Some crops, (n, size, size, 3) uint8. Raises SlideError for one that cannot be read."""
-        return np.stack([self.one(int(index)) for index in indices])
 
     def _draw(self) -> np.ndarray:
         settings, size = self.settings, self.settings.size_px
@@ -189,14 +201,16 @@ class Crops(Samples):
         if settings.placement == "grid":
             counts = rng.multivariate_hypergeometric(totals, min(settings.count, int(totals.sum())), method="marginals")
         else:
-            shares = np.array([p.width * p.height for p in self.images]) * [r.share if r else 0 for r in areas]
+            shares = np.array([p.width * p.height for p in self.images]) * [area.share if area else 0 for area in areas]
             counts = rng.multinomial(settings.count, shares / shares.sum())
-        places = [self._places(number, areas[number], int(counts[number])) for number in np.flatnonzero(counts)]
-        return np.concatenate(places)
+        drawn = zip(areas, counts.tolist(), strict=True)
+        return np.concatenate(
+            [self._places(number, area, count) for number, (area, count) in enumerate(drawn) if area and count]
+        )
 
     def _places(self, number: int, area: CropArea, count: int) -> np.ndarray:
-        """Some places in one image: (count, 3) int64, of which those in a grid differ from one another."""
-        rng = np.random.default_rng([self.settings.seed % 2**64, int(number)])
+        """Draw some places in one image: (count, 3) int64, of which those in a grid differ from one another."""
+        rng = np.random.default_rng([self.settings.seed % 2**64, number])
         if self.settings.placement == "grid":
             picks = rng.choice(area.total, count, replace=False, shuffle=False)
         else:
@@ -205,7 +219,7 @@ class Crops(Samples):
         return np.column_stack([np.full(count, number), xy])
 
     def _areas(self) -> list[CropArea | None]:
-        """Where the crops of each image may begin; None for an image that is left out."""
+        """Find where the crops of each image may begin; None for an image that is left out."""
 
         def find(image: SetImage) -> CropArea | SlideError:
             try:
@@ -237,7 +251,7 @@ class _WholeImages(Samples):
 
 
 def whole_images(images: Sequence[SetImage], failed: Failed | None = None) -> Samples:
-    """Whole images, for CLIP FID: as they are where the shorter side is 1024 px at most.
+    """Take whole images, for CLIP FID: as they are where the shorter side is 1024 px at most.
 
     Larger ones are shrunk to that, from their pyramid and band by band (Lanczos), so that memory stays bounded. What
     CLIP's bicubic resizing to 224 px then gives differs from clean-fid's, which sees all pixels, by rounding and by the

@@ -1,10 +1,10 @@
 """The images of a real and of a generated set, and the resolutions at which the two can be compared."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from largegen.embeddings.source import slide_path_of
 from largegen.errors import InputError, SlideError
@@ -28,9 +28,10 @@ class SetImage:
     lossy: bool  # JPEG or JPEG 2000 somewhere in its pixels' storage
     tissue: bool  # whether crops are drawn from its tissue (of a scene: data) only
     source: Resolution = UNKNOWN  # given by the user
+    provenance: Mapping[str, Any] = field(default_factory=dict, hash=False)  # what it says of its making; else empty
 
     def open(self) -> Slide:
-        """The file, its pixels unread: damage to them shows when they are read."""
+        """Open the file, its pixels unread: damage to them shows when they are read."""
         return _open(self.path, self.source)
 
 
@@ -52,6 +53,7 @@ class _Found(NamedTuple):
     scale: Scale
     lossy: bool
     tissue: bool
+    provenance: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -77,12 +79,12 @@ class _Set:
         raise self.unknown(unknown, f"but {known.path} has {known.scale}", known.scale.unit)
 
     def unknown(self, found: _Found, but: str, unit: str) -> InputError:
-        """The error of an image whose resolution is needed, in `unit`, and not known."""
-        flags = f"--{self.name}-gsd" if unit == "m" else f"--{self.name}-mag or --{self.name}-mpp"
-        return InputError(f"{found.path}: no resolution in its metadata, {but}; give {flags}")
+        """Make the error of an image whose resolution is needed, in `unit`, and not known."""
+        names = f"`{self.name}_gsd`" if unit == "m" else f"`{self.name}_mag` or `{self.name}_mpp`"
+        return InputError(f"{found.path}: no resolution in its metadata, {but}; give {names}")
 
     def at(self, scale: Scale) -> tuple[SetImage, ...]:
-        """All images at one resolution. Raises InputError, naming the file, for one that would be enlarged."""
+        """Take all images at one resolution. Raises InputError, naming the file, for one that would be enlarged."""
         for found in self.found:
             if found.scale.size > scale.size * (1 + SCALE_TOLERANCE):
                 raise InputError(
@@ -93,10 +95,13 @@ class _Set:
 
 
 def find_images(paths: Sequence[Path | str]) -> list[Path]:
-    """The image files that `paths` stand for, each once.
+    """Find the image files that `paths` stand for, each once.
 
     A file stands for itself, an embedding file (.h5) for its slide, a directory for all files of known suffixes in it
-    and below, sorted. Raises InputError for what does not exist, and for a directory without images.
+    and below, sorted.
+
+    Raises:
+        InputError: A path does not exist, or a directory holds no images.
     """
     found: list[Path] = []
     for path in map(Path, paths):
@@ -122,16 +127,24 @@ def resolution_groups(
     failed: Failed | None = None,
     tissue: bool | None = None,
 ) -> tuple[ResolutionGroup, ...]:
-    """Pair the sets at each resolution to compare them at, the finest first.
+    """Group both sets by the resolutions to compare them at, the finest first.
 
     With a target, all images are read at it. Without one the fake images are read as they are, those of another
-    resolution making another level, and the real ones at the fake ones' resolution. Images whose resolution is
-    nowhere known are compared pixel by pixel, if none on the other side has one.
+    resolution making another group, and the real ones at the fake ones' resolution. Images whose resolution is nowhere
+    known are compared pixel by pixel, if none on the other side has one.
 
-    real: none, where saved statistics stand for them. sources: resolutions that the metadata of (real, fake) lack.
-    failed: takes what cannot be opened, which is then left out. tissue: whether crops are of tissue only; by default
-    those of slides are, and those of the images that they are compared with. Raises InputError for what cannot be
-    compared: another kind of resolution, or pixels to be enlarged.
+    Args:
+        real: Files; none, where saved statistics stand for them.
+        fake: Files.
+        target: Resolution to compare at.
+        sources: Resolutions that the metadata of (real, fake) lack.
+        failed: Takes what cannot be opened, which is then left out.
+        tissue: Whether crops are of tissue only; by default those of slides are, and those of the images that they are
+            compared with.
+
+    Raises:
+        InputError: What cannot be compared: another kind of resolution, or pixels to be enlarged.
+        SlideError: A file cannot be opened, and `failed` does not take it.
     """
     real_set, fake_set = (
         _Set(name, _scan(name, paths, source, failed) if paths or name == "fake" else (), source)
@@ -151,17 +164,17 @@ def resolution_groups(
             raise one.unknown(one.found[0], f"but {known.path} has {known.scale}", known.scale.unit)
     if real_set.found and real_set.unit != fake_set.unit:
         raise _two_kinds(real_set.found[0], fake_set.found[0])
-    levels = []
+    groups = []
     for scale in _scales(fake_set.found):
         same = tuple(
             found for found in fake_set.found if scale.size <= found.scale.size <= scale.size * (1 + SCALE_TOLERANCE)
         )
-        levels.append(_group(scale, real_set, replace(fake_set, found=same), tissue))
-    return tuple(levels)
+        groups.append(_group(scale, real_set, replace(fake_set, found=same), tissue))
+    return tuple(groups)
 
 
 def _group(scale: Scale, real_set: _Set, fake_set: _Set, tissue: bool | None) -> ResolutionGroup:
-    """Both sets at one resolution, by one rule: where real crops are of tissue, those of generated images are."""
+    """Take both sets at one resolution, by one rule: where real crops are of tissue, those of generated images are."""
     real, fake = real_set.at(scale), fake_set.at(scale)
     if tissue is False:
         real = tuple(replace(image, tissue=False) for image in real)
@@ -175,9 +188,9 @@ def _check_unit(one: _Set, wanted: Scale) -> None:
     if one.unit == "px":
         raise one.unknown(one.found[0], f"so it cannot be read at {flag_for(wanted)}", wanted.unit)
     if one.unit != wanted.unit:
-        flags = "--gsd" if one.unit == "m" else "--mag or --mpp"
+        names = "`gsd`" if one.unit == "m" else "`mag` or `mpp`"
         first = one.found[0]
-        raise InputError(f"{first.path}: has {first.scale} and cannot be read at {flag_for(wanted)}; use {flags}")
+        raise InputError(f"{first.path}: has {first.scale} and cannot be read at {flag_for(wanted)}; use {names}")
 
 
 def _two_kinds(one: _Found, other: _Found) -> InputError:
@@ -187,7 +200,7 @@ def _two_kinds(one: _Found, other: _Found) -> InputError:
 
 
 def _scales(found: Sequence[_Found]) -> list[Scale]:
-    """The resolutions that are there, the finest first; of those that count as the same, the finest."""
+    """List the resolutions that are there, the finest first; of those that count as the same, the finest."""
     scales: list[Scale] = []
     for scale in sorted({one.scale for one in found}):
         if not scales or scale.size > scales[-1].size * (1 + SCALE_TOLERANCE):
@@ -200,7 +213,7 @@ def _image(found: _Found, scale: Scale, source: Resolution) -> SetImage:
     if abs(downsample - 1) <= SCALE_TOLERANCE:
         downsample = 1.0  # its own pixels, untouched by a filter
     width, height = (max(1, int(size / downsample + 1e-6)) for size in (found.width, found.height))
-    return SetImage(found.path, downsample, width, height, found.lossy, found.tissue, source)
+    return SetImage(found.path, downsample, width, height, found.lossy, found.tissue, source, found.provenance)
 
 
 def _open(path: Path, source: Resolution) -> Slide:
@@ -208,7 +221,7 @@ def _open(path: Path, source: Resolution) -> Slide:
 
 
 def _scan(name: str, paths: Sequence[Path], source: Resolution, failed: Failed | None) -> tuple[_Found, ...]:
-    """What the headers say, in order. Raises SlideError for a bad file unless `failed` takes it."""
+    """Read the headers, in order. Raises SlideError for a bad file unless `failed` takes it."""
 
     def look(path: Path) -> _Found | SlideError:
         try:
@@ -241,4 +254,5 @@ def _look(slide: Slide, source: Resolution) -> _Found:
         scale = Scale("m", slide.gsd_m)
     # A generated image is judged whole, its glass too; so is a plain image, which somebody has cut out.
     tissue = slide.kind != "image" and not slide.provenance
-    return _Found(Path(slide.path), slide.width, slide.height, scale, slide.lossy, tissue)
+    size = slide.width, slide.height
+    return _Found(Path(slide.path), *size, scale, slide.lossy, tissue, slide.provenance)

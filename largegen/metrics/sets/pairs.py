@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 from largegen.errors import InputError, SlideError, first_line
-from largegen.slides.image_info import read_provenance
 from largegen.slides.resolution import UNKNOWN, Resolution
 from largegen.slides.slide import Slide, open_slide
 
@@ -32,28 +31,35 @@ class Pair:
 
 
 def find_pairs(
-    fakes: Sequence[Path], reals: Sequence[Path], real_source: Resolution = UNKNOWN
+    fakes: Mapping[Path, Mapping[str, Any]], reals: Sequence[Path], real_source: Resolution = UNKNOWN
 ) -> tuple[list[Pair], list[str]]:
-    """The pairs that the provenance of generated images tells, and a line for each that has none: `<path>: why`.
+    """Pair generated images with the real ones that they say they were made after.
 
-    A reference is known by its name, the file's stem.
+    Args:
+        fakes: Generated images with what each says of its making, which may be nothing.
+        reals: Real images; a reference is known by its name, the file's stem.
+        real_source: Resolution that the metadata of the real images lack.
+
+    Returns:
+        The pairs, and a line for each image that has none: `<path>: why`.
     """
     named: dict[str, list[Path]] = {}
     for real in map(Path, reals):
         named.setdefault(real.stem.removesuffix(".ome"), []).append(real)
     pairs, left_out = [], []
-    for fake in map(Path, fakes):
+    for fake, record in fakes.items():
         try:
-            pairs.append(_recorded_pair(fake, named, real_source))
+            pairs.append(_recorded_pair(fake, record, named, real_source))
         except InputError as error:
             left_out.append(f"{fake}: {error}")
     return pairs, left_out
 
 
-def _recorded_pair(fake: Path, named: Mapping[str, Sequence[Path]], real_source: Resolution) -> Pair:
-    record = read_provenance(fake)
-    if record is None:
-        raise InputError("does not say what it was made after; name its real image in a --pairs file")
+def _recorded_pair(
+    fake: Path, record: Mapping[str, Any], named: Mapping[str, Sequence[Path]], real_source: Resolution
+) -> Pair:
+    if not record:
+        raise InputError("does not say what it was made after; name its real image in a `pairs` file")
     if "reference_xy" not in record:
         raise InputError("a sheet of patches, which as a whole lies nowhere")
     name = record["reference"]
@@ -66,7 +72,7 @@ def _recorded_pair(fake: Path, named: Mapping[str, Sequence[Path]], real_source:
 
 
 def _recorded_scale(record: Mapping[str, Any], real: Slide) -> float:
-    """Level-0 px of the reference per px of an image of ours."""
+    """Find level-0 px of the reference per px of an image of ours."""
     measured = _ratio((record.get("mpp"), record.get("gsd_m")), _resolution(real))
     recorded = record.get("reference_downsample")
     scale = recorded * 2 ** record.get("level", 0) if recorded else measured
@@ -75,7 +81,7 @@ def _recorded_scale(record: Mapping[str, Any], real: Slide) -> float:
     if measured and abs(measured / scale - 1) > TOLERANCE:
         raise InputError(
             f"made with {scale:g} px of its reference per px; by its resolution {real.path} has {measured:g}:"
-            " another file, or one that needs --real-mpp"
+            " another file, or one that needs `real_mpp`"
         )
     return scale
 
@@ -86,11 +92,19 @@ def given_pairs(
     real_source: Resolution = UNKNOWN,
     failed: list[tuple[Path, str]] | None = None,
 ) -> list[Pair]:
-    """The pairs of a CSV file with the columns generated, real and perhaps x, y, scale (see Pair).
+    """Read the pairs of a CSV file with the columns generated, real and perhaps x, y, scale (see Pair).
 
-    Files are named relative to the CSV file. Without x and y the two must show the same, and begin at 0,0; without
-    scale it follows from their resolutions, and is 1 if neither has one. failed: takes the file and the reason where a
-    image cannot be opened, whose pair is then left out. Raises InputError, with the line, for what cannot be.
+    Without x and y the two must show the same, and begin at 0,0; without scale it follows from their resolutions, and
+    is 1 if neither has one.
+
+    Args:
+        path: The CSV file; images are named relative to it.
+        fake_source: Resolution that the metadata of the generated images lack.
+        real_source: And of the real ones.
+        failed: Takes the file and the reason where an image cannot be opened, whose pair is then left out.
+
+    Raises:
+        InputError: A line, which is named, is none of a pair.
     """
     path, pairs = Path(path), []
     try:
@@ -130,11 +144,11 @@ def _given_pair(folder: Path, row: Mapping[str, str | None], fake_source: Resolu
             raise InputError(
                 f"{fake.path} covers {reach[0]:.0f}x{reach[1]:.0f} px of {real.width}x{real.height}; give x and y"
             )
-        return _pair(fake.path, real, (x or 0, y or 0), scale, (fake.width, fake.height))
+        return _pair(fake.path, real, (int(x or 0), int(y or 0)), scale, (fake.width, fake.height))
 
 
 def _number(row: Mapping[str, str | None], name: str) -> float | None:
-    """A value, None where there is none: a place must be a whole number and not negative, a scale positive."""
+    """Parse a value, None where there is none: a place must be a whole number and not negative, a scale positive."""
     text, is_scale = (row.get(name) or "").strip(), name == "scale"
     try:
         value = (float if is_scale else int)(text) if text else None
@@ -158,12 +172,12 @@ def _resolution(slide: Slide) -> PixelSize:
 
 
 def _ratio(fake: PixelSize, real: PixelSize) -> float | None:
-    """How many px of the real image one of the other is long, if both resolutions are known."""
+    """Return how many px of the real image one of the other is long, if both resolutions are known."""
     return next((f / r for f, r in zip(fake, real, strict=True) if f and r), None)
 
 
 def _pair(fake: Path, real: Slide, xy: Sequence[int], scale: float, size: tuple[int, int]) -> Pair:
-    """The pair, without what goes on past the right and lower edge of the real image."""
+    """Make the pair, without what lies past the right and lower edge of the real image."""
     ends = zip(size, (real.width, real.height), xy, strict=True)
     width, height = (min(side, int((end - start) / scale + 1e-6)) for side, end, start in ends)
     if min(width, height) < 1:

@@ -8,7 +8,7 @@ from largegen.errors import InputError, SlideError
 from largegen.metrics.sets.images import Failed, ResolutionGroup, find_images, resolution_groups
 from largegen.metrics.sets.pairs import Pair, find_pairs, given_pairs
 from largegen.metrics.sets.statistics import Statistics, load_statistics
-from largegen.slides.resolution import Resolution, wanted_scale
+from largegen.slides.resolution import UNKNOWN, Resolution, wanted_scale
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,7 @@ class Sets:
 
     real_paths: tuple[str, ...]  # as given
     fake_paths: tuple[str, ...]
-    levels: tuple[ResolutionGroup, ...]  # the finest first; without real images where there are statistics of them
+    groups: tuple[ResolutionGroup, ...]  # the finest first; without real images where there are statistics of them
     statistics: tuple[Statistics, ...] = ()  # of the real set
     pairs: tuple[Pair, ...] = ()
     unpaired: tuple[str, ...] = ()  # generated images without one, and why
@@ -32,48 +32,52 @@ class Sets:
 
     @property
     def left_out(self) -> set[Path]:
+        """The images that were left out."""
         return {path for path, _ in self.failed or ()}
 
 
-def open_sets(
-    real: Sequence[Path],
-    fake: Sequence[Path],
-    *,
-    target: Resolution = Resolution(),
-    real_source: Resolution = Resolution(),
-    fake_source: Resolution = Resolution(),
-    pairs: Path | None = None,
-    tissue_filter: bool = True,
-    keep_going: bool = False,
-) -> Sets:
-    """Find the images of both sets and the resolutions to compare them at.
+@dataclass(frozen=True)
+class SetsRequest:
+    """What is to be compared with what, as it is asked for."""
 
-    real: images, slides, folders, embedding files, or one `.npz` of statistics. target: see images.resolution_groups.
-    real_source, fake_source: resolutions that the metadata lack. pairs: a CSV file, see pairs.given_pairs; without one,
-    what the generated images say of their making. tissue_filter: crops of slides, and of the images that are
-    compared with them, are of tissue only. keep_going: leave out damaged images. Raises InputError for what cannot be
-    found, read or compared.
+    real: Sequence[Path]  # images, slides, folders, embedding files, or one .npz of statistics
+    fake: Sequence[Path]
+    target: Resolution = UNKNOWN  # to compare at; none: the generated images' own, see images.resolution_groups
+    real_source: Resolution = UNKNOWN  # of the real images, where their metadata lack it
+    fake_source: Resolution = UNKNOWN
+    pairs: Path | None = None  # CSV file, see pairs.given_pairs; None: what generated images say of their making
+    tissue_filter: bool = True  # crops of slides, and of the images compared with them, are of tissue only
+    keep_going: bool = False  # leave out damaged images
+
+
+def open_sets(request: SetsRequest) -> Sets:
+    """Find the images of both sets, the resolutions to compare them at, and their pairs.
+
+    Raises:
+        InputError: What cannot be found, read or compared.
     """
-    failed: Failed | None = [] if keep_going else None
+    real, fake, real_source, fake_source = request.real, request.fake, request.real_source, request.fake_source
+    failed: Failed | None = [] if request.keep_going else None
     wanted_scale(real_source, "real-"), wanted_scale(fake_source, "fake-")  # which complain in their options' names
     for path in fake:
         if path.suffix.lower() == ".npz":
-            raise InputError(f"--fake {path}: saved statistics stand for the real set alone; give images")
+            raise InputError(f"`fake` {path}: saved statistics stand for the real set alone; give images")
     saved = [path for path in real if path.suffix.lower() == ".npz"]
     if saved and len(real) > 1:
-        raise InputError(f"--real {saved[0]}: saved statistics are a whole real set; give nothing beside them")
+        raise InputError(f"`real` {saved[0]}: saved statistics are a whole real set; give nothing beside them")
     statistics = tuple(load_statistics(saved[0])) if saved else ()
     reals, fakes = [] if saved else find_images(real), find_images(fake)
-    tissue = None if tissue_filter else False
-    if tissue_filter and saved:
+    tissue = None if request.tissue_filter else False
+    if request.tissue_filter and saved:
         tissue = any(one.key.get("tissue") for one in statistics)  # as their images were
-    levels = resolution_groups(reals, fakes, target, (real_source, fake_source), failed, tissue)
+    groups = resolution_groups(reals, fakes, request.target, (real_source, fake_source), failed, tissue)
     left_out: list[str] = []
-    if pairs:
-        found = given_pairs(pairs, fake_source, real_source, failed)
+    if request.pairs:
+        found = given_pairs(request.pairs, fake_source, real_source, failed)
     elif saved:
         found, left_out = [], ["saved statistics hold no real images to pair with"]
     else:
-        found, left_out = find_pairs([image.path for level in levels for image in level.fake], reals, real_source)
+        made = {image.path: image.provenance for group in groups for image in group.fake}
+        found, left_out = find_pairs(made, reals, real_source)
     names = tuple(map(str, real)), tuple(map(str, fake))
-    return Sets(*names, levels, statistics, tuple(found), tuple(left_out), failed)
+    return Sets(*names, groups, statistics, tuple(found), tuple(left_out), failed)

@@ -29,10 +29,12 @@ class Statistics:
 
 def save_statistics(path: Path, all_statistics: Sequence[Statistics]) -> None:
     """Write the statistics of a set in several spaces to `path`, atomically. Raises OutputError where it cannot."""
-    arrays = {"format": FORMAT, "version": VERSION, "spaces": len(all_statistics)}
+    arrays: dict[str, Any] = {"format": FORMAT, "version": VERSION, "spaces": len(all_statistics)}
     for number, statistics in enumerate(all_statistics):
         content = {
-            **statistics.gaussian._asdict(),
+            "count": statistics.gaussian.count,
+            "mean": statistics.gaussian.mean,
+            "covariance": statistics.gaussian.covariance,
             "features": np.asarray(statistics.features, np.float32),
             "key": json.dumps(statistics.key),
             "source": json.dumps(statistics.source),
@@ -43,7 +45,11 @@ def save_statistics(path: Path, all_statistics: Sequence[Statistics]) -> None:
 
 
 def load_statistics(path: Path) -> list[Statistics]:
-    """What `save_statistics` wrote. Raises InputError for any other file, a damaged one, and another version."""
+    """Read what `save_statistics` wrote.
+
+    Raises:
+        InputError: Another file, a damaged one, or another version.
+    """
     content = _read(Path(path))
     if {"mu", "sigma"} <= content.keys():
         raise InputError(f"{path}: clean-fid's statistics do not say what they were made with; make them with largegen")
@@ -86,12 +92,12 @@ def check_same_key(a: Mapping[str, Any], b: Mapping[str, Any]) -> None:
 
 
 def _shown(key: Mapping[str, Any], name: str) -> str:
-    """An entry as a file would hold it, where a tuple is a list."""
+    """Show an entry as a file would hold it, where a tuple is a list."""
     return json.dumps(key[name], sort_keys=True) if name in key else "absent"
 
 
 def _read(path: Path) -> dict[str, np.ndarray]:
-    """All arrays of an npz. Raises InputError for a file that is none, or damaged."""
+    """Read all arrays of an npz. Raises InputError for a file that is none, or damaged."""
     if not path.is_file():
         raise InputError(f"{path}: no such file")
     if not zipfile.is_zipfile(path):

@@ -16,6 +16,7 @@ from largegen.models.info import ModelInfo
 from largegen.runtime.files import atomic
 from largegen.runtime.hub import hub_folder
 from largegen.runtime.lock import lock
+from largegen.runtime.outputs import check_new
 from largegen.version import __version__
 
 # The encoder of the published models and the magnification of their base, by conditioner, dimension and levels.
@@ -95,8 +96,7 @@ def _locate(source: str | Path) -> tuple[Path, str | Path]:
 
 def _check_target(out: Path, overwrite: bool) -> None:
     """Raise an OutputError where a model directory cannot be put: what is there is no other one, or is to be kept."""
-    if out.exists() and not overwrite:
-        raise OutputError(f"{out}: exists already; `overwrite` replaces it")
+    check_new(out, overwrite)
     if out.exists() and not is_model(out) and not (out.is_dir() and not any(out.iterdir())):
         raise OutputError(f"{out}: is no model directory of largegen, so it is not replaced; choose another `out`")
 

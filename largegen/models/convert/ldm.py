@@ -17,6 +17,7 @@ from largegen.errors import ModelError
 from largegen.models.conditioners import PatchConditioner, PatchRegionConditioner, Summarizer
 from largegen.models.denoiser import NOISE_SCHEDULE
 from largegen.models.safe_load import check_state
+from largegen.runtime.private_api import ldm_conversion
 
 DENOISER, AUTOENCODER, CONDITIONER = "model.diffusion_model.", "first_stage_model.", "cond_stage_model."
 VQ_F4 = {  # where a checkpoint comes without its configuration
@@ -90,12 +91,11 @@ def target(config: Config, section: str) -> str:
 
 def denoiser(config: Config, weights: Weights, source: Path) -> UNet2DConditionModel:
     """Convert a denoiser, from weights under DENOISER."""
-    from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint, create_unet_diffusers_config_from_ldm
-
+    diffusers = ldm_conversion()
     with _conversion_errors(source, "denoiser"):
-        form = create_unet_diffusers_config_from_ldm({"model": {"params": config}}, weights)
+        form = diffusers.create_unet_diffusers_config_from_ldm({"model": {"params": config}}, weights)
         form["sample_size"] = int(params(config, "unet_config")["image_size"])  # of the latents
-        converted = convert_ldm_unet_checkpoint(dict(weights), form)
+        converted = diffusers.convert_ldm_unet_checkpoint(dict(weights), form)
         with init_empty_weights(include_buffers=False):
             unet = UNet2DConditionModel(**form)
     return _filled(unet, converted, source)
@@ -103,13 +103,12 @@ def denoiser(config: Config, weights: Weights, source: Path) -> UNet2DConditionM
 
 def autoencoder(config: Config, weights: Weights, source: Path) -> VQModel:
     """Convert an autoencoder, from weights under AUTOENCODER."""
-    from diffusers.loaders.single_file_utils import convert_ldm_vae_checkpoint, create_vae_diffusers_config_from_ldm
-
+    diffusers = ldm_conversion()
     with _conversion_errors(source, "autoencoder"):
-        form = create_vae_diffusers_config_from_ldm({"model": {"params": config}}, weights)
+        form = diffusers.create_vae_diffusers_config_from_ldm({"model": {"params": config}}, weights)
         given = params(config, "first_stage_config")
         form |= {"num_vq_embeddings": given["n_embed"], "vq_embed_dim": given["embed_dim"]}
-        converted = convert_ldm_vae_checkpoint(dict(weights), form)
+        converted = diffusers.convert_ldm_vae_checkpoint(dict(weights), form)
         converted["quantize.embedding.weight"] = weights[f"{AUTOENCODER}quantize.embedding.weight"]
         with init_empty_weights(include_buffers=False):
             vae = VQModel(**form)

@@ -146,7 +146,7 @@ def _read_config(path: Path) -> Mapping[str, Any]:
     import yaml
 
     try:
-        return dict(yaml.safe_load(path.read_text())["model"]["params"])
+        return dict(yaml.safe_load(path.read_text(encoding="utf-8"))["model"]["params"])
     except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise ModelError(f"{path}: not the config of a latent diffusion model: {type(error).__name__}") from error
 

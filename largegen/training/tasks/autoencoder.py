@@ -1,4 +1,4 @@
-"""Fit an autoencoder on tiles: L1, SSIM, a little Kullback-Leibler and perhaps ST-LPIPS; nothing is downloaded."""
+"""Train an autoencoder on tiles: L1, SSIM, a little Kullback-Leibler and perhaps ST-LPIPS; nothing is downloaded."""
 
 import math
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ STAIN_PX = 8  # side of the squares whose mean colour is held to: normalisation 
 
 
 def build_autoencoder(config: AutoencoderConfig) -> ResidualAutoencoder:
-    """An autoencoder with new weights."""
+    """Build an autoencoder with new weights."""
     return ResidualAutoencoder(config.patch_px, config.channels, config.layers, config.latent_channels)
 
 
@@ -37,9 +37,9 @@ class AutoencoderTask(Task):
         super().__init__()
         factor = config.factor
         if config.crop_px % factor:
-            raise InputError(f"--crop-px {config.crop_px}: must be a multiple of the {factor} px per latent")
+            raise InputError(f"`crop_px` {config.crop_px}: must be a multiple of the {factor} px per latent")
         if config.latent_channels > 3 * factor**2:
-            raise InputError(f"--latent-channels {config.latent_channels}: must be at most {3 * factor**2}")
+            raise InputError(f"`latent_channels` {config.latent_channels}: must be at most {3 * factor**2}")
         torch.manual_seed(seed)  # of the first weights, the same in every process
         self.config = config
         self.dataset = _NoisyCrops(slides, config, seed)
@@ -51,6 +51,7 @@ class AutoencoderTask(Task):
         self.perceptual = [load_perceptual("vgg")] if config.perceptual else []
 
     def forward(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        """Compute the loss of a batch, and its parts."""
         image = batch["image"]
         posterior = self.vae.encode(image).latent_dist
         mean, logvar = posterior.mean.float(), posterior.logvar.float()
@@ -68,7 +69,7 @@ class AutoencoderTask(Task):
         return loss, {name: value.detach() for name, value in parts.items()}
 
     def _crops(self, count: int = 256) -> Tensor:
-        """The first training crops, (count, 3, crop_px, crop_px)."""
+        """Take the first training crops, (count, 3, crop_px, crop_px)."""
         return torch.stack([self.dataset[n]["image"] for n in range(count)])
 
     def _reconstruct(self, images: np.ndarray) -> np.ndarray:
@@ -80,6 +81,7 @@ class AutoencoderTask(Task):
         return np.concatenate(decoded)
 
     def validate(self) -> dict[str, float]:
+        """Compute the PSNR of held-out crops, dB."""
         if not len(self.held_out):
             return {}
         decoded = self._reconstruct(self.held_out)
@@ -87,6 +89,7 @@ class AutoencoderTask(Task):
         return {"validation_psnr": -10 * math.log10(max(error.mean(), 1e-9) / 255**2)}
 
     def preview(self, path: Path) -> None:
+        """Draw crops, and below them what the autoencoder makes of them."""
         images = self.held_out[:8]
         if not len(images):
             images = np.concatenate([to_images(self.dataset[n]["image"][None]) for n in range(8)])
@@ -118,10 +121,18 @@ class _NoisyCrops(CropDataset):
 
 
 def ssim(a: Tensor, b: Tensor, window_px: int = 7) -> Tensor:
-    """Mean structural similarity of images (B, C, H, W) in [-1, 1]: 1 where equal (Wang et al. 2004, eq. 13).
+    """Compute the mean structural similarity of images (Wang et al. 2004, equation 13).
 
-    Local statistics are taken over square windows; the constants are the usual (0.01 L)^2 and (0.03 L)^2 for the
-    range L = 2.
+    Local statistics are taken over square windows; the constants are the usual (0.01 L)^2 and (0.03 L)^2 for the range
+    L = 2.
+
+    Args:
+        a: (B, C, H, W) in [-1, 1].
+        b: Likewise.
+        window_px: Side of the windows.
+
+    Returns:
+        A scalar, 1 where the images are equal.
     """
     c1, c2 = 0.02**2, 0.06**2
     moments = F.avg_pool2d(torch.cat([a, b, a * a, b * b, a * b]), window_px, 1)

@@ -1,4 +1,4 @@
-"""Fit the conditional latent diffusion model: its loss, and how good it is on what was held out."""
+"""Train the conditional latent diffusion model: its loss, and how good it is on what was held out."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -65,6 +65,7 @@ class DiffusionTask(Task):
         return self.unet(latents, timestep, context).sample.float()
 
     def forward(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        """Compute the loss of a batch; it has no parts."""
         noisy = self.scheduler.add_noise(batch["latents"], batch["noise"], batch["timestep"])
         context = self.conditioner(*(batch[name] for name in sorted(batch) if name.startswith("condition.")))
         context = torch.where(batch["drop"][:, None, None], self.conditioner.null(1), context)
@@ -75,14 +76,16 @@ class DiffusionTask(Task):
         return ((prediction - target).square() * self.channel_weights).mean()
 
     def _target(self, latents: Tensor, noise: Tensor, timestep: Tensor) -> Tensor:
-        """What the network should give: the noise, or v = sqrt(a) eps - sqrt(1 - a) x0, which at high noise tells x0
-        rather than eps, so that a small network learns colour and layout soon."""
+        """Return what the network should give: the noise, or v = sqrt(a) eps - sqrt(1 - a) x0 (Salimans & Ho 2022).
+
+        At high noise v tells x0 rather than eps, so that a small network learns colour and layout soon.
+        """
         if self.scheduler.config.prediction_type == "v_prediction":
             return self.scheduler.get_velocity(latents, noise, timestep)
         return noise
 
     def validate(self) -> dict[str, float]:
-        """The loss on up to 64 held-out regions at 8 evenly spaced timesteps, always with the same noise.
+        """Compute the loss on up to 64 held-out regions at 8 evenly spaced timesteps, always with the same noise.
 
         With several levels that of each, and their mean.
         """
@@ -103,12 +106,12 @@ class DiffusionTask(Task):
         return float(np.mean(losses))
 
     def _batch(self, regions: np.ndarray) -> tuple[Tensor, Tensor]:
-        """Latents and context of regions (N, 2), on the device."""
+        """Read latents and context of regions (N, 2), on the device."""
         latents, condition = self.dataset.batch(regions)
         return latents.to(self.unet.device), self.conditioner(*(part.to(self.unet.device) for part in condition))
 
     def preview(self, path: Path) -> None:
-        """For each level, above: real regions, as the autoencoder gives them; below: sampled from their embeddings."""
+        """Draw for each level, above: real regions, as the autoencoder gives them; below: samples of them."""
         shown = [
             validation if len(validation) >= 8 else training
             for training, validation in zip(self.dataset.training, self.dataset.validation, strict=True)
@@ -122,9 +125,12 @@ class DiffusionTask(Task):
         contact_sheet(np.concatenate(rows), 8, path)
 
     def evaluate(self) -> dict[str, float]:
-        """The judge's figures of each level with at least two held-out regions: samples of them against the regions as
-        the autoencoder gives them, so that its own loss does not count."""
-        found = {}
+        """Compute the sample metrics of each level with at least two held-out regions.
+
+        Samples are compared with the regions as the autoencoder gives them, so that its own loss does not count.
+        """
+        assert self.sample_metrics is not None, "eval_every is 0 without them"
+        found: dict[str, float] = {}
         for level, regions in enumerate(self.dataset.validation):
             if len(regions) < 2:
                 continue
@@ -138,7 +144,7 @@ class DiffusionTask(Task):
         return found
 
     def _sample(self, context: Tensor) -> Tensor:
-        """Latents (N, C, h, w) sampled under a context (N, tokens, width), always from the same noise."""
+        """Sample latents (N, C, h, w) under a context (N, tokens, D), always from the same noise."""
 
         def eps(x: Tensor, timestep: Tensor, tokens: Tensor) -> Tensor:
             return to_eps(self._predict(x, timestep, tokens), x, timestep, self.scheduler)
@@ -154,11 +160,12 @@ class DiffusionTask(Task):
         return sampled
 
     def export(self, directory: Path) -> None:
+        """Write the model directory, with the linear decoder trained on some of the regions."""
         latents, _ = self.dataset.batch(_evenly(self.dataset.training[0], LINEAR_FIT_REGIONS))
         self.model.linear_decoder = fit_linear_decoder(self.model.autoencoder.decode, latents)
         self.model.write(directory, self.dtype, self.encoder)
 
 
 def _evenly(regions: np.ndarray, count: int) -> np.ndarray:
-    """Up to `count` rows, evenly taken."""
+    """Take up to `count` rows, evenly taken."""
     return regions[:: max(1, len(regions) // count)][:count]

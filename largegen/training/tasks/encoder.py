@@ -1,4 +1,4 @@
-"""Fit a small tile encoder without labels: nearby crops attract, all others repel (InfoNCE).
+"""Train a small tile encoder without labels: nearby crops attract, all others repel (InfoNCE).
 
 Two crops of one sample lie at most half a tile apart and are turned independently; colour and scale are left alone, so
 stain and magnification stay in the embedding, and embeddings change smoothly from tile to tile: what the interpolation
@@ -35,13 +35,15 @@ def _create(config: EncoderConfig) -> nn.Module:
         return timm.create_model(config.architecture, num_classes=config.width)
     except (RuntimeError, ValueError, TypeError) as error:
         reason = " ".join(str(error).split())
-        raise InputError(f"--architecture {config.architecture}: timm cannot make it: {reason}") from error
+        raise InputError(f"`architecture` {config.architecture}: timm cannot make it: {reason}") from error
 
 
 class EncoderTask(Task):
     """A timm network whose output is the embedding, and the pairs of crops it learns from."""
 
-    def __init__(self, slides: Sequence[tuple[Slide, float]], config: EncoderConfig, seed: int, dtype=None):
+    def __init__(
+        self, slides: Sequence[tuple[Slide, float]], config: EncoderConfig, seed: int, dtype: torch.dtype | None = None
+    ):
         super().__init__()
         torch.manual_seed(seed)  # of the first weights, the same in every process
         self.config, self.dtype = config, dtype
@@ -55,13 +57,14 @@ class EncoderTask(Task):
         self.register_buffer("std", torch.tensor(IMAGENET_STD)[:, None, None], persistent=False)
 
     def embed(self, image: Tensor) -> Tensor:
-        """(B, 3, H, W) in [-1, 1] -> unit embeddings (B, D) float32."""
+        """Embed (B, 3, H, W) in [-1, 1]: unit embeddings (B, D) float32."""
         size = (self.config.input_px, self.config.input_px)
         image = F.interpolate((image + 1) / 2, size, mode="bicubic", antialias=True).clamp(0, 1)
         normalised = ((image - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
         return F.normalize(self.network(normalised).float(), dim=-1)
 
     def forward(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        """Compute InfoNCE (van den Oord et al. 2018) between the views of a batch, and how often they are retrieved."""
         first, second = self.embed(batch["image"].transpose(0, 1).flatten(0, 1)).chunk(2)
         similarity = first @ second.T / self.config.temperature
         target = torch.arange(len(first), device=first.device)
@@ -70,7 +73,7 @@ class EncoderTask(Task):
         return loss, {"retrieval": hits}
 
     def validate(self) -> dict[str, float]:
-        """How often a held-out tile's mirror image has the tile itself as nearest neighbour."""
+        """Compute how often a held-out tile's mirror image has the tile itself as nearest neighbour."""
         if not len(self.held_out):
             return {}
         tiles, mirrored = (self._embed_all(t) for t in (self.held_out, self.held_out[:, :, ::-1]))
@@ -82,7 +85,7 @@ class EncoderTask(Task):
         return torch.cat([self.embed(batch.to(self.mean.device)).cpu() for batch in batches])
 
     def preview(self, path: Path) -> None:
-        """Each row: a tile and the tiles nearest to it in the embedding, of 256 random training crops."""
+        """Draw rows: a tile and the tiles nearest to it in the embedding, of 256 random training crops."""
         tiles = np.concatenate([to_images(self.dataset[n]["image"][:1]) for n in range(256)])
         embeddings = self._embed_all(tiles)
         nearest = (embeddings[:6] @ embeddings.T).topk(6).indices

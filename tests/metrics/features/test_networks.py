@@ -102,7 +102,7 @@ def test_loading_inception_warns_of_nothing(inception_file):
 
 def test_inception_is_fetched_checked_and_found_in_the_cache(inception_file, monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    with pytest.raises(HubError, match=rf"download it from https://\S+{FILE} and give --inception-weights FILE"):
+    with pytest.raises(HubError, match=rf"download it from https://\S+{FILE} and give `inception_weights` FILE"):
         load_network("inception", device="cpu")
     kept = tmp_path / "largegen" / FILE
     kept.parent.mkdir()
@@ -229,7 +229,7 @@ def test_clip_is_standard_with_openais_file(clip, tmp_path, monkeypatch):
 
 def test_clip_without_weights_names_its_own_option(monkeypatch, tmp_path):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(HubError, match=r"huggingface\.co/timm/vit_base_patch32_clip_224\.openai.*--clip-weights FILE"):
+    with pytest.raises(HubError, match=r"huggingface\.co/timm/vit_base_patch32_clip_224\.openai.*`clip_weights` FILE"):
         load_network("clip", device="cpu")
 
 

@@ -16,7 +16,7 @@ from PIL import Image
 from largegen.errors import OutputError
 from largegen.metrics.report.glossary import METRICS
 from largegen.metrics.report.html import Chart, Sheet, SheetRow, flat, overview, thumbnails, write_report
-from largegen.metrics.request import KINDS
+from largegen.metrics.request import METRIC_NAMES
 from largegen.metrics.results import Evaluation, Figure, LeftOut, LevelFigures
 
 VOID = {"br", "hr", "img", "input", "link", "meta"}
@@ -223,7 +223,7 @@ def test_a_chart_places_its_numbers_in_proportion():
 
 
 def test_every_metric_is_explained():
-    assert {kind.partition(":")[0] for kind in KINDS} == set(METRICS)
+    assert {kind.partition(":")[0] for kind in METRIC_NAMES} == set(METRICS)
 
 
 def test_precision_and_recall_are_two_rows_of_the_overview():

@@ -122,7 +122,7 @@ def test_a_target_is_what_both_are_read_at(tmp_path):
     with pytest.raises(InputError, match=r"has 1 um/px \(10x\), too coarse for 0\.5 um/px \(20x\)") as error:
         resolution_groups([slide], fakes, AT_20X)
     assert one_line(error, fakes[1])
-    with pytest.raises(InputError, match=r"cannot be read at --gsd 1; use --mag or --mpp"):
+    with pytest.raises(InputError, match=r"cannot be read at --gsd 1; use `mag` or `mpp`"):
         resolution_groups([slide], fakes, Resolution(gsd=1.0))
     for bad in (Resolution(mpp=-1), Resolution(mag=20, gsd=1)):
         with pytest.raises(InputError, match="--m"):
@@ -140,11 +140,11 @@ def test_a_resolution_known_on_one_side_only_names_the_flag_that_helps(tmp_path,
     real, unknown = save_slide(tmp_path / "real.svs", tissue_like(700, 600), mpp=0.5), plain(tmp_path / "a.png")
     fake = ours(tmp_path / "b.png", mpp=0.5)
     cases = (
-        ([real], [unknown], UNKNOWN, "--fake-mag or --fake-mpp"),
-        ([unknown], [fake], UNKNOWN, "--real-mag or --real-mpp"),
-        ([scene_path], [unknown], UNKNOWN, "--fake-gsd"),
-        ([real], [fake, unknown], UNKNOWN, "--fake-mag or --fake-mpp"),
-        ([unknown], [unknown], AT_20X, "--real-mag or --real-mpp"),
+        ([real], [unknown], UNKNOWN, "`fake_mag` or `fake_mpp`"),
+        ([unknown], [fake], UNKNOWN, "`real_mag` or `real_mpp`"),
+        ([scene_path], [unknown], UNKNOWN, "`fake_gsd`"),
+        ([real], [fake, unknown], UNKNOWN, "`fake_mag` or `fake_mpp`"),
+        ([unknown], [unknown], AT_20X, "`real_mag` or `real_mpp`"),
     )
     for reals, fakes, target, flag in cases:
         with pytest.raises(InputError, match=f"no resolution in its metadata.*give {flag}") as error:

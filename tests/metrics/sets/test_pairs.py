@@ -37,6 +37,10 @@ def model(tmp_path_factory):
     return load_model(save_model(folder / "model", save_encoder(folder / "encoder"), levels=4), "cpu", "fp32")
 
 
+def pairs_of(fakes, reals):
+    return find_pairs({path: open_slide(path).provenance for path in fakes}, reals)
+
+
 @pytest.fixture
 def fake(tmp_path):
     """Write an image that says it was made after `slide`, at 128,64."""
@@ -53,28 +57,28 @@ def fake(tmp_path):
 
 def test_the_provenance_names_the_real_image_and_the_place(fake, slide_path):
     path = fake()
-    assert find_pairs([path], [slide_path]) == ([Pair(path, slide_path, (128, 64), 2.0, 256, 192)], [])
+    assert pairs_of([path], [slide_path]) == ([Pair(path, slide_path, (128, 64), 2.0, 256, 192)], [])
 
 
 def test_what_generate_writes_is_found(model, tmp_path, make_slide):
     grid = flat_grid(model, 3, 4)  # after `source`, 2 px of its 0.25 um each per px, from 256,128
     generate_file(model, grid, ImageArea(256, 192, 0, 0, 3, 4, full=False), tmp_path / "a.tif", Sampling(steps=1))
     real = make_slide(900, 700, mpp=0.25, name="source.tif")
-    assert find_pairs([tmp_path / "a.tif"], [real]) == ([Pair(tmp_path / "a.tif", real, (256, 128), 2.0, 256, 192)], [])
+    assert pairs_of([tmp_path / "a.tif"], [real]) == ([Pair(tmp_path / "a.tif", real, (256, 128), 2.0, 256, 192)], [])
 
 
 def test_a_level_of_zooms_lies_at_the_same_place_coarser(fake, slide_path):
     path = fake(size=(64, 48), mpp=4.0, level=2)
-    assert find_pairs([path], [slide_path])[0] == [Pair(path, slide_path, (128, 64), 8.0, 64, 48)]
+    assert pairs_of([path], [slide_path])[0] == [Pair(path, slide_path, (128, 64), 8.0, 64, 48)]
 
 
 def test_without_a_recorded_scale_it_follows_from_the_resolutions(fake, slide_path):
     path = fake(reference_downsample=None)
-    assert find_pairs([path], [slide_path])[0][0].scale == pytest.approx(2.0, rel=1e-3)
+    assert pairs_of([path], [slide_path])[0][0].scale == pytest.approx(2.0, rel=1e-3)
 
 
 def test_what_goes_on_past_the_real_image_is_left_out(fake, slide_path):
-    found, _ = find_pairs([fake(reference_xy=[1100, 900])], [slide_path])  # of 1300 x 1000
+    found, _ = pairs_of([fake(reference_xy=[1100, 900])], [slide_path])  # of 1300 x 1000
     assert (found[0].width, found[0].height) == (100, 50)
 
 
@@ -85,20 +89,20 @@ def test_what_goes_on_past_the_real_image_is_left_out(fake, slide_path):
         ({"reference_xy": None}, "a sheet of patches"),
         ({"reference_xy": [1300, 0]}, "begins at 1300,0, outside"),
         ({"reference_downsample": None, "mpp": None}, "does not say at what resolution"),
-        ({"reference_downsample": 4.0}, "another file, or one that needs --real-mpp"),
+        ({"reference_downsample": 4.0}, "another file, or one that needs `real_mpp`"),
     ],
 )
 def test_images_without_a_pair_are_left_out_with_a_reason(fake, slide_path, record, why):
     path, whole = fake("a.png", **record), fake("b.png")
-    pairs, left_out = find_pairs([path, whole], [slide_path])
+    pairs, left_out = pairs_of([path, whole], [slide_path])
     assert [pair.fake for pair in pairs] == [whole]
     assert len(left_out) == 1 and left_out[0].startswith(f"{path}: ") and why in left_out[0]
 
 
 def test_other_tools_images_and_names_that_are_not_unique(fake, slide_path, make_slide):
     twin = make_slide(1300, 1000)
-    assert "2 of the real images have that name" in find_pairs([fake()], [slide_path, twin])[1][0]
-    assert "in a --pairs file" in find_pairs([twin], [slide_path])[1][0]
+    assert "2 of the real images have that name" in pairs_of([fake()], [slide_path, twin])[1][0]
+    assert "in a `pairs` file" in pairs_of([twin], [slide_path])[1][0]
 
 
 @pytest.fixture
