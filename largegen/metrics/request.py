@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from largegen.errors import InputError
+from largegen.metrics.catalogue import CATALOGUE
 from largegen.metrics.sets.crops import CropSettings
 from largegen.metrics.sets.images import ResolutionGroup, SetImage
 
@@ -15,15 +16,12 @@ if TYPE_CHECKING:
 
 STARTER = "starter"  # the bundled encoder
 VGG = "vgg16"  # the network of perceptual distances, which fd and its like take in an encoder's place
-INCEPTION_METRICS = ("patch-fid", "crop-fid", "kid", "precision-recall")
-ENCODER_METRICS = ("fd", "kid", "precision-recall")  # that take `:ENCODER`
-IMAGE_METRICS = ("embedding-similarity", "seam", "guide-psnr", "lpips")
-METRIC_NAMES = (*INCEPTION_METRICS, "clip-fid", "fd:ENCODER", *IMAGE_METRICS)
+METRIC_NAMES = tuple(f"{name}:ENCODER" if kind.spaces == ("encoder",) else name for name, kind in CATALOGUE.items())
 
 
 @dataclass(frozen=True)
 class Metric:
-    """One of `--metrics`."""
+    """A metric that is asked for."""
 
     name: str  # as it is given: crop-fid, fd:uni_v1
     kind: str  # crop-fid, fd
@@ -32,19 +30,15 @@ class Metric:
 
 def parse_metric(text: str) -> Metric:
     """Parse `crop-fid`, `kid`, `kid:starter`, `fd:uni_v1`, `fd:vgg16`... Raises InputError for what is no metric."""
-    kind, _, encoder = text.partition(":")
-    if encoder == VGG and kind in ENCODER_METRICS:
-        return Metric(text, kind, VGG)
-    if encoder and kind in ENCODER_METRICS:
-        return Metric(text, kind, f"encoder:{encoder}")
-    if text == "clip-fid":
-        return Metric(text, kind, "clip")
-    if text in INCEPTION_METRICS:
-        return Metric(text, kind, "inception")
-    if text in IMAGE_METRICS:
-        return Metric(text, kind, None)
-    names, more = ", ".join(METRIC_NAMES), " and ".join(ENCODER_METRICS[1:])
-    raise InputError(f"`metrics` {text}: unknown; use {names}; {more} take :ENCODER as well")
+    kind, colon, encoder = text.partition(":")
+    spaces = CATALOGUE[kind].spaces if kind in CATALOGUE else ()
+    if encoder and "encoder" in spaces:
+        return Metric(text, kind, VGG if encoder == VGG else f"encoder:{encoder}")
+    own = [space for space in spaces if space != "encoder"]
+    if kind in CATALOGUE and not colon and (own or not spaces):
+        return Metric(text, kind, own[0] if own else None)
+    both = " and ".join(name for name, kind in CATALOGUE.items() if "encoder" in kind.spaces and len(kind.spaces) > 1)
+    raise InputError(f"`metrics` {text}: unknown; use {', '.join(METRIC_NAMES)}; {both} take :ENCODER as well")
 
 
 @dataclass(frozen=True)
@@ -82,9 +76,10 @@ def metrics_of(group: ResolutionGroup, config: EvaluationConfig) -> list[Metric]
     made_with = group.fake[0].provenance.get("encoder")
     encoders = [config.encoder] if config.encoder else dict.fromkeys(filter(None, (STARTER, made_with)))
     fid = "patch-fid" if are_patches(group.fake, config.crops.size_px) else "crop-fid"
-    names = [fid, *INCEPTION_METRICS[2:], "clip-fid"]
-    names += [f"{kind}:{encoder}" for encoder in encoders for kind in ENCODER_METRICS]
-    return [parse_metric(name) for name in (*names, f"fd:{VGG}", *IMAGE_METRICS)]
+    names = [fid, "kid", "precision-recall", "clip-fid"]
+    names += [f"{kind}:{encoder}" for encoder in encoders for kind in ("fd", "kid", "precision-recall")]
+    names += [f"fd:{VGG}", *(name for name, kind in CATALOGUE.items() if not kind.spaces)]
+    return [parse_metric(name) for name in names]
 
 
 def are_patches(images: Sequence[SetImage], size_px: int) -> bool:

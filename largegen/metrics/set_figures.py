@@ -3,6 +3,7 @@
 import numpy as np
 from tqdm import tqdm
 
+from largegen.metrics.catalogue import CATALOGUE
 from largegen.metrics.comparison import SetPair
 from largegen.metrics.distances.frechet import frechet_distance, frechet_distance_of_features
 from largegen.metrics.distances.kid import kernel_distance
@@ -14,7 +15,6 @@ from largegen.metrics.sets.statistics import Statistics
 
 MIN_FD_SAMPLES = 10_000  # under it a Fréchet distance is mostly bias; clean-fid and both papers use as many or more
 MIN_KERNEL_SAMPLES = 4  # samples of a side that kernel distance, and precision and recall by three neighbours, take
-TITLES = {"patch-fid": "Patch FID", "crop-fid": "Crop FID", "clip-fid": "CLIP FID"}
 
 
 def measure(metric: Metric, pair: SetPair, config: EvaluationConfig, progress: bool = False) -> list[Figure]:
@@ -26,7 +26,7 @@ def measure(metric: Metric, pair: SetPair, config: EvaluationConfig, progress: b
         return [kernel_figure(metric.name, f"KID{space}" if published else f"Kernel distance{space}", real, fake)]
     if metric.kind == "precision-recall":
         return neighbour_figures(metric.name, space, real, fake)
-    name = TITLES[metric.kind] if published else f"Fréchet distance{space}"
+    name = CATALOGUE[metric.kind].title if published else f"Fréchet distance{space}"
     return [frechet_figure(metric.name, name, real, fake, config.replicates, config.crops.seed % 2**64, progress)]
 
 

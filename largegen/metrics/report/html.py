@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from largegen.metrics.report.glossary import explanations
+from largegen.metrics.catalogue import explanations
 from largegen.metrics.report.table import number
 from largegen.metrics.results import Evaluation, Figure
 from largegen.runtime.files import atomic

@@ -14,7 +14,7 @@ from helpers.slides import tissue_like
 from PIL import Image
 
 from largegen.errors import OutputError
-from largegen.metrics.report.glossary import METRICS
+from largegen.metrics.catalogue import CATALOGUE
 from largegen.metrics.report.html import Chart, Sheet, SheetRow, flat, overview, thumbnails, write_report
 from largegen.metrics.request import METRIC_NAMES
 from largegen.metrics.results import Evaluation, Figure, LeftOut, LevelFigures
@@ -223,7 +223,8 @@ def test_a_chart_places_its_numbers_in_proportion():
 
 
 def test_every_metric_is_explained():
-    assert {kind.partition(":")[0] for kind in METRIC_NAMES} == set(METRICS)
+    assert {name.partition(":")[0] for name in METRIC_NAMES} == set(CATALOGUE)
+    assert all(kind.title and kind.meaning for kind in CATALOGUE.values())
 
 
 def test_precision_and_recall_are_two_rows_of_the_overview():

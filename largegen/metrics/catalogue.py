@@ -1,4 +1,6 @@
-"""What each metric means, in one sentence, and who proposed it."""
+"""Every metric: what it is called, in which networks' features it compares, what it means and who proposed it."""
+
+from typing import NamedTuple
 
 from largegen.metrics.results import Evaluation
 
@@ -10,58 +12,77 @@ CHONG = "Chong & Forsyth 2020, arXiv:1911.07023"
 GHILDYAL = "Ghildyal & Liu 2022, arXiv:2207.13686"
 GRAIKOS = "Graikos et al. 2024, arXiv:2312.07330"
 
-# By the metric's name up to its colon (`fd:starter` is an `fd`): term, meaning, source.
-METRICS: dict[str, tuple[str, str, str]] = {
-    "patch-fid": (
+
+class MetricKind(NamedTuple):
+    """A kind of metric, which `metrics` names: alone, or with `:ENCODER`."""
+
+    title: str  # for people
+    meaning: str  # in a sentence
+    source: str  # who proposed it
+    spaces: tuple[str, ...] = ()  # "inception", "clip", "encoder" (any, by its name); none: it looks at single images
+
+
+CATALOGUE = {
+    "patch-fid": MetricKind(
         "Patch FID",
-        "Fréchet distance between the Gaussians fitted to the Inception-v3 features of real and of generated patches; "
-        "0 would be two equal distributions.",
+        "Fréchet distance between the Gaussians fitted to the Inception-v3 features of real and of generated "
+        "patches; 0 would be two equal distributions.",
         f"{HEUSEL}; {PARMAR}",
+        ("inception",),
     ),
-    "crop-fid": (
+    "crop-fid": MetricKind(
         "Crop FID",
         "FID over crops cut from the whole large images, so that what lies between the patches counts as well.",
         f"{GRAIKOS}; {HEUSEL}; {PARMAR}",
+        ("inception",),
     ),
-    "clip-fid": (
-        "CLIP FID",
-        "Fréchet distance over the CLIP features of whole images, each shrunk to the network's input: large-scale "
-        "structure, no cells.",
-        f"{GRAIKOS}; {PARMAR}",
-    ),
-    "fd": (
-        "Fréchet distance",
-        "The distance of FID in the features of another encoder, one that knows tissue or land where Inception-v3 "
-        "knows photographs; not comparable between encoders.",
-        HEUSEL,
-    ),
-    "kid": (
+    "kid": MetricKind(
         "KID",
-        "Squared maximum mean discrepancy of features (Inception-v3's, or the encoder's that it names) under a cubic "
-        "kernel: unbiased by the number of samples, so it may fall slightly below 0.",
+        "Squared maximum mean discrepancy of features (Inception-v3's, or the encoder's that it names) under "
+        "a cubic kernel: unbiased by the number of samples, so it may fall slightly below 0.",
         BINKOWSKI,
+        ("inception", "encoder"),
     ),
-    "precision-recall": (
+    "precision-recall": MetricKind(
         "Precision and recall",
-        "Share of generated samples that fall among the real ones in feature space (fidelity), and of real ones among "
-        "the generated (variety).",
+        "Share of generated samples that fall among the real ones in feature space (fidelity), and of real "
+        "ones among the generated (variety).",
         KYNKAANNIEMI,
+        ("inception", "encoder"),
     ),
-    "embedding-similarity": (
+    "clip-fid": MetricKind(
+        "CLIP FID",
+        "Fréchet distance over the CLIP features of whole images, each shrunk to the network's input: "
+        "large-scale structure, no cells.",
+        f"{GRAIKOS}; {PARMAR}",
+        ("clip",),
+    ),
+    "fd": MetricKind(
+        "Fréchet distance",
+        "The distance of FID in the features of another encoder, one that knows tissue or land where "
+        "Inception-v3 knows photographs; not comparable between encoders.",
+        HEUSEL,
+        ("encoder",),
+    ),
+    "embedding-similarity": MetricKind(
         "Embedding similarity",
         "Mean cosine between the embedding that a patch was generated from and the embedding of what was generated.",
         GRAIKOS,
     ),
-    "seam": (
+    "seam": MetricKind(
         "Seam score",
         "How much the image steps across the lines where patches met, relative to everywhere else; 1 is no seam.",
         "largegen",
     ),
-    "guide-psnr": ("Guide PSNR", "PSNR between a zoomed image, shrunk to its guide's size, and that guide.", ""),
-    "lpips": (
+    "guide-psnr": MetricKind(
+        "Guide PSNR",
+        "PSNR between a zoomed image, shrunk to its guide's size, and that guide.",
+        "",
+    ),
+    "lpips": MetricKind(
         "ST-LPIPS",
-        "How unlike a generated tile and the real one in its place look to VGG16, whose layers were weighted to agree "
-        "with people; 0 is equal.",
+        "How unlike a generated tile and the real one in its place look to VGG16, whose layers were weighted "
+        "to agree with people; 0 is equal.",
         GHILDYAL,
     ),
 }
@@ -90,7 +111,9 @@ def explanations(evaluation: Evaluation) -> list[tuple[str, str, str]]:
     """List term, meaning and source (may be empty) of every metric and qualifier that the evaluation shows."""
     figures = [figure for level in evaluation.levels for figure in level.figures]
     kinds = dict.fromkeys(figure.metric.partition(":")[0] for figure in figures)
-    found = [METRICS[kind] for kind in kinds]
+    found: list[tuple[str, str, str]] = [
+        (kind.title, kind.meaning, kind.source) for kind in map(CATALOGUE.__getitem__, kinds)
+    ]
     for entry, values in (
         (INTERVAL, (figure.interval for figure in figures)),
         (ERROR, (figure.standard_error for figure in figures)),
