@@ -55,7 +55,8 @@ def slide_path(make_slide) -> Path:
 @pytest.fixture(scope="session")
 def scene_path(tmp_path_factory) -> Path:
     """A 600x500 px GeoTIFF, R G B NIR, EPSG:26914, 5 m/px; no data in its 100 leftmost columns. Read only."""
-    rasterio = pytest.importorskip("rasterio", reason="rasterio writes the scene: install largegen[geo]")
+    import rasterio
+
     rng = np.random.default_rng(1)
     y, x = np.mgrid[0:500, 0:600]
     land = 90 + 40 * np.sin(x / 40) * np.cos(y / 55)

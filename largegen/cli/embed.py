@@ -9,7 +9,7 @@ import typer
 from largegen.cli import options as shared
 from largegen.cli.import_embeddings import import_files, refuse_same_names
 from largegen.errors import InputError
-from largegen.slides.resolution import Target
+from largegen.slides.resolution import Resolution
 
 if TYPE_CHECKING:
     from largegen.embeddings.embed import EmbedOptions
@@ -95,7 +95,7 @@ def embed(
     paths = find_slides(slides)
     refuse_same_names(paths)
     network = _load(encoder, encoder_weights, device, precision)
-    target = Target(mag, mpp, gsd)
+    target = Resolution(mpp, mag, gsd)
     options = EmbedOptions(tile_px, overlap_px, tissue_threshold, not no_tissue_filter, batch_size, workers)
 
     def one(path: Path) -> dict[str, Any]:
@@ -108,7 +108,7 @@ def embed(
     if json or dry_run:
         report = {"encoder": network.spec.name, "licence": network.spec.licence, "width": network.dim}
         report |= {"device": str(network.device), "precision": str(network.dtype).removeprefix("torch.")}
-        shared.print_json(report | {"settings": asdict(target) | asdict(options), "slides": results})
+        shared.print_json(report | {"settings": target._asdict() | asdict(options), "slides": results})
     else:
         for result in results:
             if "error" not in result:
@@ -130,7 +130,7 @@ def _embed_one(
     slide: "Slide",
     encoder: "Encoder",
     out: Path,
-    target: Target,
+    target: Resolution,
     options: "EmbedOptions",
     preview: bool,
     overwrite: bool,
@@ -159,7 +159,9 @@ def _embed_one(
     return result | {"file": str(path), "tiles": file.count, "rows": rows, "columns": columns}
 
 
-def _estimate(slide: "Slide", encoder: "Encoder", out: Path, target: Target, options: "EmbedOptions") -> dict[str, Any]:
+def _estimate(
+    slide: "Slide", encoder: "Encoder", out: Path, target: Resolution, options: "EmbedOptions"
+) -> dict[str, Any]:
     from largegen.embeddings.embed import estimate
 
     found = estimate(slide, encoder, options, target.downsample(slide))

@@ -7,7 +7,7 @@ import numpy as np
 
 from largegen.errors import InputError
 from largegen.models.model import Model
-from largegen.slides.tiles import held_in_rectangles
+from largegen.slides.tissue import sliding_sums
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ def check_size(size: tuple[int, int], model: Model) -> None:
 
 def most_tissue(tissue: np.ndarray, rows: int, cols: int) -> tuple[int, int]:
     """Find (row, col) of the rows x cols rectangle that holds most tissue tiles; of equals, the most central."""
-    counts = held_in_rectangles(tissue, rows, cols)
+    counts = sliding_sums(tissue, rows, cols)
     best = np.argwhere(counts == counts.max())
     middle = (np.array(counts.shape) - 1) / 2
     row, col = best[np.square(best - middle).sum(1).argmin()]

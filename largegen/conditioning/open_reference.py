@@ -10,13 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from largegen.errors import InputError
-from largegen.slides.resolution import Target
+from largegen.slides.resolution import UNKNOWN, Resolution, mag_of
 
 if TYPE_CHECKING:
     from largegen.conditioning.reference import Reference, SlideOnDemand
     from largegen.models.model import Model
-
-DEFAULT_TARGET = Target(None, None, None)  # the model's own resolution
 
 
 @dataclass(frozen=True)
@@ -25,8 +23,8 @@ class ReferenceOptions:
 
     ref: Path | None = None  # slide or scene whose tiles are embedded
     embeddings: Path | None = None  # embedding file, in place of `ref`
-    target: Target = DEFAULT_TARGET  # resolution of the image
-    source: tuple[float | None, float | None, float | None] = (None, None, None)  # mpp, mag, gsd that metadata lack
+    target: Resolution = UNKNOWN  # of the image; by default the model's own
+    source: Resolution = UNKNOWN  # of level 0, where the metadata lack it
     tissue_threshold: float | None = None  # saturation in [0, 1]; None: Otsu's
     tissue_filter: bool = True  # False: all tiles count as tissue
     encoder_weights: Path | None = None  # file, where no hub has the encoder's weights
@@ -89,8 +87,8 @@ class ReferenceOptions:
 
         slide = stack.enter_context(open_slide(self.ref or Path(), *self.source))
         target = self.target
-        if target == DEFAULT_TARGET and model.mpp and slide.kind != "scene":
-            target = Target(round(10 / model.mpp), None, None)
+        if target == UNKNOWN and model.mpp and slide.kind != "scene":
+            target = Resolution(mag=round(mag_of(model.mpp)))
         return SlideOnDemand(
             slide,
             downsample=target.downsample(slide),

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from largegen.embeddings.file import EmbeddingFile
 from largegen.embeddings.settings import EmbeddingSettings
-from largegen.errors import EmbeddingFileError, InputError
+from largegen.errors import EmbeddingFileError
+from largegen.slides.find import find_files
 
 log = logging.getLogger(__name__)
 
@@ -17,10 +18,7 @@ def find_embeddings(paths: Sequence[Path]) -> list[Path]:
     Raises:
         InputError: Where there is none.
     """
-    found = [file for path in paths for file in (sorted(path.glob("*.h5")) if path.is_dir() else [path])]
-    if not found:
-        raise InputError(f"{', '.join(map(str, paths))}: no embedding files (.h5); `largegen embed` makes them")
-    return found
+    return find_files(paths, (".h5",), what="embedding files", hint="; `largegen embed` makes them")
 
 
 def check_together(files: Sequence[EmbeddingFile]) -> EmbeddingSettings:

@@ -27,7 +27,7 @@ from largegen.runtime.files import atomic, write_errors
 from largegen.runtime.lock import lock
 from largegen.runtime.read_ahead import read_ahead
 from largegen.slides.tiles import TileGrid, tile_grid, tissue_fraction
-from largegen.slides.tissue import DATA_FRACTION, TISSUE_FRACTION, tissue_mask
+from largegen.slides.tissue import EMBEDDED_TILE, tissue_mask
 
 if TYPE_CHECKING:
     from largegen.models.encoder import Encoder
@@ -174,7 +174,7 @@ def plan_tiles(slide: "Slide", downsample: float, options: EmbedOptions) -> tupl
     if not options.tissue_filter:
         return grid, np.ones((grid.rows, grid.cols), bool)
     fraction = tissue_fraction(grid, slide, tissue_mask(slide, options.tissue_threshold))
-    return grid, fraction >= (DATA_FRACTION if slide.kind == "scene" else TISSUE_FRACTION)
+    return grid, fraction >= EMBEDDED_TILE.of(slide.kind)
 
 
 def embedding_path(out: Path, settings: EmbeddingSettings, whole: bool = True) -> Path:

@@ -9,7 +9,7 @@ from largegen.slides.image_info import ImageInfo
 from largegen.version import __version__
 
 if TYPE_CHECKING:
-    from largegen.slides.geotiff import Georeference
+    from largegen.slides.image_info import Georeference
 
 
 def ome_xml(info: ImageInfo) -> str:

@@ -11,8 +11,7 @@ from largegen.conditioning.area import ImageArea
 from largegen.embeddings.grid import EmbeddingGrid
 from largegen.models.model import Model
 from largegen.sampling.settings import Sampling
-from largegen.slides.geotiff import Georeference
-from largegen.slides.image_info import ImageInfo
+from largegen.slides.image_info import Georeference, ImageInfo
 from largegen.version import __version__
 
 

@@ -11,6 +11,7 @@ from diffusers.models.modeling_outputs import AutoencoderKLOutput
 from torch import Tensor, nn
 
 from largegen.errors import ModelError
+from largegen.models.local_autoencoder import LocalAutoencoder
 from largegen.models.storage import load_network
 from largegen.runtime.fingerprints import network_digest
 
@@ -88,7 +89,7 @@ class ResidualAutoencoder(ModelMixin, ConfigMixin):
         return DecoderOutput(F.pixel_shuffle(self.synthesis(latents), self._factor) + correction)
 
 
-AUTOENCODERS = {c.__name__: c for c in (AutoencoderKL, VQModel, ResidualAutoencoder)}
+AUTOENCODERS = {c.__name__: c for c in (AutoencoderKL, VQModel, ResidualAutoencoder, LocalAutoencoder)}
 
 
 class Autoencoder:
@@ -111,9 +112,9 @@ class Autoencoder:
     @property
     def importance(self) -> Tensor:
         """How much each latent channel moves the images, (C, 1, 1), 1 on average; all 1 where it is not known."""
-        if not isinstance(self.vae, ResidualAutoencoder):
+        if not isinstance(self.vae, ResidualAutoencoder | LocalAutoencoder):
             return torch.ones_like(self._std)
-        change = self.vae.synthesis.weight.float().norm(dim=0) * self._std
+        change = self.vae.synthesis.weight.float().square().sum((0, 2, 3)).sqrt()[:, None, None] * self._std
         return change / change.mean()
 
     @property

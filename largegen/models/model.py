@@ -19,6 +19,7 @@ from largegen.models.linear_decoder import LinearDecoder, load_linear_decoder, s
 from largegen.models.storage import load_network
 from largegen.runtime.device import keep_freed_memory, resolve_device, resolve_precision
 from largegen.runtime.files import atomic
+from largegen.slides.resolution import mag_of
 
 log = logging.getLogger(__name__)
 
@@ -168,7 +169,7 @@ def level_names(mpp: float | None, count: int) -> list[str]:
 
     Where the base is unknown they are named by how many times coarser they are: `1x`, `2x`, ...
     """
-    return [f"{round(10 / mpp) / 2**k:g}x" if mpp else f"{2**k}x" for k in range(count)]
+    return [f"{round(mag_of(mpp)) / 2**k:g}x" if mpp else f"{2**k}x" for k in range(count)]
 
 
 def load_model(name_or_dir: str | Path = "starter", device: str = "auto", precision: str = "auto") -> Model:

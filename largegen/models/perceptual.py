@@ -6,8 +6,6 @@ from torch import nn
 
 from largegen.errors import InputError
 
-NETWORKS = {"vgg": "vgg16", "alex": "alexnet"}
-
 
 def load_perceptual(network: str = "vgg") -> nn.Module:
     """The shift-tolerant LPIPS of Ghildyal & Liu (ECCV 2022): images (B, 3, H, W) in [-1, 1], twice -> (B, 1, 1, 1).

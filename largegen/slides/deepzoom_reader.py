@@ -31,6 +31,7 @@ class DeepZoomReader:
     """A DeepZoom tree; levels and tiles are read as they are needed. See readers.py for the interface."""
 
     name = "deepzoom"
+    has_alpha = False  # laid on white
 
     def __init__(self, path: Path, check: bool = True):
         self.path = path
@@ -83,7 +84,8 @@ class DeepZoomReader:
         """Width and height of a tile with its margins."""
         starts = [max(0, index * self._tile_px - self._overlap_px) for index in (col, row)]
         stops = [(index + 1) * self._tile_px + self._overlap_px for index in (col, row)]
-        return tuple(min(stop, size) - start for start, stop, size in zip(starts, stops, level_size, strict=True))
+        width, height = (min(stop, size) - start for start, stop, size in zip(starts, stops, level_size, strict=True))
+        return width, height
 
     def _decode(self, path: Path, size: tuple[int, int]) -> np.ndarray:
         from PIL import Image
@@ -100,6 +102,7 @@ class DeepZoomReader:
         raise UnreadablePixels(f"{path}: a tile of {found} px, where {self.path} must have one of {size} px")
 
     def close(self) -> None:
+        """Forget the tiles that were kept."""
         self._kept.clear()
 
 
@@ -125,10 +128,12 @@ def _read_description(path: Path) -> tuple[tuple[int, int], int, int, str]:
         with path.open("rb") as file:
             image = ET.fromstring(file.read(XML_BYTES), ET.XMLParser(target=_NoDoctype()))
         size = image.find("{*}Size")
-        width, height = int(size.get("Width")), int(size.get("Height"))
-        tile_px, overlap_px = int(image.get("TileSize")), int(image.get("Overlap", 0))
+        if size is None:
+            raise ValueError("it has no Size")
+        width, height = int(size.get("Width", "")), int(size.get("Height", ""))
+        tile_px, overlap_px = int(image.get("TileSize", "")), int(image.get("Overlap", "0"))
         suffix = str(image.get("Format"))
-    except (ET.ParseError, ValueError, TypeError, AttributeError) as error:
+    except (ET.ParseError, ValueError) as error:
         raise SlideError(f"{path}: not a DeepZoom description: {error}") from error
     if min(width, height) < 1 or not 1 <= tile_px <= MAX_TILE_PX or not 0 <= overlap_px <= tile_px:
         raise SlideError(f"{path}: {width}x{height} px in tiles of {tile_px} px that overlap by {overlap_px} px")

@@ -17,7 +17,16 @@ from largegen.version import __version__
 if TYPE_CHECKING:
     import pyvips
 
-    from largegen.slides.geotiff import Georeference
+
+@dataclass(frozen=True)
+class Georeference:
+    """Where a scene lies.
+
+    World x = a * column + b * row + c, world y = d * column + e * row + f, of a pixel's corner (rasterio's order).
+    """
+
+    crs: str  # coordinate reference system: "EPSG:n" or WKT
+    transform: tuple[float, float, float, float, float, float]  # a, b, c, d, e, f
 
 
 @dataclass(frozen=True)
@@ -28,13 +37,13 @@ class ImageInfo:
     height: int  # px
     mpp: float | None = None  # um per px (slides)
     gsd_m: float | None = None  # metres per px (scenes)
-    georeference: "Georeference | None" = None  # of this image: its transform maps its own pixels (scenes)
+    georeference: Georeference | None = None  # of this image: its transform maps its own pixels (scenes)
     description: str = ""  # one line for people
-    provenance: dict = field(default_factory=dict)  # command, model, encoder, licence, seed...: JSON values
+    provenance: dict[str, Any] = field(default_factory=dict)  # command, model, encoder, licence, seed...: JSON values
 
-    def record(self) -> dict:
-        """The dict that `<out>.json` and the file itself carry; read_provenance returns it."""
-        known = {"mpp": self.mpp, "gsd_m": self.gsd_m}
+    def record(self) -> dict[str, Any]:
+        """Return the dict that `<out>.json` and the file itself carry; read_provenance reads it back."""
+        known: dict[str, Any] = {"mpp": self.mpp, "gsd_m": self.gsd_m}
         if self.georeference is not None:
             known |= {"crs": self.georeference.crs, "transform": list(self.georeference.transform)}
         return {
@@ -47,7 +56,7 @@ class ImageInfo:
         }
 
     def at(self, shrink: int, more: Mapping[str, Any]) -> "ImageInfo":
-        """Of the same image, shrunk to a `shrink`-th in each direction; `more` joins the provenance."""
+        """Describe the same image, shrunk to a `shrink`-th in each direction; `more` joins the provenance."""
         place = self.georeference
         if place is not None:
             a, b, c, d, e, f = place.transform
@@ -63,7 +72,7 @@ class ImageInfo:
         )
 
     def of_a_sheet(self, shrink: int) -> "ImageInfo":
-        """Of a sheet of patches at a `shrink`-th of this resolution, which as a whole lies nowhere."""
+        """Describe a sheet of patches at a `shrink`-th of this resolution, which as a whole lies nowhere."""
         return replace(
             self,
             mpp=self.mpp and self.mpp * shrink,
@@ -73,56 +82,61 @@ class ImageInfo:
         )
 
     def text(self) -> str:
-        """The record as ASCII JSON spread over lines: what viewers show as the image's description."""
+        """Write the record as ASCII JSON spread over lines: what viewers show as the image's description."""
         return json.dumps(self.record(), indent=1, default=str)
 
 
 def sidecar(path: Path) -> Path:
-    """The JSON file beside an image."""
+    """Name the JSON file beside an image."""
     return path.with_name(f"{path.name}.json")
 
 
-def read_provenance(path: Path, image: "pyvips.Image | None" = None) -> dict | None:
-    """Return what an image says of its making: ImageInfo.record, from the file itself or `<path>.json`.
+def read_provenance(path: Path, header: str | None = None) -> dict[str, Any] | None:
+    """Read what an image says of its making.
 
-    image: the file as libvips has it open, where it does. None if `path` is not an image of ours.
+    Args:
+        path: the image.
+        header: the text that its header carries, where a reader has it already.
+
+    Returns:
+        What ImageInfo.record wrote, from the file itself or from `<path>.json`; None if it is not an image of ours.
     """
     path = Path(path)
-    image = image or _open(path)
-    record = _find_record(_header_text(image)) if image else None
+    record = _find_record(_read_header(path) if header is None else header)
     if record is None and path.exists() and sidecar(path).exists():
         with contextlib.suppress(OSError, UnicodeDecodeError):
             record = _find_record(sidecar(path).read_text(encoding="utf-8"))
     return record
 
 
-def _open(path: Path) -> "pyvips.Image | None":
-    import pyvips
-
-    try:
-        return pyvips.Image.new_from_file(str(path), access="sequential", revalidate=True)
-    except pyvips.Error:
-        return None
-
-
-def _header_text(image: "pyvips.Image") -> str:
-    """All the text that an image's header carries."""
+def header_text(image: "pyvips.Image") -> str:
+    """Collect all the text that the header of an image, as libvips has it open, carries."""
     fields = image.get_fields()
     names = [name for name in fields if name == "image-description" or name.startswith("png-comment-")]
-    texts = [image.get(name) for name in names]
+    texts = [str(image.get(name)) for name in names]
     if "exif-data" in fields:  # libvips shortens the values that it takes from it
         texts.append(image.get("exif-data").decode("ascii", "replace"))
-    if texts and texts[0].startswith("<?xml") and "generated_by" in texts[0]:
-        with contextlib.suppress(ET.ParseError):
-            texts[0] = ET.fromstring(texts[0]).findtext(".//{*}CommentAnnotation/{*}Value", default="")
     return "\n".join(texts)
 
 
-def _find_record(text: str) -> dict | None:
+def _read_header(path: Path) -> str:
+    import pyvips
+
+    try:
+        return header_text(pyvips.Image.new_from_file(str(path), access="sequential", revalidate=True))
+    except pyvips.Error:
+        return ""
+
+
+def _find_record(text: str) -> dict[str, Any] | None:
+    if text.startswith("<?xml") and "generated_by" in text:  # OME-XML
+        with contextlib.suppress(ET.ParseError):
+            text = ET.fromstring(text).findtext(".//{*}CommentAnnotation/{*}Value", default="")
     start = re.search(r'\{\s*"generated_by":\s*"largegen ', text)
     if start is None:
         return None
     try:
-        return json.JSONDecoder().raw_decode(text[start.start() :])[0]
+        record: dict[str, Any] = json.JSONDecoder().raw_decode(text[start.start() :])[0]
     except json.JSONDecodeError:
         return None
+    return record

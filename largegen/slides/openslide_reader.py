@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import ClassVar
+from typing import Any
 
 import numpy as np
 
@@ -13,22 +13,22 @@ class OpenSlideReader:
     """A file opened by OpenSlide; pixels without data (alpha 0) take the slide's background colour."""
 
     name = "openslide"
-
-    provenance: ClassVar[dict] = {}
     lossy = True  # what these formats hold, as a rule; OpenSlide does not say
+    has_alpha = False
 
     def __init__(self, path: Path, check: bool = True):
         self.path = path
         self._pid = os.getpid()
         self._slide = self._open()
-        self.levels = list(self._slide.level_dimensions)
+        self.levels: list[tuple[int, int]] = list(self._slide.level_dimensions)
         self._downsamples = self._slide.level_downsamples
-        self.properties = dict(self._slide.properties)
+        self.properties: dict[str, str] = dict(self._slide.properties)
+        self.provenance: dict[str, Any] = {}  # images of ours are none of these formats
         for level, (width, height) in enumerate(self.levels if check else ()):
             self.read(level, 0, 0, 1, 1)
             self.read(level, width - 1, height - 1, 1, 1)
 
-    def _open(self):
+    def _open(self) -> Any:
         import openslide
 
         try:
@@ -65,8 +65,8 @@ class OpenSlideReader:
         opaque.paste(region, mask=region.getchannel("A"))
         return np.asarray(opaque), level0_x / downsample, level0_y / downsample
 
-    def _alone(self, place: tuple):
-        """A region, as read_region gives it, through a handle of its own."""
+    def _alone(self, place: tuple[tuple[int, int], int, tuple[int, int]]) -> Any:
+        """Read a rectangle, as read_region gives it, through a handle of its own."""
         import openslide
 
         try:
@@ -78,4 +78,5 @@ class OpenSlideReader:
             ) from error
 
     def close(self) -> None:
+        """Close the file."""
         self._slide.close()

@@ -1,25 +1,22 @@
-"""Resolution: as people ask for it, as images have it, and its names."""
+"""Resolution: magnification, um per pixel (mpp) and metres per pixel (gsd); how they are asked for and named."""
 
 import math
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple, Protocol
 
 from largegen.errors import InputError
 
-if TYPE_CHECKING:
-    from largegen.slides.slide import Slide
-
-
-DEFAULT_MAG = 20.0
+DEFAULT_MAG = 20.0  # of slides, where nothing else is asked for
 SCALE_TOLERANCE = 0.02  # resolutions that differ by no more than this part are one
 
 
-class Resolution(NamedTuple):
-    """A resolution as people give it; at most one is needed. The order is that of `open_slide`."""
+def mpp_of(mag: float) -> float:
+    """Convert a magnification to um per pixel: 20x is 0.5 um."""
+    return 10 / mag
 
-    mpp: float | None = None  # um per px
-    mag: float | None = None  # 20 is 0.5 um per px
-    gsd: float | None = None  # metres per px
+
+def mag_of(mpp: float) -> float:
+    """Convert um per pixel to a magnification: 0.5 um is 20x."""
+    return 10 / mpp
 
 
 class Scale(NamedTuple):
@@ -40,23 +37,76 @@ class Scale(NamedTuple):
         return f"{self.size:.4g} m/px" if self.unit == "m" else "pixels"
 
 
-UNKNOWN = Resolution()
 PIXELS = Scale("px", 1.0)
 
 
-def wanted_scale(resolution: Resolution, prefix: str = "") -> Scale | None:
-    """What a resolution means, None for none. Raises InputError for one that is not positive, and for two.
+class HasResolution(Protocol):
+    """What is asked of an open slide, see slide.py."""
 
-    prefix: of the options' names: real- for --real-mag.
-    """
-    given = {name: value for name, value in resolution._asdict().items() if value is not None}
-    if len(given) > 1:
-        raise InputError(f"{' and '.join(f'--{prefix}{name}' for name in given)}: give one of them")
-    for name, value in given.items():
-        if not 0 < value < float("inf"):
-            raise InputError(f"--{prefix}{name} {value}: must be a positive number")
-        return Scale("m", value) if name == "gsd" else Scale("um", value if name == "mpp" else 10 / value)
-    return None
+    kind: str
+
+    def downsample_for(self, mag: float | None, mpp: float | None, gsd_m: float | None) -> float:
+        """Find how many level-0 pixels make a pixel of a resolution."""
+
+
+class Resolution(NamedTuple):
+    """A resolution as people give it. The order is that of `open_slide`."""
+
+    mpp: float | None = None  # um per px
+    mag: float | None = None  # 20 is 0.5 um per px
+    gsd: float | None = None  # metres per px
+
+    def check(self, prefix: str = "", single: bool = True) -> None:
+        """Check what was given.
+
+        Args:
+            prefix: of the parameters' names: "real_" for `real_mag`.
+            single: whether only one may be given.
+
+        Raises:
+            InputError: one is not positive, or there are several.
+        """
+        given = {f"{prefix}{name}": value for name, value in self._asdict().items() if value is not None}
+        if single:
+            check_only_one(**given)
+        for name, value in given.items():
+            check_positive(name, value)
+
+    def scale(self) -> Scale | None:
+        """Return the size of a pixel that it means; None where nothing is given."""
+        if self.gsd is not None:
+            return Scale("m", self.gsd)
+        mpp = self.as_mpp
+        return None if mpp is None else Scale("um", mpp)
+
+    @property
+    def as_mpp(self) -> float | None:
+        """Micrometres per pixel, as given or by the magnification."""
+        return self.mpp if self.mpp is not None else mpp_of(self.mag) if self.mag is not None else None
+
+    def magnification(self, slide: HasResolution) -> float | None:
+        """Return the magnification to work at, if it is one: DEFAULT_MAG for a slide where nothing is given."""
+        return DEFAULT_MAG if self == UNKNOWN and slide.kind != "scene" else self.mag
+
+    def downsample(self, slide: HasResolution) -> float:
+        """Return the level-0 px per pixel to work at; a scene's own where nothing is given."""
+        return slide.downsample_for(mag=self.magnification(slide), mpp=self.mpp, gsd_m=self.gsd)
+
+
+UNKNOWN = Resolution()
+
+
+def check_positive(name: str, value: float | None) -> None:
+    """Raise InputError, naming the parameter, unless a value is None or a positive number."""
+    if value is not None and not 0 < value < float("inf"):
+        raise InputError(f"`{name}` {value}: must be a positive number")
+
+
+def check_only_one(**given: object) -> None:
+    """Raise InputError where more than one of some parameters is given: neither None nor False."""
+    names = [f"`{name}`" for name, value in given.items() if value is not None and value is not False]
+    if len(names) > 1:
+        raise InputError(f"{', '.join(names)}: give only one of them")
 
 
 def flag_for(scale: Scale) -> str:
@@ -65,25 +115,19 @@ def flag_for(scale: Scale) -> str:
 
 
 def _magnification(mpp: float) -> str:
-    """10 / mpp: the objective (40x, 20x, ... 1.25x and so on) within 1 % of it, else to three digits."""
-    magnification = 10 / mpp
+    """Name the objective (40x, 20x, ... 1.25x and so on) within 1 % of a resolution, else give three digits."""
+    magnification = mag_of(mpp)
     objective = 40 * 2.0 ** round(math.log2(magnification / 40))
     near = abs(magnification / objective - 1) <= SCALE_TOLERANCE / 2  # so that two levels never share a name
     return f"{objective:g}x" if near else f"{magnification:.3g}x"
 
 
-@dataclass(frozen=True)
-class Target:
-    """The resolution to work at; none given means 20x for slides, a scene's own resolution."""
+def wanted_scale(resolution: Resolution, prefix: str = "") -> Scale | None:
+    """Check a resolution and return its scale; prefix: of its parameters' names, `real-` for `real_mag`."""
+    resolution.check(prefix.replace("-", "_"))
+    return resolution.scale()
 
-    mag: float | None  # 20 is 0.5 um/px
-    mpp: float | None  # um/px
-    gsd: float | None  # m/px
 
-    def magnification(self, slide: "Slide") -> float | None:
-        none_given = self.mag is None and self.mpp is None and self.gsd is None
-        return DEFAULT_MAG if none_given and slide.kind != "scene" else self.mag
-
-    def downsample(self, slide: "Slide") -> float:
-        """Level-0 px per pixel of the target."""
-        return slide.downsample_for(mag=self.magnification(slide), mpp=self.mpp, gsd_m=self.gsd)
+def Target(mag: float | None, mpp: float | None, gsd: float | None) -> Resolution:
+    """Give a resolution by its parts, in the order of the command line."""
+    return Resolution(mpp, mag, gsd)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from largegen.errors import InputError
+from largegen.slides.tissue import box_fractions, nearest_cells, sliding_sums
 
 if TYPE_CHECKING:
     from largegen.slides.slide import Slide
@@ -25,7 +26,7 @@ class TileGrid:
 
     @property
     def tile_level0_px(self) -> int:
-        """Side of a tile in level-0 pixels, rounded."""
+        """The side of a tile in level-0 pixels, rounded."""
         return round(self.tile_px * self.downsample)
 
     @property
@@ -34,18 +35,28 @@ class TileGrid:
         return (self.tile_px - self.overlap_px) * self.downsample
 
     def xy(self, row: int, col: int) -> tuple[int, int]:
-        """Top-left corner of a tile in level-0 pixels, rounded."""
+        """Return the top-left corner of a tile in level-0 pixels, rounded."""
         return round(col * self.stride_level0_px), round(row * self.stride_level0_px)
 
     @property
     def coords(self) -> np.ndarray:
-        """(rows * cols, 2) int64: top-left corners (x, y) in level-0 pixels, row by row."""
+        """The top-left corners (x, y) in level-0 pixels, row by row: (rows * cols, 2) int64."""
         corners = [self.xy(row, col) for row in range(self.rows) for col in range(self.cols)]
         return np.array(corners, np.int64).reshape(-1, 2)
 
 
 def tile_grid(slide: "Slide", downsample: float, tile_px: int = 256, overlap_px: int = 0) -> TileGrid:
-    """Lay the grid of whole tiles. Raises InputError where the slide is smaller than one tile."""
+    """Lay the grid of whole tiles.
+
+    Args:
+        slide: open slide.
+        downsample: level-0 pixels per pixel of a tile.
+        tile_px: side of a tile, in pixels at that resolution.
+        overlap_px: shared by neighbouring tiles, in the same pixels.
+
+    Raises:
+        InputError: the overlap is not smaller than a tile, or the slide is smaller than one tile.
+    """
     if tile_px < 1 or not 0 <= overlap_px < tile_px:
         raise InputError(f"tiles of {tile_px} px with an overlap of {overlap_px} px: must be 0 <= overlap < tile")
     stride = tile_px - overlap_px
@@ -57,35 +68,37 @@ def tile_grid(slide: "Slide", downsample: float, tile_px: int = 256, overlap_px:
 
 
 def tissue_fraction(grid: TileGrid, slide: "Slide", mask: np.ndarray) -> np.ndarray:
-    """(rows, cols) float in 0..1: the part of each tile that `mask` (h, w), over the whole slide, covers."""
-    integral = np.pad(mask.astype(np.float64).cumsum(0).cumsum(1), ((1, 0), (1, 0)))
+    """Measure the tissue of each tile.
+
+    Args:
+        grid: the tiles.
+        slide: open slide.
+        mask: (h, w) bool over the whole slide, see tissue.tissue_mask.
+
+    Returns:
+        (rows, cols) float in 0..1: the part of each tile that the mask covers.
+    """
     tile = grid.tile_px * grid.downsample
 
-    def span(index: np.ndarray, size: int, cells: int) -> tuple[np.ndarray, np.ndarray]:
-        start = index * grid.stride_level0_px * cells / size
-        first = np.minimum(np.round(start).astype(int), cells - 1)
-        last = np.round(start + tile * cells / size).astype(int)
-        return first, np.clip(last, first + 1, cells)
+    def cells(count: int, size: int, along: int) -> tuple[np.ndarray, np.ndarray]:
+        start = np.arange(count) * grid.stride_level0_px * along / size
+        return nearest_cells(start, start + tile * along / size, along)
 
-    top, bottom = span(np.arange(grid.rows), slide.height, mask.shape[0])
-    left, right = span(np.arange(grid.cols), slide.width, mask.shape[1])
-    covered = (
-        integral[np.ix_(bottom, right)]
-        - integral[np.ix_(top, right)]
-        - integral[np.ix_(bottom, left)]
-        + integral[np.ix_(top, left)]
-    )
-    return covered / np.outer(bottom - top, right - left)
-
-
-def held_in_rectangles(mask: np.ndarray, rows: int, cols: int) -> np.ndarray:
-    """How many cells of `mask`, (R, C) bool, each rectangle of rows x cols holds: (R - rows + 1, C - cols + 1)."""
-    integral = np.pad(mask.astype(np.int64), ((1, 0), (1, 0))).cumsum(0).cumsum(1)
-    return integral[rows:, cols:] - integral[:-rows, cols:] - integral[rows:, :-cols] + integral[:-rows, :-cols]
+    top, bottom = cells(grid.rows, slide.height, mask.shape[0])
+    left, right = cells(grid.cols, slide.width, mask.shape[1])
+    return box_fractions(mask, top[:, None], bottom[:, None], left, right)
 
 
 def draw_preview(slide: "Slide", grid: TileGrid, keep: np.ndarray, path: Path, max_px: int = 1536) -> None:
-    """Write a thumbnail as PNG: the tiles of `keep` (rows, cols) bool outlined, the others faded."""
+    """Write a thumbnail as PNG, the kept tiles outlined, the others faded.
+
+    Args:
+        slide: open slide.
+        grid: its tiles.
+        keep: (rows, cols) bool: the tiles that are kept.
+        path: the PNG file.
+        max_px: longer side at most.
+    """
     from PIL import Image, ImageDraw
 
     from largegen.runtime.files import atomic
@@ -104,3 +117,6 @@ def draw_preview(slide: "Slide", grid: TileGrid, keep: np.ndarray, path: Path, m
             draw.rectangle(box, fill=(128, 128, 128, 110), outline=(128, 128, 128, 255))
     with atomic(Path(path)) as temporary:
         image.save(temporary, "PNG")
+
+
+held_in_rectangles = sliding_sums

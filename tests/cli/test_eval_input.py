@@ -163,7 +163,7 @@ def test_resolutions_that_do_not_match_name_the_option(evaluate, fails, patches,
     assert "give --real-mag or --real-mpp" in fails(patches, slide)
     assert "too coarse for 0.5 um/px (20x)" in fails(coarse, slide)
     assert "--real-mag -3.0: must be a positive number" in fails(slide, patches, "--real-mag", -3)
-    assert "--fake-mpp and --fake-mag: give one of them" in fails(slide, patches, "--fake-mag", 20, "--fake-mpp", 0.5)
+    assert "--fake-mpp, --fake-mag: give only one of them" in fails(slide, patches, "--fake-mag", 20, "--fake-mpp", 0.5)
     code, content, _ = evaluate(slide, patches, "--fake-mag", 20)
     assert code == 0 and content["levels"][0]["level"] == "20x"
 

@@ -456,7 +456,7 @@ def test_embedding_files_of_unknown_weights_go_with_known_ones(train, embeddings
 
 def test_no_embedding_files(train, tmp_path, capsys):
     command = train("--out", tmp_path / "run")
-    fails(capsys, [command[0], str(tmp_path), *command[2:]], 2, "no embedding files (.h5); `largegen embed` makes them")
+    fails(capsys, [command[0], str(tmp_path), *command[2:]], 2, "(looked for .h5); `largegen embed` makes them")
 
 
 @pytest.mark.parametrize(

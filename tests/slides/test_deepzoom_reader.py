@@ -8,7 +8,7 @@ from helpers.slides import tissue_like
 
 from largegen.errors import SlideError
 from largegen.images.write import write_image
-from largegen.slides.find import find_slides
+from largegen.slides.find import find_files
 from largegen.slides.image_info import ImageInfo
 from largegen.slides.slide import open_slide
 
@@ -132,4 +132,4 @@ def test_entities_are_refused_and_not_expanded(tmp_path, encoding):
 
 def test_a_directory_s_tiles_are_not_its_slides(tmp_path, pixels):
     save(tmp_path / "a.dzi", pixels)
-    assert find_slides([tmp_path]) == [tmp_path / "a.dzi"]
+    assert find_files([tmp_path]) == [tmp_path / "a.dzi"]

@@ -70,7 +70,7 @@ def test_a_threshold_replaces_otsu(slide_path):
     slide = open_slide(slide_path)
     assert tissue_mask(slide, threshold=0.0).mean() > tissue_mask(slide).mean() > 0
     assert not tissue_mask(slide, threshold=1.0).any()
-    with pytest.raises(InputError, match="--tissue-threshold"):
+    with pytest.raises(InputError, match="tissue_threshold"):
         tissue_mask(slide, threshold=7)
 
 

@@ -5,7 +5,7 @@ containers pass, and whatever else a pickle names is refused.
 """
 
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,24 +32,6 @@ class Arrays:
     kind: str  # npy, npz, hdf5 or pickle
     arrays: Mapping[str, Any]  # path inside the file -> np.ndarray or h5py.Dataset
     attributes: Mapping[str, Mapping[str, Any]]  # path inside an HDF5 file, "" for its root -> its attributes
-
-
-def find_files(paths: Sequence[Path]) -> list[Path]:
-    """List files as given, and for each directory its files of known suffixes, sorted.
-
-    Raises:
-        InputError: For a directory without any.
-    """
-    found: list[Path] = []
-    for path in paths:
-        files = [path]
-        if path.is_dir():
-            inside = sorted(file for file in path.iterdir() if file.suffix.lower() in SUFFIXES and file.name[0] != ".")
-            files = [file for file in inside if file.is_file()]
-            if not files:
-                raise InputError(f"{path}: no embedding files in this directory (looked for {' '.join(SUFFIXES)})")
-        found += files
-    return list(dict.fromkeys(found))
 
 
 @contextmanager

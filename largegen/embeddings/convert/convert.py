@@ -25,7 +25,7 @@ from largegen.models.encoder_registry import EncoderSpec
 from largegen.runtime.files import atomic
 from largegen.runtime.lock import lock
 from largegen.runtime.outputs import check_new
-from largegen.slides.slide import WHITE
+from largegen.slides.colour import WHITE
 from largegen.slides.tiles import TileGrid
 
 if TYPE_CHECKING:

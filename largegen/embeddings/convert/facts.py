@@ -1,6 +1,5 @@
 """What is known of an embedding file of another project: from the file itself, the user and the slide."""
 
-import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,6 +8,7 @@ from largegen.embeddings.convert.grid_fit import TileSize
 from largegen.embeddings.convert.layouts import TileMetadata
 from largegen.errors import InputError
 from largegen.models.encoder_registry import EncoderSpec
+from largegen.slides.resolution import check_positive, mpp_of
 
 if TYPE_CHECKING:
     from largegen.slides.slide import Slide
@@ -35,9 +35,7 @@ class ImportOptions:
 
     def __post_init__(self) -> None:
         for name in ("mag", "mpp", "gsd", "source_mag", "source_mpp", "source_gsd"):
-            value = getattr(self, name)
-            if value is not None and not (value > 0 and math.isfinite(value)):
-                raise InputError(f"`{name}` {value}: must be a positive number")
+            check_positive(name, getattr(self, name))
 
 
 @dataclass(frozen=True)
@@ -74,7 +72,7 @@ class ImportFacts:
 
     @property
     def _source_mpp(self) -> float | None:
-        return self.options.source_mpp or (10 / self._source_mag if self._source_mag else None)
+        return self.options.source_mpp or (mpp_of(self._source_mag) if self._source_mag else None)
 
     @property
     def downsample(self) -> float | None:
@@ -85,7 +83,7 @@ class ImportFacts:
         if self.slide:
             return self.slide.downsample_for(mag=mag, mpp=mpp, gsd_m=gsd)
         own = self.options.source_gsd if gsd else self._source_mpp
-        wanted = gsd or mpp or (10 / mag if mag else None)
+        wanted = gsd or mpp or (mpp_of(mag) if mag else None)
         return wanted / own if own and wanted else None
 
     def mpp(self, downsample: float) -> float | None:
@@ -94,7 +92,7 @@ class ImportFacts:
             return self.slide.mpp
         if self.kind == "scene":
             return None
-        tiles = self.options.mpp or (10 / self.mag if self.mag else None)
+        tiles = self.options.mpp or (mpp_of(self.mag) if self.mag else None)
         return self._source_mpp or (tiles / downsample if tiles else None)
 
     def gsd_m(self, downsample: float) -> float | None:

@@ -17,6 +17,7 @@ from largegen.runtime.files import atomic
 from largegen.runtime.hub import hub_folder
 from largegen.runtime.lock import lock
 from largegen.runtime.outputs import check_new
+from largegen.slides.resolution import mpp_of
 from largegen.version import __version__
 
 # The encoder of the published models and the magnification of their base, by conditioner, dimension and levels.
@@ -157,7 +158,7 @@ def _info(
         encoder_fingerprint=None,  # the source does not say
         encoder_licence=licence,
         region_encoder=specs["region_encoder"].name if region_encoder else None,
-        mpp=mag and 10 / mag,
+        mpp=mpp_of(mag) if mag else None,
         licence=licence,
     )
 

@@ -125,7 +125,7 @@ def test_a_target_is_what_both_are_read_at(tmp_path):
     with pytest.raises(InputError, match=r"cannot be read at --gsd 1; use `mag` or `mpp`"):
         resolution_groups([slide], fakes, Resolution(gsd=1.0))
     for bad in (Resolution(mpp=-1), Resolution(mag=20, gsd=1)):
-        with pytest.raises(InputError, match="--m"):
+        with pytest.raises(InputError, match="`m"):
             resolution_groups([slide], fakes, bad)
 
 

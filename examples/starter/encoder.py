@@ -1,0 +1,100 @@
+"""The second stage: a tile encoder without labels, for what a denoiser wants to know of a tile.
+
+From the embedding a small decoder has to tell the tile's layout (its image at 8 x 8 px) and its texture (the energy of
+each latent channel in 4 x 4 parts): regression, so it learns from few samples. Beside it, InfoNCE between a tile and
+itself moved a little, against other tiles of the same slide. Stain and scale are never changed, so they stay in.
+"""
+
+from pathlib import Path
+
+import timm
+import torch
+import torch.nn.functional as F
+from loop import train_for
+from maps import Maps, orient, to_float
+from torch import Tensor, nn
+
+from largegen.models.autoencoder import Autoencoder
+from largegen.models.encoder import load_encoder
+from largegen.models.storage import save_weights
+from largegen.runtime.files import write_json
+from largegen.version import __version__
+
+ARCHITECTURE, DIM, TILE_PX, INPUT_PX = "resnet10t", 256, 256, 128
+TILES, OF_ONE_IMAGE, SHIFT_PX = 48, 8, 32
+TEMPERATURE, CONTRAST = 0.1, 0.2
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+class TileEncoder(nn.Module):
+    """Tiles (B, 3, 256, 256) in [-1, 1] -> unit embeddings (B, DIM)."""
+
+    def __init__(self):
+        super().__init__()
+        self.network = timm.create_model(ARCHITECTURE, num_classes=DIM)
+        self.register_buffer("mean", torch.tensor(IMAGENET_MEAN)[:, None, None], persistent=False)
+        self.register_buffer("std", torch.tensor(IMAGENET_STD)[:, None, None], persistent=False)
+
+    def forward(self, tiles: Tensor) -> Tensor:
+        small = F.interpolate((tiles + 1) / 2, (INPUT_PX, INPUT_PX), mode="bicubic", antialias=True).clamp(0, 1)
+        inputs = ((small - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
+        return F.normalize(self.network(inputs).float(), dim=-1)
+
+
+def facts(tiles: Tensor, autoencoder: Autoencoder) -> Tensor:
+    """What a denoiser wants to know of tiles (B, 3, 256, 256): (B, 3*8*8 + C*4*4), each number about 1 in size."""
+    layout = 2.5 * F.avg_pool2d(tiles, TILE_PX // 8).flatten(1)
+    latents = autoencoder.encode(tiles)
+    local = latents - F.avg_pool2d(latents, 3, 1, 1)
+    texture = (F.avg_pool2d(local.square(), latents.shape[-1] // 4) + 1e-3).log().flatten(1)
+    return torch.cat([layout, texture], 1)
+
+
+def train_encoder(
+    maps: Maps, autoencoder: Autoencoder, start: Path | None, out: Path, seconds: float, device: torch.device
+) -> TileEncoder:
+    """Train it on the images of `maps`, from the encoder of the model `start` if given."""
+    torch.manual_seed(0)
+    encoder = TileEncoder().to(device, memory_format=torch.channels_last)
+    known = 3 * 64 + autoencoder.channels * 16
+    if start:
+        former = load_encoder(f"local-dir:{start / 'encoder'}", device="cpu")
+        encoder.network.load_state_dict(former.net.state_dict())
+    decoder = nn.Sequential(nn.Linear(DIM, 768), nn.GELU(), nn.Linear(768, known)).to(device)
+    centre = torch.zeros(known, device=device)
+    generator = torch.Generator(device).manual_seed(2)
+    with torch.no_grad():
+        sample = to_float(maps.squares(*maps.draw(128, TILE_PX, generator), TILE_PX))
+        centre = torch.cat([facts(part, autoencoder) for part in sample.split(16)]).mean(0)
+
+    def loss_of(generator: torch.Generator) -> dict[str, Tensor]:
+        wide = TILE_PX + SHIFT_PX
+        which = maps.draw(TILES // OF_ONE_IMAGE, wide, generator)[0]
+        which = which.repeat_interleave(OF_ONE_IMAGE)  # several tiles of one image, anywhere in it
+        room = maps.sizes[which] - wide + 1
+        at = (torch.rand(TILES, 2, generator=generator, device=device) * room).long().minimum(room - 1)
+        way = int(torch.randint(8, (), generator=generator, device=device))
+        squares = to_float(orient(maps.squares(which, *at.unbind(1), wide), way))
+        y, x = torch.randint(SHIFT_PX, (2,), generator=generator, device=device).tolist()
+        first, second = squares[..., :TILE_PX, :TILE_PX], squares[..., y : y + TILE_PX, x : x + TILE_PX]
+        embedded = encoder(torch.cat([first, second]))
+        a, b = embedded.chunk(2)
+        similarity = a @ b.T / TEMPERATURE
+        own = torch.arange(TILES, device=device)
+        contrast = (F.cross_entropy(similarity, own) + F.cross_entropy(similarity.T, own)) / 2
+        with torch.no_grad():
+            target = facts(first, autoencoder).float() - centre
+        regression = (decoder(a * DIM**0.5).float() - target).square().mean()
+        hits = (similarity.argmax(1) == own).float().mean()
+        return {"loss": regression + CONTRAST * contrast, "regression": regression, "contrast": contrast, "hits": hits}
+
+    return train_for(seconds, {"encoder": encoder, "decoder": decoder}, loss_of, out, rate=1e-3)["encoder"]
+
+
+def export_encoder(encoder: TileEncoder, directory: Path, subjects: list[str]) -> None:
+    """Write it as a `local-dir:` encoder, in fp16."""
+    directory.mkdir(parents=True, exist_ok=True)
+    save_weights(encoder.network, directory / "model.safetensors", torch.float16)
+    config = {"format": "largegen-encoder", "version": __version__, "architecture": ARCHITECTURE, "width": DIM}
+    config |= {"input_px": INPUT_PX, "mean": IMAGENET_MEAN, "std": IMAGENET_STD, "licence": "Apache-2.0"}
+    write_json(directory / "config.json", {**config, "timm_kwargs": {}, "trained_on": subjects})

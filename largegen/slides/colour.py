@@ -1,0 +1,39 @@
+"""Bands as stored to red, green and blue; the colour of glass."""
+
+import numpy as np
+
+WHITE = (255, 255, 255)
+
+
+def to_rgb(
+    raw: np.ndarray, shown: tuple[float, float] | None = None, behind: tuple[int, int, int] | None = None
+) -> np.ndarray:
+    """Convert bands as stored to colours.
+
+    Args:
+        raw: (h, w, bands) uint8 or uint16: grey or red, green and blue, then perhaps opacity.
+        shown: of 16 bits, the values that become 0 and 255.
+        behind: the colour that what is transparent lies on; None if no band is opacity.
+
+    Returns:
+        (h, w, 3) uint8, grey repeated.
+    """
+    colour = raw[..., :3] if raw.shape[2] >= 3 else raw[..., :1].repeat(3, axis=2)
+    if shown is not None:
+        low, high = shown
+        colour = np.clip((colour - low) * (255 / (high - low)) + 0.5, 0, 255).astype(np.uint8)
+    full = np.iinfo(raw.dtype).max
+    if behind is not None and raw[..., -1].min() < full:
+        opacity = raw[..., -1:] / np.float32(full)
+        colour = (colour * opacity + np.array(behind, np.float32) * (1 - opacity) + 0.5).astype(np.uint8)
+    return colour
+
+
+def glass_colour(pixels: np.ndarray) -> tuple[int, int, int]:
+    """Return the median of the bright, colourless ones of (h, w, 3) uint8 pixels; white if fewer than 1 % are such."""
+    highest, lowest = pixels.max(axis=2).astype(int), pixels.min(axis=2)
+    glass = pixels[(highest > 200) & (highest - lowest < 0.05 * highest)]  # saturation below 0.05
+    if 100 * len(glass) < highest.size:
+        return WHITE
+    red, green, blue = np.median(glass, axis=0).astype(int).tolist()
+    return red, green, blue
