@@ -2,7 +2,7 @@
 
 
 def first_line(error: Exception) -> str:
-    """What an error of another library says, cut to one line; its kind where it says nothing."""
+    """Cut the message of another library's error to one line; give its type if it has no message."""
     return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
@@ -51,7 +51,7 @@ class TrainingError(LargegenError, ArithmeticError):
 
 
 def telling_line(error: Exception) -> str:
-    """The first telling line of a C library's message."""
+    """Find the first informative line of a C library's message."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     telling = [line for line in lines if not line.startswith("unable to ")]
     return (telling or lines or [type(error).__name__])[0].removeprefix("VipsForeignLoad: ")

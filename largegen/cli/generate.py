@@ -4,21 +4,14 @@ import logging
 import shlex
 import sys
 from contextlib import ExitStack
-from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
 from largegen.cli import options as shared
 from largegen.cli.reference_options import Reference
 from largegen.sampling.settings import Sampling
-
-if TYPE_CHECKING:
-    import numpy as np
-
-    from largegen.conditioning.area import ImageArea
-    from largegen.models.model import Model
 
 
 def generate(
@@ -57,7 +50,7 @@ def generate(
     from largegen.images.write import check_output
 
     check_output(out, overwrite, wanted)
-    from largegen.images.generate_file import generate_file
+    from largegen.images.generate_file import estimate_generate, generate_file
     from largegen.models.model import load_model
     from largegen.runtime.distributed import process_group
     from largegen.sampling.generate import resolve_defaults
@@ -73,7 +66,7 @@ def generate(
         place = source.area(network, wanted, corner)
         if dry_run:
             if main:
-                shared.print_json(_estimate(network, place, source.tissue[place.tiles], settings, out))
+                shared.print_json(estimate_generate(network, place, source.tissue[place.tiles], settings, out))
             return
         grid = source.grid(place)
     report = generate_file(
@@ -91,28 +84,3 @@ def generate(
         shared.print_json(report)
     elif main:
         typer.echo(f"{out}: {place.width}x{place.height} px")
-
-
-def _estimate(
-    model: "Model", region: "ImageArea", tissue: "np.ndarray", sampling: Sampling, out: Path
-) -> dict[str, Any]:
-    """What the run would take, but for embedding: time and memory from a batch of windows here, disk from the size."""
-    from largegen.conditioning.area import pure_background
-    from largegen.sampling.cost import about, count_calls, count_decoded, memory_mb, trial
-
-    cost = trial(model, 2 * sampling.batch_size)  # as under guidance
-    height, width = region.height // model.factor, region.width // model.factor
-    skip = pure_background(tissue, model.window, height, width) if region.full else None
-    calls = count_calls(sampling, model.window, height, width, skip)
-    decoded = count_decoded(sampling, model.window, height, width, skip)
-    return {
-        **about(model, out),
-        "settings": asdict(sampling),
-        "region": asdict(region),
-        "tiles": region.rows * region.cols,
-        "tissue_tiles": int(tissue.sum()),
-        "denoiser_calls": calls,
-        "seconds": round(calls * cost.call + decoded * cost.decode, 1),
-        "memory_mb": memory_mb(model, height, width),
-        "disk_mb": round(4 * region.width * region.height / 1e6, 1),
-    }

@@ -1,6 +1,4 @@
-"""Options that say what an image is made after: a slide or an embedding file, at what resolution, and how tissue is
-found.
-"""
+"""Options for the reference: a slide or an embedding file, its resolution, and how tissue is found."""
 
 from dataclasses import dataclass, fields
 from pathlib import Path

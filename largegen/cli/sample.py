@@ -45,47 +45,34 @@ def sample(
     """
     sampling.check()
     chosen = reference.check()
-    import numpy as np
-
     if mag is not None and level is not None:
         raise InputError("--mag, --level: give only one of them")
-    from largegen.conditioning.area import ImageArea
-    from largegen.images.contact_sheet import lay_out
-    from largegen.images.provenance import image_info
-    from largegen.images.write import check_output, write_image
+    from largegen.images.sample_file import sample_file, sheet_size
+    from largegen.images.write import check_output
     from largegen.models.model import load_model
-    from largegen.models.pixels import to_images
     from largegen.runtime.distributed import require_single_process
-    from largegen.runtime.lock import lock
-    from largegen.sampling.generate import resolve_defaults
-    from largegen.sampling.patches import choose_places, grids_at, sample_patches
-    from largegen.sampling.zoom.zoom import guide_image
 
     network = load_model(model, device, precision)
     require_single_process(network.device)
     level = _level(network, mag, level)
-    name = network.level_names[level]
-    sampling = resolve_defaults(sampling, network)
-    out = out or Path(f"{chosen.name}_samples_{name}.png")
-    check_output(out, overwrite, (min(count, 8) * network.tile_px, -(-count // 8) * network.tile_px))
+    out = out or Path(f"{chosen.name}_samples_{network.level_names[level]}.png")
+    check_output(out, overwrite, sheet_size(network, count))
     with ExitStack() as stack:
-        source = chosen.open(stack, network, shared.show_progress())
-        places = choose_places(source.tissue, level, count, sampling.seed)
-        grids, grid = grids_at(source, places, level, network.tile_px)
-    latents = sample_patches(network, grids, level, sampling, progress=shared.show_progress())
-    patches = [to_images(guide_image(network, part)) for part in latents.split(8)]
-    sheet = lay_out(np.concatenate(patches), min(count, 8))
-    height, width = sheet.shape[:2]
-    about = {"level": level, "magnification": name, "patches": count}
-    region = ImageArea(width, height, 0, 0, 1, 1, full=False)
-    info = image_info(network, grid, region, sampling, shlex.join(["largegen", *sys.argv[1:]]), about)
-    with lock(out):
-        check_output(out, overwrite, (width, height))
-        write_image(out, [(0, sheet)], info.of_a_sheet(2**level))
+        report = sample_file(
+            network,
+            chosen.open(stack, network, shared.show_progress()),
+            level,
+            count,
+            out,
+            sampling,
+            command=shlex.join(["largegen", *sys.argv[1:]]),
+            overwrite=overwrite,
+            progress=shared.show_progress(),
+        )
     if json:
-        shared.print_json({"out": str(out), **about})
+        shared.print_json(report)
     else:
-        typer.echo(f"{out}: {count} patches at {name}")
+        typer.echo(f"{out}: {count} patches at {report['magnification']}")
 
 
 def _level(model: "Model", mag: float | None, level: int | None) -> int:

@@ -3,9 +3,8 @@
 import shlex
 import sys
 from contextlib import ExitStack
-from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -14,10 +13,6 @@ from largegen.cli.derived import Fields
 from largegen.cli.reference_options import Reference
 from largegen.errors import InputError
 from largegen.sampling.settings import ZOOM_STEPS, Sampling, Zooming
-
-if TYPE_CHECKING:
-    from largegen.conditioning.area import ImageArea
-    from largegen.models.model import Model
 
 
 def zoom(
@@ -63,7 +58,7 @@ def zoom(
         raise InputError(f"--size {size}: zoom makes squares of a given side")
     out = out or Path(f"{chosen.name}_zoom_{size}.tif")
     check_output(out, overwrite, wanted)
-    from largegen.images.zoom_file import zoom_file
+    from largegen.images.zoom_file import estimate_zoom, zoom_file
     from largegen.models.model import load_model
     from largegen.runtime.distributed import require_single_process
     from largegen.sampling.generate import resolve_defaults
@@ -80,7 +75,7 @@ def zoom(
         source = chosen.open(stack, network, shared.show_progress())
         place = source.area(network, wanted, corner)
         if dry_run:
-            shared.print_json(_estimate(network, place, sampling, zooming, out))
+            shared.print_json(estimate_zoom(network, place, sampling, zooming, out))
             return
         grid = source.grid(place)
     report = zoom_file(
@@ -100,24 +95,3 @@ def zoom(
         shared.print_json(report)
     else:
         typer.echo(f"{out}: {place.width}x{place.height} px, {report['guide_psnr']:.1f} dB from its guide")
-
-
-def _estimate(model: "Model", region: "ImageArea", sampling: Sampling, zooming: Zooming, out: Path) -> dict[str, Any]:
-    """What the run would take, but for embedding."""
-    from largegen.sampling.cost import about, count_decoded, memory_mb, trial
-    from largegen.sampling.zoom.zoom import count_work
-
-    work, side = count_work(model, region.rows, sampling, zooming), region.width // model.factor
-    decoded = work["decodes"] + count_decoded(sampling, model.window, side, side)
-    cost = trial(model, 2 * sampling.batch_size)  # as under guidance
-    seconds = work["denoiser_calls"] * cost.call + decoded * cost.decode + work["encodes"] * cost.encode
-    return {
-        **about(model, out),
-        "settings": asdict(sampling) | zooming.as_dict(),
-        "region": asdict(region),
-        **work,
-        "decodes": decoded,
-        "seconds": round(seconds, 1),
-        "memory_mb": memory_mb(model, side, side),
-        "disk_mb": round(4 * region.width * region.height / 1e6, 1),
-    }

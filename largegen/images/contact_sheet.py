@@ -8,7 +8,7 @@ from largegen.runtime.files import atomic
 
 
 def lay_out(images: np.ndarray, columns: int, gap_px: int = 4) -> np.ndarray:
-    """Images (N, H, W, 3) uint8 -> one (h, w, 3) uint8 with `columns` of them per row, row by row."""
+    """Lay images (N, H, W, 3) uint8 out as one (h, w, 3) uint8 with `columns` of them per row, row by row."""
     count, height, width, _ = images.shape
     rows = -(-count // columns)
     sheet = np.full((rows * (height + gap_px) - gap_px, columns * (width + gap_px) - gap_px, 3), 255, np.uint8)

@@ -7,6 +7,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -19,9 +20,13 @@ from largegen.runtime.distributed import min_over_processes, process_group, run_
 from largegen.runtime.files import remove_leftovers
 from largegen.runtime.fingerprints import content_digest
 from largegen.runtime.lock import lock
-from largegen.sampling.cost import count_calls
+from largegen.sampling.canvas import Background
+from largegen.sampling.cost import about, count_calls, count_decoded, memory_mb, trial
 from largegen.sampling.generate import decode_bands, resolve_defaults, sample_latents
+from largegen.sampling.resume import Checkpoint
 from largegen.sampling.settings import Sampling
+
+DISK_BYTES_PER_PX = 4  # of an image file at most: a pyramid of a third more than 3 bytes per pixel
 
 
 def generate_file(
@@ -36,12 +41,29 @@ def generate_file(
     progress: bool = False,
     save_every_s: float = 30.0,
 ) -> dict[str, Any]:
-    """Make the image of `area` (whose tiles `grid` holds) and write it to `out`; returns what was done.
+    """Make an image and write it.
 
     The canvas is kept in `.<out>.partial` as it is sampled: the same call after a kill resumes from there, to the same
-    image. Under several processes each samples its share of the windows, and the main one keeps and writes. Raises
-    InputError, LockedError while another process makes the same image, and OutputError for an image that exists
-    already (unless `overwrite`) or a disk that refuses it.
+    image. Under several processes each samples its share of the windows, and the main one saves and writes.
+
+    Args:
+        model: whose denoiser samples.
+        grid: the embeddings of the area's tiles.
+        area: of the image on the reference.
+        out: of the image; its suffix names the format.
+        sampling: settings.
+        command: for the provenance.
+        overwrite: whether `out` may exist.
+        progress: show progress bars.
+        save_every_s: seconds between saves of the unfinished canvas.
+
+    Returns:
+        What was done: `out`, sizes, calls of the denoiser and seconds.
+
+    Raises:
+        InputError: for settings that the model cannot be sampled with.
+        LockedError: while another process makes the same image.
+        OutputError: for an image that exists already, or a disk that refuses it.
     """
     processes = process_group(model.device)
     automatic = sampling.batch_size == 0
@@ -60,13 +82,9 @@ def generate_file(
             area.height,
             area.width,
             sampling,
-            skip=None if skip is None else torch.from_numpy(skip),
-            skip_latent=None if skip is None else _flat_latent(model, colour),
+            background=None if skip is None else Background(skip, _flat_latent(model, colour)),
             processes=processes,
-            checkpoint=partial,
-            keep_batch_size=automatic,
-            fingerprint=fingerprint_of(model, grid, area),
-            save_every_s=save_every_s,
+            checkpoint=Checkpoint(partial, fingerprint_of(model, grid, area), save_every_s, keep_batch_size=automatic),
             progress=progress,
         )
         sampled = time.perf_counter()
@@ -88,8 +106,33 @@ def generate_file(
     }
 
 
+def estimate_generate(
+    model: Model, area: ImageArea, tissue: np.ndarray, sampling: Sampling, out: Path
+) -> dict[str, Any]:
+    """Estimate what `generate_file` would take: time and memory from a batch of windows here, disk from the size.
+
+    tissue: (rows, cols) bool, of the area's tiles; sampling: as `generate.resolve_defaults` gives it.
+    """
+    cost = trial(model, 2 * sampling.batch_size)  # as under guidance
+    height, width = area.height // model.factor, area.width // model.factor
+    skip = pure_background(tissue, model.window, height, width) if area.full else None
+    calls = count_calls(sampling, model.window, height, width, skip)
+    decoded = count_decoded(sampling, model.window, height, width, skip)
+    return {
+        **about(model, out),
+        "settings": asdict(sampling),
+        "region": asdict(area),
+        "tiles": area.rows * area.cols,
+        "tissue_tiles": int(tissue.sum()),
+        "denoiser_calls": calls,
+        "seconds": round(calls * cost.call + decoded * cost.decode, 1),
+        "memory_mb": memory_mb(model, height, width),
+        "disk_mb": round(DISK_BYTES_PER_PX * area.width * area.height / 1e6, 1),
+    }
+
+
 def lock_output(stack: ExitStack, out: Path, overwrite: bool, size: tuple[int, int], *partials: Path) -> None:
-    """Lock an output for as long as `stack` lives, see that it can be written, and clear up after killed runs."""
+    """Lock an output for as long as `stack` lives, check that it can be written, and clear up after killed runs."""
     stack.enter_context(lock(out))
     check_output(out, overwrite, size)
     for path in (out, *partials):
@@ -97,13 +140,13 @@ def lock_output(stack: ExitStack, out: Path, overwrite: bool, size: tuple[int, i
 
 
 def _flat_latent(model: Model, colour: tuple[int, int, int]) -> Tensor:
-    """The latent (C,) of an image of one colour."""
+    """Return the latent (C,) of an image of one colour."""
     flat = torch.tensor(colour).float()[None, :, None, None] / 127.5 - 1
     return model.autoencoder.encode(flat.expand(1, 3, model.tile_px, model.tile_px)).mean((0, 2, 3))
 
 
 def fingerprint_of(model: Model, grid: EmbeddingGrid, area: ImageArea) -> str:
-    """Stands for all that the latents depend on beside the sampling's settings."""
+    """Fingerprint all that the latents depend on beside the sampling's settings."""
     about = [asdict(area), grid.source.background, dict(model.scheduler.config), str(model.dtype)]
     settings = json.dumps([*about, model.device.type], default=str).encode()
     weights = [*model.unet.parameters(), *model.conditioner.parameters(), *model.autoencoder.vae.parameters()]

@@ -1,28 +1,26 @@
 """Pixels to an image file: pyramidal TIFF, OME-TIFF, DeepZoom, PNG, JPEG.
 
-Bands arrive top to bottom and go to an uncompressed temporary file beside the output, from which
-libvips builds the final file: memory does not grow with the image. Everything is made under temporary
-names and renamed when complete. What the file says about itself is in slides/image_info.py and headers.py.
+Bands arrive top to bottom and go to libvips as they come (stream.py): neither memory nor temporary files grow with the
+image. Everything is made under temporary names and renamed when complete. What the file says about itself is in
+slides/image_info.py and headers.py.
 """
 
-import contextlib
 import logging
-import shutil
 import warnings
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from largegen.errors import InputError, OutputError
-from largegen.images.headers import clear_resolution, ome_xml, raw_tiff_header, world_file
+from largegen.errors import InputError
+from largegen.images.headers import clear_resolution, ome_xml, world_file
+from largegen.images.stream import save_bands
 from largegen.runtime.files import atomic, remove
 from largegen.runtime.outputs import check_new, check_writable
 from largegen.slides.deepzoom_reader import tiles_directory
-from largegen.slides.image_info import ImageInfo, sidecar
+from largegen.slides.image_info import Georeference, ImageInfo, sidecar
 
 if TYPE_CHECKING:
     import pyvips
@@ -49,7 +47,8 @@ UNKNOWN_DPI = 72  # what PNG and JPEG files conventionally say when they mean no
 def output_format(path: Path) -> str:
     """Name the format that the suffix of `path` asks for, a value of FORMATS.
 
-    Raises InputError for an unknown suffix.
+    Raises:
+        InputError: for an unknown suffix.
     """
     name = Path(path).name.lower()
     for suffix, kind in FORMATS.items():
@@ -59,10 +58,16 @@ def output_format(path: Path) -> str:
 
 
 def check_output(path: Path, overwrite: bool = False, size: tuple[int, int] | None = None) -> None:
-    """Find out before the work whether an image of `size` (width, height) px can be written to `path`.
+    """Find out before the work whether an image can be written.
 
-    Raises InputError for an unknown suffix or a JPEG that is too large, OutputError where the file exists and
-    `overwrite` is False, or where its directory cannot be written.
+    Args:
+        path: of the file; its suffix names the format.
+        overwrite: whether it may exist.
+        size: (width, height) in px, where it is known.
+
+    Raises:
+        InputError: for an unknown suffix or a JPEG that is too large.
+        OutputError: where the file exists and `overwrite` is False, or where its directory cannot be written.
     """
     path = Path(path)
     if output_format(path) == "jpeg" and size is not None and max(size) > JPEG_MAX_PX:
@@ -77,13 +82,21 @@ def write_image(
 ) -> None:
     """Write an image, in the format that the suffix of `path` names, and its provenance to `<path>.json`.
 
-    `bands` yields (y0, (h, width, 3) uint8) from top to bottom without gaps; h may vary. An existing file is
-    replaced once the new one is complete. `.tif` and `.ome.tif` are tiled pyramids with JPEG compression;
-    `.tif` has one page per level and, for a scene, the georeference inside if rasterio is installed. Other
-    formats get it as a world file. The caller holds `runtime.lock(path)` where two runs could meet.
+    `.tif` and `.ome.tif` are tiled pyramids with JPEG compression; `.tif` has one page per level and, for a scene, the
+    georeference inside. Other formats get it as a world file. An existing file is replaced
+    once the new one is complete. The caller holds `runtime.lock(path)` where two runs could meet.
 
-    Raises InputError as check_output does, OutputError where the disk refuses or is full (the temporary takes
-    width * height * 3 bytes), ValueError for bands that do not fit together. Nothing is left behind then.
+    Args:
+        path: of the file.
+        bands: (y0, (h, width, 3) uint8) from top to bottom without gaps; h may vary.
+        info: what the file says about itself.
+        jpeg_quality: 1 to 100, of JPEG and of the tiles of TIFF and DeepZoom.
+
+    Raises:
+        InputError: as `check_output` does.
+        OutputError: where the disk refuses or is full.
+        ValueError: for bands that do not fit together.
+        BaseException: what `bands` raises. Nothing is left behind in any of these cases.
     """
     path = Path(path)
     check_output(path, overwrite=True, size=(info.width, info.height))
@@ -91,46 +104,15 @@ def write_image(
     with atomic(path) as temporary, atomic(sidecar(path)) as record:
         partial_tiles = tiles_directory(temporary)
         try:
-            with _spooled(path, bands, info) as image:
-                save(image, temporary, info, jpeg_quality)
+            save_bands(bands, info.width, info.height, lambda image: save(image, temporary, info, jpeg_quality))
             record.write_text(info.text() + "\n", encoding="utf-8")
             if info.georeference is not None:
-                _place(path, temporary, info)
+                _georeference(path, temporary, info.georeference)
             if partial_tiles.exists():
                 remove(tiles_directory(path))
                 partial_tiles.replace(tiles_directory(path))
         finally:
             remove(partial_tiles)
-
-
-@contextlib.contextmanager
-def _spooled(path: Path, bands: Iterable[tuple[int, np.ndarray]], info: ImageInfo) -> Iterator["pyvips.Image"]:
-    """Append the bands to `.<name>.raw` beside `path`; give it as a lazily read (height, width, 3) image."""
-    import pyvips
-
-    needed, free = info.width * info.height * 3, shutil.disk_usage(path.parent).free
-    if free < needed:
-        raise OutputError(
-            f"{path}: no space left on the disk: needs {needed / 1e6:,.0f} MB beside the output, "
-            f"{free / 1e6:,.0f} MB are free; free some or choose another --out"
-        )
-    # No process id in the name: the next run takes the place of what a killed one left.
-    raw = path.with_name(f".{path.name}.raw")
-    try:
-        with raw.open("wb") as file:
-            # As a TIFF of strips, which libvips reads in turn: it maps the whole of a headerless file.
-            file.write(raw_tiff_header(info.width, info.height))
-            y = 0
-            for y0, band in bands:
-                if y0 != y or band.dtype != np.uint8 or band.shape[1:] != (info.width, 3):
-                    raise ValueError(f"band {band.dtype} {band.shape} at row {y0}: expected a uint8 band at row {y}")
-                file.write(np.ascontiguousarray(band))
-                y += len(band)
-        if y != info.height:
-            raise ValueError(f"the bands have {y} rows, the image {info.height}")
-        yield pyvips.Image.tiffload(str(raw), access="sequential", revalidate=True)
-    finally:
-        remove(raw)
 
 
 def _save_tiff(image: "pyvips.Image", path: Path, info: ImageInfo, quality: int) -> None:
@@ -159,19 +141,19 @@ def _save_pyramid(
         "resunit": "cm",
         "bigtiff": info.width * info.height * 3 >= CLASSIC_TIFF_BYTES,
     }
-    _run(image, lambda: image.tiffsave(str(path), **options))
+    image.tiffsave(str(path), **options)
     if not info.mpp:
         clear_resolution(path)
 
 
 def _save_deepzoom(image: "pyvips.Image", path: Path, info: ImageInfo, quality: int) -> None:
     # dzsave adds the suffix .dzi itself; tile size and overlap stay DeepZoom's usual 254 + 2 * 1 px.
-    _run(image, lambda: image.dzsave(str(path.with_suffix("")), suffix=f".jpg[Q={quality}]"))
+    image.dzsave(str(path.with_suffix("")), suffix=f".jpg[Q={quality}]")
 
 
 def _save_png(image: "pyvips.Image", path: Path, info: ImageInfo, quality: int) -> None:
     image = _labelled(image, "png-comment-0-Description", info.text(), _px_per_mm(info))
-    _run(image, lambda: image.pngsave(str(path)))
+    image.pngsave(str(path))
 
 
 def _save_jpeg(image: "pyvips.Image", path: Path, info: ImageInfo, quality: int) -> None:
@@ -182,7 +164,7 @@ def _save_jpeg(image: "pyvips.Image", path: Path, info: ImageInfo, quality: int)
     # libvips wants the value as it prints it: value, then a parenthesis that it drops.
     exif = f"{text} (text, ASCII, {len(text)} components, {len(text)} bytes)"
     image = _labelled(image, "exif-ifd0-ImageDescription", exif, _px_per_mm(info))
-    _run(image, lambda: image.jpegsave(str(path), Q=quality))
+    image.jpegsave(str(path), Q=quality)
 
 
 def _px_per_mm(info: ImageInfo) -> float:
@@ -197,23 +179,6 @@ def _labelled(image: "pyvips.Image", name: str, text: str, px_per_mm: float) -> 
     return image
 
 
-def _run(image: "pyvips.Image", save: Callable[[], None]) -> None:
-    """Run a libvips save so that Ctrl-C stops it; its failure becomes an OSError with libvips' reason."""
-    import pyvips
-
-    with ThreadPoolExecutor(1) as executor:
-        job = executor.submit(save)
-        try:
-            job.result()
-        except BaseException as error:
-            image.set_kill(True)
-            if not isinstance(error, pyvips.Error):
-                raise
-            reasons = [line.strip() for line in str(error).splitlines()[1:] if line.strip()]
-            full = [line for line in reasons if "No space left" in line]
-            raise OSError((full or reasons or [str(error)])[0]) from error
-
-
 SAVERS: dict[str, Callable[["pyvips.Image", Path, ImageInfo, int], None]] = {
     "tiff": _save_tiff,
     "ome-tiff": _save_ome_tiff,
@@ -223,27 +188,24 @@ SAVERS: dict[str, Callable[["pyvips.Image", Path, ImageInfo, int], None]] = {
 }
 
 
-def _place(path: Path, temporary: Path, info: ImageInfo) -> None:
+def _georeference(path: Path, temporary: Path, place: Georeference) -> None:
     """Give a scene's image its place on Earth: GeoTIFF tags, or a world file, or the JSON only."""
     kind = output_format(path)
     if kind == "deepzoom":
         return
     if kind == "tiff":
-        try:
-            _write_geotiff_tags(temporary, info)
-            return
-        except ImportError:
-            log.warning("%s: has a world file but no CRS; for GeoTIFF, pip install 'largegen[geo]'", path)
-    world, lines = world_file(path, info.georeference)
+        _write_geotiff_tags(temporary, place)
+        return
+    world, lines = world_file(path, place)
     with atomic(world) as temporary_world:
         temporary_world.write_text(lines, encoding="utf-8")
 
 
-def _write_geotiff_tags(path: Path, info: ImageInfo) -> None:
+def _write_geotiff_tags(path: Path, place: Georeference) -> None:
     import rasterio
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)  # not yet
         with rasterio.open(path, "r+") as scene:
-            scene.crs = rasterio.crs.CRS.from_user_input(info.georeference.crs)
-            scene.transform = rasterio.Affine(*info.georeference.transform[:6])
+            scene.crs = rasterio.crs.CRS.from_user_input(place.crs)
+            scene.transform = rasterio.Affine(*place.transform[:6])

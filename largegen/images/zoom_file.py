@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -11,23 +12,18 @@ import torch
 
 from largegen.conditioning.area import ImageArea
 from largegen.embeddings.grid import EmbeddingGrid
-from largegen.images.generate_file import fingerprint_of, lock_output
+from largegen.images.generate_file import DISK_BYTES_PER_PX, fingerprint_of, lock_output
 from largegen.images.provenance import image_info
 from largegen.images.write import check_output, write_image
 from largegen.models.model import Model, level_names
 from largegen.models.pixels import to_images
+from largegen.sampling.cost import about, count_decoded, memory_mb, trial
 from largegen.sampling.generate import decode_bands, resolve_defaults
+from largegen.sampling.resume import Checkpoint, part_path
 from largegen.sampling.settings import Sampling, Zooming
-from largegen.sampling.zoom.downsample import BandDownsampler, tee_bands
-from largegen.sampling.zoom.zoom import (
-    canvas_sampling,
-    guide_downsampler,
-    guide_image,
-    guide_psnr,
-    level_of,
-    part_checkpoint,
-    zoom_latents,
-)
+from largegen.sampling.zoom.downsample import BandDownsampler, guide_downsampler, guide_psnr, tee_bands
+from largegen.sampling.zoom.guide import guide_image
+from largegen.sampling.zoom.zoom import count_work, level_of, zoom_latents
 
 
 def zoom_file(
@@ -44,23 +40,40 @@ def zoom_file(
     progress: bool = False,
     save_every_s: float = 30.0,
 ) -> dict[str, Any]:
-    """Make the image of `area` and write it to `out`, its guide beside it as `<out>_guide.png`; says what was done.
+    """Make an image and its guide and write them, the guide as `<out>_guide.png`. Killed, the same call resumes.
 
-    levels: also write the image as every magnification between shows it, `<out>_10x.png` and so on; these are held in
-    memory, a third of the image's pixels at most. Killed, the same call resumes. Raises what
-    generate_file.generate_file does.
+    Args:
+        model: with several levels.
+        grid: the embeddings of the area's tiles.
+        area: of the image on the reference.
+        out: of the image; its suffix names the format.
+        sampling: settings.
+        zooming: the method and its settings.
+        command: for the provenance.
+        levels: also write the image at every magnification between, `<out>_10x.png` and so on; held in memory,
+            a third of the image's pixels at most.
+        overwrite: whether the outputs may exist.
+        progress: show progress bars.
+        save_every_s: seconds between saves of the unfinished canvas.
+
+    Returns:
+        What was done: files, sizes, seconds, and `guide_psnr` in dB.
+
+    Raises:
+        InputError: for settings that the model cannot be sampled with.
+        LockedError: while another process makes the same image.
+        OutputError: for an image that exists already, or a disk that refuses it.
     """
-    sampling = canvas_sampling(model, resolve_defaults(sampling, model), zooming)
+    sampling = zooming.canvas_sampling(resolve_defaults(sampling, model), model.window)
     level = level_of(model, (area.width, area.height))
-    made_by = {"zoom": zooming.as_dict()}
-    info = image_info(model, grid, area, sampling, command, made_by)
+    info = image_info(model, grid, area, sampling, command, zoom=zooming.as_dict())
     names = level_names(info.mpp, level + 1)
     level_files = {k: side_file(out, names[k]) for k in range(1, level)} if levels else {}
     guide_out = side_file(out, "guide")
     partial = out.with_name(f".{out.name}.partial")
     started = time.perf_counter()
     with ExitStack() as stack:
-        partials = (partial, part_checkpoint(partial, "draft"), part_checkpoint(partial, "seams"))
+        partials = (partial, part_path(partial, "draft"), part_path(partial, "seams"))
         lock_output(stack, out, overwrite, (area.width, area.height), *partials)
         for path in (guide_out, *level_files.values()):
             check_output(path, overwrite or any(p.exists() for p in partials))
@@ -69,9 +82,7 @@ def zoom_file(
             torch.from_numpy(grid.features),
             sampling,
             zooming,
-            checkpoint=partial,
-            fingerprint=fingerprint_of(model, grid, area),
-            save_every_s=save_every_s,
+            checkpoint=Checkpoint(partial, fingerprint_of(model, grid, area), save_every_s),
             progress=progress,
         )
         sampled = time.perf_counter()
@@ -102,6 +113,27 @@ def zoom_file(
     }
 
 
+def estimate_zoom(model: Model, area: ImageArea, sampling: Sampling, zooming: Zooming, out: Path) -> dict[str, Any]:
+    """Estimate what `zoom_file` would take: time and memory from a batch of windows here, disk from the size.
+
+    sampling: as `generate.resolve_defaults` gives it.
+    """
+    work, side = count_work(model, area.rows, sampling, zooming), area.width // model.factor
+    decoded = work["decodes"] + count_decoded(sampling, model.window, side, side)
+    cost = trial(model, 2 * sampling.batch_size)  # as under guidance
+    seconds = work["denoiser_calls"] * cost.call + decoded * cost.decode + work["encodes"] * cost.encode
+    return {
+        **about(model, out),
+        "settings": asdict(sampling) | zooming.as_dict(),
+        "region": asdict(area),
+        **work,
+        "decodes": decoded,
+        "seconds": round(seconds, 1),
+        "memory_mb": memory_mb(model, side, side),
+        "disk_mb": round(DISK_BYTES_PER_PX * area.width * area.height / 1e6, 1),
+    }
+
+
 def side_file(out: Path, what: str) -> Path:
-    """The PNG beside an image that shows its guide or another magnification."""
+    """Name the PNG beside an image that shows its guide or another magnification."""
     return out.with_name(f"{out.stem.removesuffix('.ome')}_{what}.png")

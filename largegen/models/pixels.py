@@ -6,8 +6,8 @@ from torch import Tensor
 
 
 def to_uint8(pixels: Tensor) -> Tensor:
-    """Turn pixels into grey levels, clamped to [-1, 1]: -1 -> 0, 1 -> 255, truncated as the papers' code does."""
-    return ((pixels.clamp(-1, 1) + 1) * 127.5).to(torch.uint8)
+    """Round pixels, clamped to [-1, 1], to the nearest grey level: -1 -> 0, 1 -> 255."""
+    return ((pixels.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
 
 
 def to_network(images: np.ndarray) -> torch.Tensor:
@@ -18,5 +18,5 @@ def to_network(images: np.ndarray) -> torch.Tensor:
 
 def to_images(tensor: torch.Tensor) -> np.ndarray:
     """Turn (..., 3, H, W) float in [-1, 1] -> images (..., H, W, 3) uint8."""
-    scaled = (tensor.float().clamp(-1, 1) + 1) * 127.5
-    return np.asarray(scaled.round().to(torch.uint8).movedim(-3, -1).cpu())
+    array: np.ndarray = to_uint8(tensor.float()).movedim(-3, -1).cpu().numpy()
+    return array

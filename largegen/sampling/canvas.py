@@ -1,230 +1,232 @@
-"""The large-image sampler: one scheduler step at a time on a whole canvas of averaged windows.
+"""The large-image sampler: one scheduler step at a time on a whole canvas of averaged windows [L, sec. 3].
 
-It knows no network: whatever predicts noise is passed in as a function.
+It knows no network: whatever predicts noise is passed in as a function. `canvas_steps` is the method itself;
+`sample_canvas` runs it with checks, progress and a checkpoint.
 """
 
 import json
 import logging
-import time
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
-from diffusers import DDIMScheduler
+from diffusers import DDPMScheduler
 from torch import Tensor
 from tqdm import tqdm
 
 from largegen.errors import InputError, LargegenError
+from largegen.sampling.batches import WindowBatches, keep_contexts
 from largegen.sampling.denoise import ConditionAt, Correct, Denoise, guided
-from largegen.sampling.noise import INITIAL, noise
-from largegen.sampling.resume import load_progress, restore_memory, save_progress
-from largegen.sampling.schedulers import Scheduler, clean_of, eps_of
-from largegen.sampling.windows import Place, plan_windows, span
+from largegen.sampling.noise import INITIAL
+from largegen.sampling.plan import CanvasPlan, plan_canvas
+from largegen.sampling.resume import Checkpoint, ProgressSaver
+from largegen.sampling.schedulers import Scheduler, clean_of, eps_of, make_scheduler
+from largegen.sampling.settings import Sampling
+from largegen.sampling.windows import Place, span
 
 if TYPE_CHECKING:
     from accelerate import PartialState
 
 log = logging.getLogger(__name__)
 
-DEVICE_CANVAS_VALUES = 2**27  # a canvas of up to 512 MB lives on the device, a larger one on the host
-SAVE_INTERVAL_RATIO = 20  # as long as the last save took, so that a huge canvas is not saved all the time
-KEPT_CONTEXT_VALUES = 2**26  # up to 256 MB of the windows' contexts are kept from step to step
+MAX_DEVICE_CANVAS_VALUES = 2**27  # a canvas of up to 512 MB lives on the device, a larger one on the host
+
+# (canvas, places, (h, w) of a window, timestep) -> the predicted noise (C, h, w) of each window in turn
+PredictWindows = Callable[[Tensor, list[Place], tuple[int, int], Tensor], Iterable[Tensor]]
+
+
+@dataclass(frozen=True)
+class Background:
+    """The part of a canvas that needs no denoiser."""
+
+    mask: np.ndarray  # (H, W) bool, True for background: windows of nothing else are not denoised
+    latent: Tensor | None = None  # (C,): what the latents that no other window covers end as; None: zeros
+
+
+@torch.no_grad()
+def canvas_steps(
+    predict: PredictWindows,
+    scheduler: Scheduler,
+    plan: CanvasPlan,
+    canvas: Tensor,
+    first: int = 0,
+    *,
+    eta: float = 0.0,
+    background: Background | None = None,
+    correct: Correct | None = None,
+    correct_steps: int | None = None,
+) -> Iterator[tuple[int, Tensor]]:
+    """Denoise a canvas: average the windows' noise at every latent, step the whole canvas, repeat [L, sec. 3].
+
+    Args:
+        predict: the predicted noise of each window of a canvas.
+        scheduler: from `make_scheduler`, with its memory where `first` is not 0.
+        plan: the windows and the noise of each step.
+        canvas: (1, C, H', W') float32 after `first` steps.
+        first: steps that are done.
+        eta: DDIM's added noise, 0 to 1.
+        background: what is not denoised.
+        correct: is given the predicted clean image and returns what to take for it.
+        correct_steps: at how many of the steps, the first ones; None: at all.
+
+    Yields:
+        After each step, the number of steps done and the canvas.
+    """
+    for step in range(first, plan.steps):
+        timestep = scheduler.timesteps[step]
+        windows = predict(canvas, plan.places[step], plan.window, timestep)
+        eps, covered = _mean(windows, plan.places[step], plan.weight(step), canvas)
+        if background is not None:  # noise around its latent, which is then what remains of it
+            clean = 0 if background.latent is None else background.latent.to(canvas)[:, None, None]
+            eps = torch.where(covered, eps, eps_of(clean, canvas, scheduler, timestep))
+        if correct is not None and (correct_steps is None or step < correct_steps):
+            eps_inside, noisy = eps[plan.inside], canvas[plan.inside]
+            clean = correct(clean_of(eps_inside, noisy, scheduler, timestep))
+            eps[plan.inside] = eps_of(clean, noisy, scheduler, timestep)
+        added = {"eta": eta, "variance_noise": plan.noise(step).to(canvas.device)} if eta else {}
+        canvas = scheduler.step(eps, timestep, canvas, **added).prev_sample
+        yield step + 1, canvas
+
+
+def _mean(windows: Iterable[Tensor], places: list[Place], weight: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
+    """Average windows (C, h, w) at every latent of a canvas `like` (1, C, H', W').
+
+    Windows are summed in their order, so that the result depends on neither batches nor processes.
+
+    Returns:
+        The mean (1, C, H', W'), 0 where no window is, and (H', W') bool, True where one is.
+    """
+    size, around = (weight.shape[0], weight.shape[1]), (like.shape[-2], like.shape[-1])
+    weight = weight.to(like.device)
+    total, count = torch.zeros_like(like), torch.zeros_like(like[0, 0])
+    for place, window in zip(places, windows, strict=True):
+        where = span(place, size, around)
+        total[(0, slice(None), *where)] += window * weight
+        count[where] += weight
+    return total / torch.where(count > 0, count, 1), count > 0
 
 
 @torch.no_grad()
 def sample_canvas(
     denoise: Denoise,
     condition_at: ConditionAt,
-    scheduler: Scheduler,
+    noise_schedule: DDPMScheduler,
     shape: tuple[int, int, int],
+    sampling: Sampling,
     *,
     window: int,
-    windows: str = "overlap",
-    stride: int | None = None,
     null: Tensor | None = None,
-    guidance: float = 1.0,
-    eta: float = 0.0,
-    seed: int = 0,
     latents: Tensor | None = None,
     last_steps: int | None = None,
     correct: Correct | None = None,
     correct_steps: int | None = None,
+    background: Background | None = None,
     origin: Place = (0, 0),
-    batch_size: int = 8,
     device: torch.device | str = "cpu",
     processes: "PartialState | None" = None,
-    skip: Tensor | None = None,
-    skip_latent: Tensor | None = None,
-    checkpoint: Path | None = None,
-    fingerprint: str = "",
-    save_every_s: float = 60.0,
-    keep_batch_size: bool = False,
+    checkpoint: Checkpoint | None = None,
     progress: bool = False,
 ) -> Tensor:
     """Sample a canvas of latents under a condition that varies over it [L, sec. 3].
 
-    At every step the windows' eps are averaged at every latent, and the scheduler steps the whole canvas.
-    Returns (1, C, H, W) float32 on the CPU. Raises InputError for settings that do not fit together.
+    The result depends on neither the batch size nor the number of processes, but for the rounding of `denoise` itself.
 
-    denoise: predicts the noise of a batch of windows, on `device`; twice `batch_size` of them under guidance.
-    condition_at: contexts of windows, on `device`, given their (top, left) on the canvas.
-    scheduler: from `make_scheduler`. shape: (C, H, W) of the canvas. window, stride: in latents.
-    windows: `overlap` every `stride` (default: a quarter), or `shift` (side by side, moved at every step; at the last
-        every half window, and blended, for nothing would hide where they met).
-    null, guidance: see `guided`. eta: DDIM's added noise, 0 to 1. seed: of the noise and of the moving grid.
-    latents: (1, C, H, W) to start from in place of noise. last_steps: take only so many of the scheduler's timesteps,
-        from `latents` that have the noise of the first of them.
-    correct: is given what a step predicts for the clean canvas, and answers what to take for it, at the first
-        `correct_steps` of the steps (default: at all).
-    origin: (row, column) of the canvas in the noise field, so that a canvas can be a piece of a larger one.
-    processes: share the windows among accelerate's processes; each returns the whole canvas.
-    skip: (H, W) bool, True for background: windows of nothing else are not denoised. Latents that no other
-        window covers are taken for noise around `skip_latent`, (C,) (default: 0), and end up there.
-    checkpoint: a file for the canvas, written at the end and at most every `save_every_s` before, nor in more than a
-        20th of the time (0: at every step). A run that finds it resumes from there, to the same result bit for bit,
-        if settings and `fingerprint` are equal.
-    fingerprint: stands for what the settings don't tell: model, conditions, skip, latents, correct.
-    keep_batch_size: go on with the batch size of the run that wrote the checkpoint.
+    Args:
+        denoise: predicts the noise of a batch of windows, on `device`; of twice as many under guidance.
+        condition_at: contexts of windows, on `device`, given their (top, left) on the canvas.
+        noise_schedule: that the denoiser was trained with.
+        shape: (C, H, W) of the image's latents.
+        sampling: as `generate.resolve_defaults` gives it. Shifted windows lie every half window at the last step,
+            and are blended there.
+        window: side of the denoiser's window, in latents.
+        null: (1, T, D) null condition, for guidance: see `denoise.guided`.
+        latents: (1, C, H, W) to start from in place of noise.
+        last_steps: take only so many of the scheduler's timesteps, from `latents` that have the noise of the first
+            of them; overlapping windows only.
+        correct: see `canvas_steps`.
+        correct_steps: see `canvas_steps`.
+        background: see `canvas_steps`.
+        origin: (row, column) of the canvas in the noise field, so that a canvas can be a piece of a larger one.
+        device: of the denoiser.
+        processes: share the windows among accelerate's processes; each returns the whole canvas.
+        checkpoint: a file for the canvas. A run that finds it there, of the same settings and fingerprint, resumes from
+            it, to the same result bit for bit. The fingerprint stands for what the settings don't tell: the model,
+            conditions, background, `latents` and `correct`.
+        progress: show a progress bar, in the main process and on a terminal.
 
-    Windows are summed in their order, so the result depends on neither `batch_size` nor the number of
-    processes, but for the rounding of `denoise` itself.
+    Returns:
+        (1, C, H, W) float32 on the CPU.
+
+    Raises:
+        InputError: for settings that do not fit together.
+        LargegenError: where the denoiser gives NaN or infinite values.
     """
-    channels, height, width = shape
-    steps = len(scheduler.timesteps)
-    if not 0 <= eta <= 1:
-        raise InputError(f"--eta {eta}: must be between 0 and 1")
-    if eta and not isinstance(scheduler, DDIMScheduler):
-        raise InputError(f"--eta {eta}: only --scheduler ddim adds noise")
-    if batch_size < 1:
-        raise InputError(f"--batch-size {batch_size}: must be 1 or more")
+    sampling.check(window)
+    if sampling.batch_size < 1:
+        raise InputError(f"`batch_size` {sampling.batch_size}: must be 1 or more")
     if latents is not None and latents.shape != (1, *shape):
-        raise InputError(f"latents of shape {tuple(latents.shape)} given for a canvas of {(1, *shape)}")
-    if windows not in ("overlap", "shift"):
-        raise InputError(f"--windows {windows}: use overlap or shift")
-    if last_steps is not None and (windows == "shift" or not 1 <= last_steps <= steps):
-        raise InputError(f"last_steps {last_steps}: 1 to {steps}, and only with overlapping windows")
-    stride = max(window // 4, 1) if stride is None else stride
-    size = min(window, height), min(window, width)
-    plan, around = plan_windows(windows, height, width, window, stride, seed, steps, skip)
-    if windows == "overlap":
-        condition_at = _remembering(condition_at)
-    denoise = guided(denoise, null, guidance)
-
-    def field(step: int) -> Tensor:
-        return noise(seed, step, *origin, *around, channels)
-
-    canvas = field(INITIAL)
-    if latents is not None:
-        canvas[..., :height, :width] = latents.detach()
-    canvas = canvas.to(device if canvas.numel() <= DEVICE_CANVAS_VALUES else "cpu")
-
-    scheduler.set_timesteps(steps)  # forgets an earlier run
+        raise InputError(f"`latents` of shape {tuple(latents.shape)} given for a canvas of {(1, *shape)}")
+    steps = sampling.steps
+    if last_steps is not None and (sampling.windows == "shift" or not 1 <= last_steps <= steps):
+        raise InputError(f"`last_steps` {last_steps}: 1 to {steps}, and only with overlapping windows")
+    scheduler = make_scheduler(sampling.scheduler, noise_schedule, steps)
+    plan = plan_canvas(shape, sampling, window, origin, background.mask if background else None)
     start = first = 0 if last_steps is None else steps - last_steps
-    settings = [shape, around, window, windows, stride, guidance, eta, seed, origin, type(scheduler).__name__, first]
-    fingerprint = json.dumps([*settings, steps, fingerprint])
-    if checkpoint is not None and (saved := load_progress(checkpoint, fingerprint, processes)):
-        first, canvas = saved["step"], saved["canvas"].to(canvas.device)
-        restore_memory(scheduler, saved["memory"], canvas.device)
-        batch_size = saved["batch_size"] if keep_batch_size else batch_size
-        log.info("%s: resuming after step %d of %d", checkpoint, first, steps)
+    canvas = plan.noise(INITIAL)
+    if latents is not None:
+        canvas[plan.inside] = latents.detach()
+    canvas = canvas.to(device if canvas.numel() <= MAX_DEVICE_CANVAS_VALUES else "cpu")
+
+    batch_size, saver = sampling.batch_size, None
+    if checkpoint is not None:
+        saver = ProgressSaver(checkpoint, _settings(plan, sampling, window, scheduler, first), processes)
+        if saved := saver.load():
+            first, canvas = saved.step, saved.canvas.to(canvas.device)
+            saved.restore_memory(scheduler, canvas.device)
+            batch_size = saved.batch_size if checkpoint.keep_batch_size else batch_size
+            log.info("%s: resuming after step %d of %d", checkpoint.path, first, steps)
 
     main = processes is None or processes.is_main_process
-    last_saved, pause = time.monotonic(), save_every_s
     bar = tqdm(
         desc="sample",
         unit="window",
-        total=sum(map(len, plan[start:])),
-        initial=sum(map(len, plan[start:first])),
+        total=sum(map(len, plan.places[start:])),
+        initial=sum(map(len, plan.places[start:first])),
         disable=None if progress and main else True,  # None: off where stderr is no terminal
     )
-    with bar:
-        for step in range(first, steps):
-            timestep = scheduler.timesteps[step]
-
-            def eps_at(latents: Tensor, places: list[Place], timestep: Tensor = timestep) -> Tensor:
-                return denoise(latents.to(device), timestep, condition_at(places)).float()
-
-            weight = _taper(size, around) if windows == "shift" and step == steps - 1 else torch.ones(size)
-            eps, covered = _mean_eps(eps_at, canvas, plan[step], weight, batch_size, processes, bar)
-            if skip is not None:
-                clean = 0 if skip_latent is None else skip_latent.to(canvas)[:, None, None]
-                eps = torch.where(covered, eps, eps_of(clean, canvas, scheduler, timestep))
-            if correct is not None and (correct_steps is None or step < correct_steps):
-                inside = (..., slice(height), slice(width))
-                clean = correct(clean_of(eps[inside], canvas[inside], scheduler, timestep))
-                eps[inside] = eps_of(clean, canvas[inside], scheduler, timestep)
-            added = {"eta": eta, "variance_noise": field(step).to(canvas.device)} if eta else {}
-            canvas = scheduler.step(eps, timestep, canvas, **added).prev_sample
-            if not canvas.isfinite().all():
-                raise LargegenError(f"step {step + 1} of {steps} gave NaN or infinite latents; try --precision fp32")
-            due = step == steps - 1 or time.monotonic() - last_saved >= pause
-            if checkpoint is not None and main and due:
-                started = time.monotonic()
-                save_progress(checkpoint, fingerprint, step + 1, batch_size, canvas, scheduler)
-                last_saved = time.monotonic()
-                pause = save_every_s and max(save_every_s, SAVE_INTERVAL_RATIO * (last_saved - started))
-    return canvas[..., :height, :width].cpu()
-
-
-def _mean_eps(
-    eps_at: Callable[[Tensor, list[Place]], Tensor],
-    canvas: Tensor,
-    places: list[Place],
-    weight: Tensor,
-    batch_size: int,
-    processes: "PartialState | None",
-    bar: tqdm,
-) -> tuple[Tensor, Tensor]:
-    """Average the windows' eps at every latent: (eps, 0 where no window is; where one is, (H, W) bool).
-
-    weight: (h, w) of a window's latents, positive. Windows that stick out go on at the other edge. In each round every
-    process takes one batch, so that batches are the same for any number of processes.
-    """
-    rank, world = (processes.process_index, processes.num_processes) if processes else (0, 1)
-    around, size, weight = tuple(canvas.shape[-2:]), tuple(weight.shape), weight.to(canvas.device)
-    total, count = torch.zeros_like(canvas), torch.zeros_like(canvas[0, 0])
-    for start in range(0, len(places), batch_size * world):
-        whole = places[start : start + batch_size * world]
-        mine = whole[rank * batch_size :][:batch_size]
-        if mine:
-            eps = eps_at(torch.stack([canvas[(0, slice(None), *span(place, size, around))] for place in mine]), mine)
-        if world > 1:
-            from accelerate.utils import gather
-
-            padded = torch.zeros(batch_size, canvas.shape[1], *size, device=processes.device)
-            if mine:
-                padded[: len(mine)] = eps
-            eps = gather(padded)[: len(whole)]  # only the last round's end is padding
-        for place, one in zip(whole, eps.to(canvas.device), strict=True):
-            where = span(place, size, around)
-            total[(0, slice(None), *where)] += one * weight
-            count[where] += weight
-        bar.update(len(whole))
-    return total / torch.where(count > 0, count, 1), count > 0
-
-
-def _taper(size: tuple[int, int], around: tuple[int, int]) -> Tensor:
-    """Weights (h, w) that fall to nothing at a window's border, where there are others: every half window, they add up
-    to one."""
-    rows, cols = (
-        torch.sin(torch.pi * (torch.arange(side) + 0.5) / side).square() if ring > side else torch.ones(side)
-        for side, ring in zip(size, around, strict=True)
+    condition_at = keep_contexts(condition_at) if sampling.windows == "overlap" else condition_at
+    predict = WindowBatches(
+        guided(denoise, null, sampling.guidance), condition_at, batch_size, device, processes, bar.update
     )
-    return rows[:, None] * cols
+    work = canvas_steps(
+        predict,
+        scheduler,
+        plan,
+        canvas,
+        first,
+        eta=sampling.eta,
+        background=background,
+        correct=correct,
+        correct_steps=correct_steps,
+    )
+    with bar:
+        for step, canvas in work:
+            check_finite(canvas, step, steps)
+            if saver is not None:
+                saver.save(step, batch_size, canvas, scheduler, last=step == steps)
+    return canvas[plan.inside].cpu()
 
 
-def _remembering(condition_at: ConditionAt) -> ConditionAt:
-    """`condition_at`, computed once for each batch of windows that comes back, while room lasts."""
-    kept: dict[tuple[Place, ...], Tensor] = {}
+def _settings(plan: CanvasPlan, sampling: Sampling, window: int, scheduler: Scheduler, first: int) -> str:
+    """Write the settings that a canvas depends on as JSON: a checkpoint's must be the same."""
+    s, kind = sampling, type(scheduler).__name__
+    how = [s.windows, s.stride, s.guidance, s.eta, s.seed, plan.origin, kind, first, plan.steps]
+    return json.dumps([plan.shape, plan.around, window, *how])
 
-    def recall(places: list[Place]) -> Tensor:
-        key = tuple(places)
-        if key in kept:
-            return kept[key]
-        contexts = condition_at(places)
-        if (len(kept) + 1) * contexts.numel() <= KEPT_CONTEXT_VALUES:
-            kept[key] = contexts
-        return contexts
 
-    return recall
+def check_finite(latents: Tensor, step: int, steps: int) -> None:
+    """Raise LargegenError where latents are NaN or infinite after `step` of `steps` steps."""
+    if not latents.isfinite().all():
+        raise LargegenError(f"step {step} of {steps} gave NaN or infinite latents; try `precision` fp32")

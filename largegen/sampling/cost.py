@@ -1,4 +1,4 @@
-"""What a run would take: windows counted, and a batch of them timed here."""
+"""The cost of a run: windows counted, and a batch of them timed on this machine."""
 
 import sys
 import time
@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from largegen.models.model import Model
 from largegen.sampling.settings import Sampling
 from largegen.sampling.windows import overlap_windows, plan_windows, without_background
 
@@ -29,7 +28,6 @@ class Cost:
 
 def trial(model: "Model", windows: int) -> Cost:
     """Time a batch of `windows` through the denoiser, and a few through the autoencoder."""
-
     latents = torch.zeros(windows, model.autoencoder.channels, model.window, model.window)
     contexts = model.null_context().expand(windows, -1, -1)
     few = latents[:4]
@@ -42,7 +40,7 @@ def trial(model: "Model", windows: int) -> Cost:
 
 
 def about(model: "Model", out: Path) -> dict[str, Any]:
-    """What runs, and where."""
+    """Describe what runs, and where, for a dry run's report."""
     return {
         "out": str(out),
         "model": model.info.name,
@@ -52,7 +50,7 @@ def about(model: "Model", out: Path) -> dict[str, Any]:
 
 
 def memory_mb(model: "Model", height: int, width: int) -> float:
-    """What a canvas of height x width latents takes beside what a trial took at its peak."""
+    """Estimate the memory of a canvas of height x width latents, in MB, beside what a trial took at its peak."""
     return round((_peak_memory(model) + 6 * 4 * model.autoencoder.channels * height * width) / 1e6, 1)
 
 
@@ -64,23 +62,27 @@ def _seconds(compute: Callable[[], Any]) -> float:
 
 
 def _peak_memory(model: "Model") -> int:
-    """Bytes that were in use at once until now: of the GPU, else of this process."""
-
+    """Return the most bytes that were in use at once until now: of the GPU, else of this process."""
     if model.device.type == "cuda":
-        return torch.cuda.max_memory_allocated(model.device)
+        return int(torch.cuda.max_memory_allocated(model.device))
     try:
         import resource
     except ImportError:  # Windows: the networks' weights alone
         networks = (model.unet, model.autoencoder.vae)
-        return sum(p.numel() * p.element_size() for net in networks for p in net.parameters())
+        return int(sum(p.numel() * p.element_size() for net in networks for p in net.parameters()))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else 1024 * peak
 
 
 def count_calls(sampling: Sampling, window: int, height: int, width: int, skip: np.ndarray | None = None) -> int:
-    """How many windows the denoiser sees for a canvas of height x width latents, each twice under guidance.
+    """Count the windows that the denoiser sees, each twice under guidance.
 
-    sampling: as `resolve_defaults` gives it; skip: (height, width) bool, True for background.
+    Args:
+        sampling: as `generate.resolve_defaults` gives it.
+        window: side of the denoiser's window, in latents.
+        height: of the canvas, in latents.
+        width: of the canvas, in latents.
+        skip: (height, width) bool, True for background.
     """
     s = sampling
     plan, _ = plan_windows(s.windows, height, width, window, s.stride, s.seed, s.steps, skip)
@@ -88,6 +90,6 @@ def count_calls(sampling: Sampling, window: int, height: int, width: int, skip: 
 
 
 def count_decoded(sampling: Sampling, window: int, height: int, width: int, skip: np.ndarray | None = None) -> int:
-    """How many windows the decoder sees; parameters as for `count_calls`."""
+    """Count the windows that the decoder sees; parameters as for `count_calls`."""
     places = overlap_windows(height, width, window, sampling.decode_stride)
     return len(without_background(places, window, (height, width), skip))

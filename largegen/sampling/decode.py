@@ -24,20 +24,31 @@ def decode_canvas(
     margin: int = 0,
     batch_size: int = 8,
     device: torch.device | str = "cpu",
-    skip: Tensor | None = None,
+    skip: np.ndarray | None = None,
     skip_colour: tuple[int, int, int] = (255, 255, 255),
     progress: bool = False,
 ) -> Iterator[tuple[int, np.ndarray]]:
     """Decode overlapping windows of a canvas and blend them with Gaussian weights [L, sec. 3].
 
-    decode: (B, C, h, w) latents on `device` -> (B, 3, h * factor, w * factor) in [-1, 1].
-    latents: (1, C, H, W) float32. window, stride: in latents. batch_size: windows per call of `decode`.
-    margin: latents along a window's inner edges that count for nothing: there the decoder saw padding in place of
-        the image's other side. 0 is the published way; at most half of what windows overlap.
-    skip: (H, W) bool, True for background, painted `skip_colour`; windows of nothing else are not decoded.
+    A band goes out as soon as no later window touches it, so that memory holds one row of windows, whatever the canvas'
+    height.
 
-    Yields (y0_px, band (h_px, W * factor, 3) uint8), top to bottom without gaps. A band goes out as soon as
-    no later window touches it, so that memory holds one row of windows, whatever the canvas' height.
+    Args:
+        decode: (B, C, h, w) latents on `device` -> (B, 3, h * factor, w * factor) in [-1, 1].
+        latents: (1, C, H, W) float32.
+        factor: px per latent.
+        window: side of a window, in latents.
+        stride: between windows, in latents.
+        margin: latents along a window's inner edges that count for nothing: there the decoder saw padding in place of
+            the image's other side. 0 is the published way; at most half of what windows overlap.
+        batch_size: windows per call of `decode`.
+        device: of the decoder.
+        skip: (H, W) bool, True for background; windows of nothing else are not decoded.
+        skip_colour: of the background, RGB, 0 to 255.
+        progress: show a progress bar.
+
+    Yields:
+        (y0_px, band (h_px, W * factor, 3) uint8), top to bottom without gaps.
     """
     _, _, height, width = latents.shape
     h, w = min(window, height), min(window, width)
@@ -69,9 +80,9 @@ def decode_canvas(
 
 
 def _weight(start: int, window: int, size: int, margin: int, factor: int) -> Tensor:
-    """exp(-d^2 / SIGMA^2) along one axis, d from -1 at the first pixel to 1 at the last; (window * factor,).
+    """Compute exp(-d^2 / SIGMA^2) along one axis, d from -1 at the first pixel to 1 at the last; (window * factor,).
 
-    0 along `margin` latents of each edge that is not the canvas'. start, window, size, margin: in latents.
+    It is 0 along `margin` latents of each edge that is not the canvas'. start, window, size, margin: in latents.
     """
     d = torch.linspace(-1, 1, window * factor)
     weight = torch.exp(-((d / SIGMA) ** 2))
@@ -83,7 +94,7 @@ def _weight(start: int, window: int, size: int, margin: int, factor: int) -> Ten
 
 
 def _total(weights: dict[int, Tensor], size_px: int, factor: int) -> Tensor:
-    """Sum of the windows' weights along one axis of the canvas, (size_px,), given by where they start."""
+    """Sum the windows' weights along one axis of the canvas, (size_px,); weights: by where they start, in latents."""
     total = torch.zeros(size_px)
     for start, weight in weights.items():
         total[start * factor :][: len(weight)] += weight

@@ -14,15 +14,23 @@ Correct = Callable[[Tensor], Tensor]  # predicted clean latents (1, C, H, W) -> 
 
 
 def guided(denoise: Denoise, null: Tensor | None, scale: float) -> Denoise:
-    """Classifier-free guidance: eps = eps_null + scale * (eps_cond - eps_null) [L, sec. 3].
+    """Apply classifier-free guidance: eps = eps_null + scale * (eps_cond - eps_null) [L, sec. 3].
 
-    null: (1, T, D) null condition, or None where `scale` is 1. Both halves go through `denoise` as one batch;
-    at scale 1 only the conditional half is computed, at scale 0 only the other.
+    Both halves go through `denoise` as one batch; at scale 1 only the conditional half is computed, at scale 0 only the
+    other.
+
+    Args:
+        denoise: without guidance.
+        null: (1, T, D) null condition; None only where `scale` is 1.
+        scale: of the guidance.
+
+    Raises:
+        InputError: where the null condition is missing.
     """
     if scale == 1:
         return denoise
     if null is None:
-        raise InputError(f"--guidance {scale}: needs the model's null condition")
+        raise InputError(f"`guidance` {scale}: needs the model's null condition")
 
     def unconditional(latents: Tensor, timestep: Tensor, contexts: Tensor) -> Tensor:
         return denoise(latents, timestep, null.to(contexts).expand(len(latents), -1, -1))

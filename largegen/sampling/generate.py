@@ -27,26 +27,31 @@ def generate(
     embeddings: EmbeddingGrid | np.ndarray | Tensor,
     *,
     size: int | tuple[int, int] | None = None,
-    steps: int = Sampling.steps,
-    guidance: float = Sampling.guidance,
-    eta: float = Sampling.eta,
-    scheduler: str = Sampling.scheduler,
-    windows: str = Sampling.windows,
-    stride: int = Sampling.stride,
-    batch_size: int = Sampling.batch_size,
-    seed: int = Sampling.seed,
     generator: torch.Generator | None = None,
     latents: Tensor | None = None,
     output: Literal["image", "latent"] = "image",
     progress: bool = False,
+    **settings: Any,
 ) -> np.ndarray | Tensor:
     """Make an image in memory from a grid of embeddings; for files and large sizes, `generate_file`.
 
-    embeddings: (R, C, D), one for each tile of `model.tile_px` pixels, with that of the region around the tile appended
-    for a model that takes it (without, it counts as zero). size: side or (width, height) in px, by default
-    all of the grid. latents: (1, C, H, W) to start from in place of noise from `seed`; generator: gives the seed.
-    Returns (H, W, 3) uint8, or the latents (1, C, H, W) float32 for `output="latent"`. Raises InputError for settings
-    that do not fit together.
+    Args:
+        model: from `load_model`.
+        embeddings: (R, C, D), one for each tile of `model.tile_px` pixels, with that of the context region around the
+            tile appended for a model that takes it (without, it counts as zero).
+        size: side or (width, height) in px; None: all of the grid.
+        generator: draws the seed, in place of `seed`.
+        latents: (1, C, H, W) to start from in place of noise from the seed.
+        output: `image` or `latent`.
+        progress: show progress bars on a terminal.
+        settings: fields of `Sampling`: `steps`, `guidance`, `eta`, `scheduler`, `windows`, `stride`, `batch_size`,
+            `seed`.
+
+    Returns:
+        (H, W, 3) uint8, or the latents (1, C, H, W) float32 for `output="latent"`.
+
+    Raises:
+        InputError: for settings that do not fit together.
     """
     if isinstance(embeddings, EmbeddingGrid):
         if embeddings.tile_px != model.tile_px or embeddings.overlap_px:
@@ -55,25 +60,17 @@ def generate(
     features = torch.as_tensor(embeddings, dtype=torch.float32)
     dims = [model.info.embedding_dim, model.info.embedding_dim + model.region_dim]
     if features.ndim != 3 or features.shape[2] not in dims:
-        raise InputError(f"embeddings of shape {tuple(features.shape)}: must be (rows, columns, {dims[-1]})")
+        raise InputError(f"`embeddings` of shape {tuple(features.shape)}: must be (rows, columns, {dims[-1]})")
     if output not in ("image", "latent"):
-        raise InputError(f"output {output!r}: use image or latent")
+        raise InputError(f"`output` {output!r}: use image or latent")
     covered = features.shape[1] * model.tile_px, features.shape[0] * model.tile_px
     width, height = (size, size) if isinstance(size, int) else size or covered
     check_size((width, height), model)
     if width > covered[0] or height > covered[1]:
-        raise InputError(f"size {width}x{height}: the embeddings cover {covered[0]}x{covered[1]} px")
-    sampling = Sampling(
-        steps=steps,
-        guidance=guidance,
-        eta=eta,
-        scheduler=scheduler,
-        windows=windows,
-        stride=stride,
-        batch_size=batch_size,
-        seed=seed if generator is None else seed_from(generator),
-    )
-    sampling = resolve_defaults(sampling, model)
+        raise InputError(f"`size` {width}x{height}: the embeddings cover {covered[0]}x{covered[1]} px")
+    if generator is not None:
+        settings["seed"] = seed_from(generator)
+    sampling = resolve_defaults(Sampling(**settings), model)
     canvas = sample_latents(model, features, height, width, sampling, latents=latents, progress=progress)
     if output == "latent":
         return canvas
@@ -81,7 +78,11 @@ def generate(
 
 
 def resolve_defaults(sampling: Sampling, model: Model) -> Sampling:
-    """The settings with every default (0) filled in for a model. Raises InputError where they do not suit it."""
+    """Fill in every setting whose default (0) depends on the model.
+
+    Raises:
+        InputError: for settings that the model cannot be sampled with.
+    """
     sampling.check(model.window)
     make_scheduler(sampling.scheduler, model.scheduler, sampling.steps)
     return replace(
@@ -96,31 +97,37 @@ def resolve_defaults(sampling: Sampling, model: Model) -> Sampling:
 def sample_latents(
     model: Model, features: Tensor, height: int, width: int, sampling: Sampling, **options: Any
 ) -> Tensor:
-    """Sample the latents (1, C, H/f, W/f) of an image of height x width px from embeddings (R, C, D).
+    """Sample the latents of an image from embeddings.
 
-    sampling: as `resolve_defaults` gives it. options: further arguments of canvas.sample_canvas.
+    Args:
+        model: whose denoiser samples.
+        features: (R, C, D), one embedding for each tile.
+        height: of the image, in px.
+        width: of the image, in px.
+        sampling: as `resolve_defaults` gives it.
+        options: further arguments of `canvas.sample_canvas`.
+
+    Returns:
+        (1, C, height / f, width / f) float32 on the CPU, f the autoencoder's factor.
     """
     return sample_canvas(
         model.eps,
         interpolated(model, features),
-        make_scheduler(sampling.scheduler, model.scheduler, sampling.steps),
+        model.scheduler,
         (model.autoencoder.channels, height // model.factor, width // model.factor),
+        sampling,
         window=model.window,
-        windows=sampling.windows,
-        stride=sampling.stride,
         null=model.null_context(),
-        guidance=sampling.guidance,
-        eta=sampling.eta,
-        seed=sampling.seed,
-        batch_size=sampling.batch_size,
         device=model.device,
         **options,
     )
 
 
 def interpolated(model: Model, features: Tensor) -> ConditionAt:
-    """The condition of windows anywhere over a grid of embeddings (R, C, D): interpolated between its points, those of
-    the tiles and those of the regions around them each by themselves."""
+    """Condition windows anywhere over a grid of embeddings (R, C, D), interpolated between its points [L, sec. 3].
+
+    The embeddings of tiles and those of the context regions around them are interpolated each by themselves.
+    """
     dim = model.info.embedding_dim
     parts = [part for part in features.to(model.device).tensor_split([dim], -1) if part.shape[-1]]
 
@@ -132,7 +139,7 @@ def interpolated(model: Model, features: Tensor) -> ConditionAt:
 
 
 def auto_batch_size(model: Model) -> int:
-    """Windows at once: few on a CPU, where more only leave the cache; on a GPU what half its free memory holds."""
+    """Choose a batch size: 8 on a CPU, where more only leave the cache; on a GPU what half its free memory holds."""
     if model.device.type != "cuda":
         return 8
     trial = torch.zeros(2, model.autoencoder.channels, model.window, model.window)
@@ -147,10 +154,15 @@ def auto_batch_size(model: Model) -> int:
 
 
 def decode_bands(
-    model: Model, canvas: Tensor, sampling: Sampling, skip=None, colour=(255, 255, 255), progress: bool = False
+    model: Model,
+    canvas: Tensor,
+    sampling: Sampling,
+    skip: np.ndarray | None = None,
+    colour: tuple[int, int, int] = (255, 255, 255),
+    progress: bool = False,
 ) -> Iterator[tuple[int, np.ndarray]]:
-    """Decode a canvas as decode.decode_canvas does, with a model's and its sampling's settings."""
-    return decode_canvas(
+    """Decode a canvas with a model's decoder and the sampling's settings: see `decode.decode_canvas`."""
+    bands: Iterator[tuple[int, np.ndarray]] = decode_canvas(
         model.autoencoder.decode,
         canvas,
         factor=model.factor,
@@ -163,3 +175,4 @@ def decode_bands(
         skip_colour=colour,
         progress=progress,
     )
+    return bands

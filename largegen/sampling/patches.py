@@ -1,6 +1,7 @@
-"""Single patches at any level, after places of a reference: where they are, and how they are sampled."""
+"""Single patches at any magnification level, at places of a reference: where they are, and how they are sampled."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -19,10 +20,19 @@ from largegen.slides.tissue import MIN_TISSUE
 
 
 def choose_places(tissue: np.ndarray, level: int, count: int, seed: int) -> list[tuple[int, int]]:
-    """First tiles (row, col) of `count` squares of 2^level tiles on a grid (rows, cols) bool, at random from the seed.
+    """Choose squares of 2^level tiles at random.
 
     Squares hold at least MIN_TISSUE of tissue, or as much as any does; they may stick out of the grid, as they do in
     training. Where there are fewer places, they are drawn several times.
+
+    Args:
+        tissue: (rows, cols) bool, of the tiles.
+        level: magnification level.
+        count: number of squares.
+        seed: of the choice.
+
+    Returns:
+        The first tile (row, col) of each square; may be negative.
     """
     side = 2**level
     held = held_in_rectangles(np.pad(tissue, side - 1), side, side)
@@ -35,9 +45,16 @@ def choose_places(tissue: np.ndarray, level: int, count: int, seed: int) -> list
 def grids_at(
     reference: Reference, places: Sequence[tuple[int, int]], level: int, tile_px: int
 ) -> tuple[Tensor, EmbeddingGrid]:
-    """The embeddings (N, 2^level, 2^level, D) from each place on, and the last grid as it was found.
+    """Read the embeddings of squares of 2^level tiles; what lies off the reference has the background's.
 
-    What lies off the reference has the background's.
+    Args:
+        reference: an open one.
+        places: first tile (row, col) of each square.
+        level: magnification level.
+        tile_px: side of a tile.
+
+    Returns:
+        (N, 2^level, 2^level, D), and the last grid as it was read.
     """
     side, (rows, cols) = 2**level, reference.tissue.shape
     # One by one, unless that is more work than all of the reference.
@@ -67,34 +84,39 @@ def sample_patches(
     last_steps: int | None = None,
     progress: bool = False,
 ) -> Tensor:
-    """One patch at `level` for each grid of base embeddings, (N, h, w, D) -> latents (N, C, w, w) float32.
+    """Sample one patch for each grid of base embeddings.
 
-    sampling: as generate.resolve_defaults gives it. draft: latents (1, C, w, w) of one patch, whose noise is
-    added and taken away again by the `last_steps` of the scheduler. The noise of patch n is the same however many
-    there are, and no canvas'.
+    The noise of patch n is the same however many there are, and differs from that of any canvas.
+
+    Args:
+        model: whose denoiser samples.
+        grids: (N, h, w, D), the embeddings under each patch.
+        level: magnification level.
+        sampling: as `generate.resolve_defaults` gives it.
+        draft: latents (1, C, w, w) of one patch, to start from: noise is added and removed again.
+        last_steps: with `draft`, so many of the scheduler's steps.
+        progress: show a progress bar.
+
+    Returns:
+        Latents (N, C, w, w) float32 on the CPU.
     """
     contexts = torch.cat([model.context(part, level) for part in grids.split(16)])
     count, window, origin = len(grids), model.window, (-model.window, 0)
-    scheduler = make_scheduler(sampling.scheduler, model.scheduler, sampling.steps)
-    if draft is not None:
+    if draft is not None and last_steps is not None:
+        scheduler = make_scheduler(sampling.scheduler, model.scheduler, sampling.steps)
         field = noise(sampling.seed, INITIAL, *origin, window, window, draft.shape[1])
         draft = scheduler.add_noise(draft.cpu(), field, scheduler.timesteps[-last_steps, None])
-    canvas = sample_canvas(  # they lie side by side, and no window on two of them
+    canvas = sample_canvas(  # patches lie side by side, and no window on two of them
         model.eps,
         lambda places: contexts[[left // window for _, left in places]],
-        scheduler,
+        model.scheduler,
         (model.autoencoder.channels, window, count * window),
+        replace(sampling, windows="overlap", stride=window),
         window=window,
-        windows="overlap",
-        stride=window,
         null=model.null_context(),
-        guidance=sampling.guidance,
-        eta=sampling.eta,
-        seed=sampling.seed,
         latents=draft,
         last_steps=last_steps,
         origin=origin,
-        batch_size=sampling.batch_size,
         device=model.device,
         progress=progress,
     )

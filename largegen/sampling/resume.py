@@ -2,8 +2,10 @@
 
 import json
 import logging
+import time
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -18,6 +20,87 @@ if TYPE_CHECKING:
     from diffusers import SchedulerMixin
 
 log = logging.getLogger(__name__)
+
+SAVE_INTERVAL_RATIO = 20  # a save takes at most a 20th of the time, so that a huge canvas is not saved all the time
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A file that keeps what is being sampled."""
+
+    path: Path
+    fingerprint: str = ""  # stands for all that the result depends on but the sampler's settings
+    save_every_s: float = 60.0  # at least so long between saves; 0: after every step
+    keep_batch_size: bool = False  # whether a run that resumes takes the batch size of the one before
+
+    def part(self, name: str) -> "Checkpoint":
+        """Return the checkpoint of one part of the work, beside that of the rest: `<path>.<name>`."""
+        return replace(self, path=part_path(self.path, name))
+
+
+def part_path(path: Path, name: str) -> Path:
+    """Name the file in which `Checkpoint.part` keeps the progress of a part."""
+    return path.with_name(f"{path.name}.{name}")
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What a checkpoint holds."""
+
+    step: int  # steps done
+    batch_size: int  # windows at once
+    canvas: Tensor  # after these steps
+    memory: dict[str, Any]  # of the scheduler
+
+    def restore_memory(self, scheduler: "SchedulerMixin", device: torch.device) -> None:
+        """Give its memory to a scheduler whose timesteps are set."""
+        for name, value in self.memory.items():
+            value = value.to(device) if isinstance(value, Tensor) else value
+            if "." in name:  # an item of a list, which set_timesteps has made
+                name, index = name.split(".")
+                getattr(scheduler, name)[int(index)] = value
+            else:
+                setattr(scheduler, name, value)
+
+
+class ProgressSaver:
+    """Loads and saves the progress of one run; of several processes, the main one.
+
+    Args:
+        checkpoint: where, how often, and for what.
+        settings: of the sampler, which must be the same for a run to resume.
+        processes: accelerate's processes that share the work.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, settings: str, processes: "PartialState | None" = None) -> None:
+        self.checkpoint = checkpoint
+        self.fingerprint = json.dumps([settings, checkpoint.fingerprint])
+        self.processes = processes
+        self._main = processes is None or processes.is_main_process
+        self._saved_at, self._interval_s = time.monotonic(), checkpoint.save_every_s
+
+    def load(self) -> Progress | None:
+        """Read the progress of the run before, in every process.
+
+        Returns:
+            None where there is no checkpoint, or a damaged one or one of other settings, which is logged.
+        """
+        found = [load_progress(self.checkpoint.path, self.fingerprint) if self._main else None]
+        if self.processes is not None and self.processes.num_processes > 1:
+            from accelerate.utils import broadcast_object_list
+
+            broadcast_object_list(found)
+        return found[0]
+
+    def save(self, step: int, batch_size: int, canvas: Tensor, scheduler: "SchedulerMixin", last: bool) -> None:
+        """Write the progress after `step` steps, if it is the last one or the last save is long enough ago."""
+        if not self._main or not (last or time.monotonic() - self._saved_at >= self._interval_s):
+            return
+        started = time.monotonic()
+        save_progress(self.checkpoint.path, self.fingerprint, step, batch_size, canvas, scheduler)
+        self._saved_at = time.monotonic()
+        every_s = self.checkpoint.save_every_s
+        self._interval_s = every_s and max(every_s, SAVE_INTERVAL_RATIO * (self._saved_at - started))
 
 
 def save_progress(
@@ -39,43 +122,25 @@ def save_progress(
         save_file(on_host, temporary, metadata | {"fingerprint": fingerprint})
 
 
-def load_progress(path: Path, fingerprint: str, processes: "PartialState | None" = None) -> dict | None:
-    """Read what `save_progress` wrote: {"step", "batch_size", "canvas", "memory"}; the main one reads, all get it.
+def load_progress(path: Path, fingerprint: str) -> Progress | None:
+    """Read what `save_progress` wrote.
 
-    None where there is no such file, or one that is damaged or has another fingerprint, which is logged.
+    Returns:
+        None where there is no such file, or one that is damaged or has another fingerprint, which is logged.
     """
-    found = [_read(path, fingerprint) if processes is None or processes.is_main_process else None]
-    if processes is not None and processes.num_processes > 1:
-        from accelerate.utils import broadcast_object_list
-
-        broadcast_object_list(found)
-    return found[0]
-
-
-def _read(path: Path, fingerprint: str) -> dict | None:
     try:
         with safe_open(path, "pt") as file:
             metadata = file.metadata()
             if metadata["fingerprint"] != fingerprint:
                 log.warning("%s: saved with other settings; starting again", path)
                 return None
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+            # Copies: a tensor keeps the file mapped, and Windows does not replace a file that is.
+            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 (not a mapping)
         memory = tensors | json.loads(metadata["memory"])
-        step, batch_size = int(metadata["step"]), int(metadata["batch_size"])
-        return {"step": step, "batch_size": batch_size, "canvas": memory.pop("canvas"), "memory": memory}
+        canvas = memory.pop("canvas")
+        return Progress(int(metadata["step"]), int(metadata["batch_size"]), canvas, memory)
     except FileNotFoundError:
         return None
     except (OSError, SafetensorError, ValueError, KeyError, TypeError):
         log.warning("%s: damaged; starting again", path)
         return None
-
-
-def restore_memory(scheduler: "SchedulerMixin", memory: dict, device: torch.device) -> None:
-    """Give a scheduler whose timesteps are set the memory that `load_progress` found."""
-    for name, value in memory.items():
-        value = value.to(device) if isinstance(value, Tensor) else value
-        if "." in name:  # an item of a list, which set_timesteps has made
-            name, index = name.split(".")
-            getattr(scheduler, name)[int(index)] = value
-        else:
-            setattr(scheduler, name, value)

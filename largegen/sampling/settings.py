@@ -1,7 +1,7 @@
-"""How a canvas is sampled: the settings that the command line and the library share."""
+"""How images are sampled: the settings that the command line and the library share."""
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Annotated, Any
 
 from largegen.errors import InputError
@@ -10,12 +10,17 @@ from largegen.runtime.setting import Setting
 SCHEDULERS = ("ddim", "dpm++", "unipc")
 WINDOWS = ("overlap", "shift")
 ZOOM_METHODS = ("fast", "published")
-ZOOM_STEPS = 20  # [Z]: the guide holds the image together, so fewer steps do
+ZOOM_STEPS = 20  # [Z]: the guide holds the image together, so fewer steps suffice
+MAX_STEPS = 1000  # timesteps of the noise schedule
+MAX_SEAM_STEPS = 300  # timesteps of the pass against seams
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """How a canvas is sampled. The defaults are the cheapest setting without a loss, see the README's table."""
+    """How a canvas is sampled.
+
+    The defaults are the cheapest settings without a loss of quality, see docs/measurements.md.
+    """
 
     steps: Annotated[int, Setting("Denoising steps.")] = 50
     # eps_null + guidance * (eps_cond - eps_null)
@@ -36,33 +41,37 @@ class Sampling:
     seed: Annotated[int, Setting("Seed of everything random.")] = 0
 
     def check(self, window: int | None = None) -> None:
-        """Raise an InputError for what cannot be sampled, or not with a model of this window (in latents)."""
+        """Raise InputError for invalid settings.
+
+        Args:
+            window: side of the model's window, in latents; None: check only what does not depend on a model.
+        """
         if self.scheduler not in SCHEDULERS:
-            raise InputError(f"--scheduler {self.scheduler}: use one of {', '.join(SCHEDULERS)}")
+            raise InputError(f"`scheduler` {self.scheduler}: use one of {', '.join(SCHEDULERS)}")
         if self.windows not in WINDOWS:
-            raise InputError(f"--windows {self.windows}: use one of {', '.join(WINDOWS)}")
-        if not 1 <= self.steps <= 1000:
-            raise InputError(f"--steps {self.steps}: must be between 1 and 1000")
+            raise InputError(f"`windows` {self.windows}: use one of {', '.join(WINDOWS)}")
+        if not 1 <= self.steps <= MAX_STEPS:
+            raise InputError(f"`steps` {self.steps}: must be between 1 and {MAX_STEPS}")
         if not 0 <= self.guidance < math.inf:
-            raise InputError(f"--guidance {self.guidance}: must be 0 or more")
+            raise InputError(f"`guidance` {self.guidance}: must be 0 or more")
         if not 0 <= self.eta <= 1 or (self.eta and self.scheduler != "ddim"):
-            raise InputError(f"--eta {self.eta}: between 0 and 1, and 0 for any scheduler but ddim")
+            raise InputError(f"`eta` {self.eta}: between 0 and 1, and 0 for any scheduler but ddim")
         if self.batch_size < 0:
-            raise InputError(f"--batch-size {self.batch_size}: must be 1 or more, or 0 for auto")
+            raise InputError(f"`batch_size` {self.batch_size}: must be 1 or more, or 0 for auto")
         if self.stride and self.windows != "overlap":
-            raise InputError(f"--stride {self.stride}: only with --windows overlap")
+            raise InputError(f"`stride` {self.stride}: only with `windows` overlap")
         if self.decode_margin < 0 or (window is not None and 2 * self.decode_margin > window - self.decode_stride):
-            raise InputError(f"decode_margin {self.decode_margin}: at most half of what decoded windows overlap")
-        for name, stride in (("--stride", self.stride), ("decode_stride", self.decode_stride)):
+            raise InputError(f"`decode_margin` {self.decode_margin}: at most half of what decoded windows overlap")
+        for name, stride in (("stride", self.stride), ("decode_stride", self.decode_stride)):
             if stride < 0:
-                raise InputError(f"{name} {stride}: must be 1 or more, or 0 for the default")
+                raise InputError(f"`{name}` {stride}: must be 1 or more, or 0 for the default")
             if window is not None and stride > window:
-                raise InputError(f"{name} {stride}: must be between 1 and the model's window of {window} latents")
+                raise InputError(f"`{name}` {stride}: must be between 1 and the model's window of {window} latents")
 
 
 @dataclass(frozen=True)
 class Zooming:
-    """How an image is made to agree with its guide; all but the method is of the published one [Z]."""
+    """How an image is made to agree with its guide; all fields but `method` are of the published method [Z]."""
 
     method: Annotated[
         str,
@@ -78,19 +87,25 @@ class Zooming:
     seam_steps: Annotated[int, Setting("Steps of the pass that removes seams; 0 switches it off (published).")] = 6
 
     def as_dict(self) -> dict[str, Any]:
-        """The settings that the method has."""
+        """Return the settings that the method has."""
         return {"method": self.method} if self.method == "fast" else asdict(self)
 
     def check(self) -> None:
-        """Raise an InputError for what cannot be."""
+        """Raise InputError for invalid settings."""
         if self.method not in ZOOM_METHODS:
-            raise InputError(f"--method {self.method}: use one of {', '.join(ZOOM_METHODS)}")
+            raise InputError(f"`method` {self.method}: use one of {', '.join(ZOOM_METHODS)}")
         if self.inner_steps < 0:
-            raise InputError(f"--inner-steps {self.inner_steps}: must be 0 or more")
-        if not 0 <= self.seam_steps <= 300:
-            raise InputError(f"--seam-steps {self.seam_steps}: must be between 0 and 300")
-        for name, value in (("--inner-rate", self.inner_rate), ("--fd-step", self.fd_step)):
+            raise InputError(f"`inner_steps` {self.inner_steps}: must be 0 or more")
+        if not 0 <= self.seam_steps <= MAX_SEAM_STEPS:
+            raise InputError(f"`seam_steps` {self.seam_steps}: must be between 0 and {MAX_SEAM_STEPS}")
+        for name, value in (("inner_rate", self.inner_rate), ("fd_step", self.fd_step)):
             if not 0 < value < math.inf:
-                raise InputError(f"{name} {value}: must be more than 0")
+                raise InputError(f"`{name}` {value}: must be more than 0")
         if self.method == "fast" and self != Zooming():
-            raise InputError("--inner-steps, --inner-rate, --fd-step, --seam-steps: only with --method published")
+            raise InputError("`inner_steps`, `inner_rate`, `fd_step`, `seam_steps`: only with `method` published")
+
+    def canvas_sampling(self, sampling: Sampling, window: int) -> Sampling:
+        """Return how the canvas is sampled: under its guide (fast), or by the pass against seams (published)."""
+        if self.method == "fast":
+            return replace(sampling, windows="shift", stride=0)
+        return replace(sampling, windows="overlap", stride=max(1, window // 4))

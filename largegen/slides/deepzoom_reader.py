@@ -23,7 +23,7 @@ FORMATS = ("png", "jpg", "jpeg")
 
 
 def tiles_directory(path: Path) -> Path:
-    """The directory beside a `.dzi` that holds its tiles."""
+    """Name the directory beside a `.dzi` that holds its tiles."""
     return path.with_name(f"{path.stem}_files")
 
 
@@ -67,7 +67,7 @@ class DeepZoomReader:
         return out, float(x), float(y)
 
     def _tile(self, level: int, row: int, col: int) -> np.ndarray:
-        """A tile with its margins, (h, w, 3) uint8; the last few are kept."""
+        """Read a tile with its margins, (h, w, 3) uint8; the last few are kept."""
         path = self._folders[level] / f"{col}_{row}.{self._format}"
         with self._lock:
             if path in self._kept:

@@ -84,7 +84,7 @@ class SceneReader:
             self.read(level, width - 1, height - 1, 1, 1)
 
     def _dataset(self, level: int) -> Any:
-        """The calling thread's own handle of a level; a forked worker must not share its parent's file position."""
+        """Open the calling thread's own handle of a level; a forked worker must not share its parent's position."""
         mine = self._opened
         if getattr(mine, "pid", None) != os.getpid():
             mine.pid, mine.datasets = os.getpid(), {}

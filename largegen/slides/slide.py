@@ -179,7 +179,7 @@ class Slide:
         return to_rgb(raw, shown, (self._named_background or WHITE) if self._reader.has_alpha else None)
 
     def _sixteen_bit_range(self) -> tuple[float, float]:
-        """The values shown as 0 and 255: 0..65535, or for scenes the 2nd and 98th percentile.
+        """Find the values shown as 0 and 255: 0..65535, or for scenes the 2nd and 98th percentile.
 
         Scenes store reflectance in a small part of the 16 bits. The percentiles are those of a thumbnail's
         red, green and blue together: one stretch for every region and band.

@@ -25,7 +25,9 @@ from largegen.models.pixels import to_images
 from largegen.runtime.files import write_json
 from largegen.sampling.generate import resolve_defaults
 from largegen.sampling.settings import Sampling, Zooming
-from largegen.sampling.zoom.zoom import canvas_sampling, count_work, guide_image, guide_psnr, zoom_latents
+from largegen.sampling.zoom.downsample import guide_psnr
+from largegen.sampling.zoom.guide import guide_image
+from largegen.sampling.zoom.zoom import count_work, zoom_latents
 
 WAYS = {
     "tiles-alone": Zooming("published", inner_steps=0, seam_steps=0),
@@ -68,7 +70,7 @@ def measure(
         Image.fromarray(seen).save(args.out / f"{name}-guide.png")
         Image.fromarray(image).save(args.out / f"{name}.png")
     lengths = args.size, args.size, model.tile_px, model.factor
-    settings = canvas_sampling(model, sampling, zooming)
+    settings = zooming.canvas_sampling(sampling, model.window)
     borders = window_borders(*lengths, settings) if name == "fast" else tile_borders(*lengths)
     figures = judge.figures(image, borders)
     return {

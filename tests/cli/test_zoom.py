@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -20,9 +21,11 @@ from largegen.errors import InputError
 from largegen.models.linear_decoder import fit_linear_decoder
 from largegen.sampling.generate import resolve_defaults, sample_latents
 from largegen.sampling.patches import choose_places, grids_at, sample_patches
+from largegen.sampling.resume import Checkpoint
 from largegen.sampling.settings import Sampling, Zooming
-from largegen.sampling.zoom.downsample import tee_bands
-from largegen.sampling.zoom.zoom import guide_image, guide_psnr, level_of, zoom_latents
+from largegen.sampling.zoom.downsample import guide_psnr, tee_bands
+from largegen.sampling.zoom.guide import guide_image
+from largegen.sampling.zoom.zoom import level_of, zoom_latents
 from largegen.slides.image_info import read_provenance
 from largegen.slides.slide import open_slide
 
@@ -136,7 +139,8 @@ def test_the_same_seed_gives_the_same_for_every_batch_size(model, method):
 @pytest.mark.parametrize(("method", "left"), [("fast", 8), ("fast", -3), ("published", 20), ("published", 35)])
 def test_killed_it_goes_on_to_the_same_result(model, method, left, tmp_path, monkeypatch):
     zooming = Zooming(method, inner_steps=1, seam_steps=2) if method == "published" else Zooming()
-    options = {"save_every_s": 0.0, "fingerprint": "a"}
+    checkpoint = Checkpoint(tmp_path / "whole", "a", save_every_s=0.0)
+    resumed = replace(checkpoint, path=tmp_path / "killed")
     eps, calls = model.eps, []
 
     def counting(*arguments):
@@ -147,22 +151,22 @@ def test_killed_it_goes_on_to_the_same_result(model, method, left, tmp_path, mon
 
     monkeypatch.setattr(model, "eps", counting)
     dying = False
-    whole = zoom_latents(model, features(), settings(model), zooming, checkpoint=tmp_path / "whole", **options)
+    whole = zoom_latents(model, features(), settings(model), zooming, checkpoint=checkpoint)
     all_calls, dying = len(calls), True
     left %= all_calls
     calls.clear()
     assert left < all_calls
     with pytest.raises(KeyboardInterrupt):
-        zoom_latents(model, features(), settings(model), zooming, checkpoint=tmp_path / "killed", **options)
+        zoom_latents(model, features(), settings(model), zooming, checkpoint=resumed)
     assert list(tmp_path.glob("killed*"))
     dying = False
     calls.clear()
-    again = zoom_latents(model, features(), settings(model), zooming, checkpoint=tmp_path / "killed", **options)
+    again = zoom_latents(model, features(), settings(model), zooming, checkpoint=resumed)
     assert len(calls) <= all_calls - 4
     assert all(torch.equal(a, b) for a, b in zip(whole, again, strict=True))
     other = settings(model, seed=1)
     calls.clear()
-    zoom_latents(model, features(), other, zooming, checkpoint=tmp_path / "killed", **options)
+    zoom_latents(model, features(), other, zooming, checkpoint=resumed)
     assert len(calls) == all_calls  # another seed starts over
 
 

@@ -1,10 +1,13 @@
 """Denoisers in miniature, some with a closed form, and a canvas sampled with them."""
 
+from dataclasses import fields
+
 import torch
 from diffusers import DDPMScheduler
 
-from largegen.sampling.canvas import sample_canvas
-from largegen.sampling.schedulers import make_scheduler
+from largegen.sampling.canvas import Background, sample_canvas
+from largegen.sampling.resume import Checkpoint
+from largegen.sampling.settings import Sampling
 
 TRAIN = DDPMScheduler(beta_schedule="scaled_linear", beta_start=0.0015, beta_end=0.0195)
 ALPHA_BAR = TRAIN.alphas_cumprod
@@ -72,8 +75,35 @@ NULL = torch.full((1, 1, 2), -0.1)
 
 
 def run(denoise=mixing, condition_at=place_contexts, name="ddim", steps=5, shape=(3, 40, 28), **options):
-    options = {"window": 16, "stride": 8, "null": NULL, "guidance": 2.0} | options
-    return sample_canvas(denoise, condition_at, make_scheduler(name, TRAIN, steps), shape, **options)
+    """Sample a canvas; options: fields of Sampling and of Checkpoint (`checkpoint`: its path), or of `sample_canvas`.
+
+    skip, skip_latent: mask and latent of a Background. stride: a quarter of a window for None.
+    """
+    options = {
+        "window": 16,
+        "windows": "overlap",
+        "stride": 8,
+        "batch_size": 8,
+        "null": NULL,
+        "guidance": 2.0,
+    } | options
+    if options["stride"] is None:
+        options["stride"] = options["window"] // 4
+    if options["windows"] == "shift":
+        options["stride"] = 0
+    skip, latent = options.pop("skip", None), options.pop("skip_latent", None)
+    if skip is not None:
+        options["background"] = Background(skip.numpy(), latent)
+    if "checkpoint" in options:
+        options["path"] = options.pop("checkpoint")
+        options["checkpoint"] = Checkpoint(**_taken(options, Checkpoint))
+    sampling = Sampling(steps=steps, scheduler=name, **_taken(options, Sampling))
+    return sample_canvas(denoise, condition_at, TRAIN, shape, sampling, **options)
+
+
+def _taken(options, kind):
+    """Take the fields of a dataclass out of options."""
+    return {field.name: options.pop(field.name) for field in fields(kind) if field.name in options}
 
 
 class Killed(Exception):

@@ -1,6 +1,8 @@
 """What other packages may take away with an upgrade is still there, and does what it is used for."""
 
+import ast
 import inspect
+import re
 import typing
 
 import numpy as np
@@ -9,12 +11,34 @@ import pyvips
 import torch
 import typer
 from diffusers import DDPMScheduler
+from helpers import ROOT
 
 from largegen.runtime import private_api
 from largegen.runtime.private_api import SCHEDULER_MEMORY
 from largegen.sampling.schedulers import SCHEDULERS, make_scheduler
 
 HERE = "change largegen/runtime/private_api.py"
+PUBLIC = {"_asdict", "_replace"}  # of named tuples
+IN_FILES = {"_utils", "_rebuild_tensor_v2", "_rebuild_parameter"}  # what the files of torch.save name
+
+
+def private_names(path) -> set[str]:
+    """Names with one underscore that a file uses of what is not its own."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    used, own = set(), PUBLIC | IN_FILES
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute):
+            mine = isinstance(node.value, ast.Name) and node.value.id in ("self", "cls")
+            (own if mine else used).add(node.attr)
+        elif isinstance(node, ast.ImportFrom):
+            used |= {alias.name for alias in node.names}
+    return {name for name in used - own if re.match("_[^_]", name)}
+
+
+def test_no_other_file_uses_what_is_private():
+    files = [path for path in (ROOT / "largegen").rglob("*.py") if path.name != "private_api.py"]
+    found = {path.name: names for path in files if (names := private_names(path))}
+    assert not found, f"calls below the public line of other packages belong into {HERE.removeprefix('change ')}"
 
 
 def test_accelerate_knows_the_models_that_it_prepared():

@@ -1,33 +1,26 @@
 """The large-image sampler, held against closed forms and plain diffusers."""
 
-import os
-import subprocess
-import sys
-
 import pytest
 import torch
 from diffusers import DDPMScheduler
-from helpers import ROOT, TESTS
 from helpers.denoisers import (
     ALPHA_BAR,
     TRAIN,
-    blocks,
-    gaussian,
     mixing,
     no_contexts,
-    pixels,
     place_contexts,
     pointwise,
     run,
-    unblocks,
-    unpixels,
 )
 
 from largegen.errors import InputError, LargegenError, ModelError
-from largegen.sampling.canvas import sample_canvas
+from largegen.sampling.batches import WindowBatches
+from largegen.sampling.canvas import canvas_steps
 from largegen.sampling.denoise import guided
 from largegen.sampling.noise import noise
+from largegen.sampling.plan import plan_canvas
 from largegen.sampling.schedulers import make_scheduler
+from largegen.sampling.settings import Sampling
 
 NAMES = ["ddim", "dpm++", "unipc"]
 
@@ -41,7 +34,7 @@ def test_timesteps_are_the_published_ones(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_step_counts_that_diffusers_cannot_space_are_refused(name):
     for steps in (0, -1, 61, 1001):
-        with pytest.raises(InputError, match="--steps"):
+        with pytest.raises(InputError, match="`steps`"):
             make_scheduler(name, TRAIN, steps)
 
 
@@ -52,70 +45,12 @@ def test_unknown_scheduler_and_prediction_are_refused():
         make_scheduler("ddim", DDPMScheduler(prediction_type="sample"), 10)
 
 
-def starting_from(mean, variance, field):
-    """A canvas of x_T, where x_0 is N(mean, variance): sqrt(a) x_0 + sqrt(1 - a) eps."""
-    a = ALPHA_BAR[-1]
-    return a.sqrt() * mean + (a * variance + 1 - a).sqrt() * field
-
-
-@pytest.mark.parametrize("windows", ["overlap", "shift"])
-@pytest.mark.parametrize(
-    ("name", "eta", "steps"),
-    [("ddim", 0, 200), ("ddim", 0.5, 200), ("ddim", 1, 200), ("dpm++", 0, 50), ("unipc", 0, 50)],
-)
-def test_mean_and_variance_of_gaussian_data(name, eta, steps, windows):
-    mean, variance = 0.7, 4.0  # wide, so that the last step's jump to the posterior mean hardly narrows it
-    shape = (3, 96, 96)
-    start = starting_from(mean, variance, noise(1, -1, 0, 0, 96, 96, 3))
-    samples = run(
-        pointwise(mean, variance),
-        no_contexts,
-        name,
-        steps,
-        shape,
-        windows=windows,
-        stride=12,
-        guidance=1,
-        eta=eta,
-        latents=start,
-    )
-    n = samples.numel()
-    assert abs(samples.mean() - mean) < 4 * (variance / n) ** 0.5
-    assert abs(samples.var() / variance - 1) < 4 * (2 / n) ** 0.5 + 0.01
-
-
-@pytest.mark.parametrize(
-    ("windows", "stride", "split", "join"),
-    [
-        ("overlap", 4, blocks, unblocks),  # a stride at which windows cut no block
-        ("overlap", 4, pixels, unpixels),
-        ("shift", None, pixels, unpixels),
-    ],
-    ids=["overlap-blocks", "overlap-channels", "shift-channels"],
-)
-@pytest.mark.parametrize(
-    ("name", "eta", "steps"), [("ddim", 0, 200), ("ddim", 1, 200), ("dpm++", 0, 50), ("unipc", 0, 50)]
-)
-def test_covariance_of_correlated_gaussian_data(name, eta, steps, windows, stride, split, join):
-    mean = torch.tensor([0.5, -0.5, 1.0, 0.0])
-    root = torch.randn(4, 4, generator=torch.Generator().manual_seed(0))
-    covariance = root @ root.T + torch.eye(4)
-    denoise = gaussian(mean, covariance, split, join)
-    options = {"window": 8, "windows": windows, "stride": stride, "guidance": 1, "eta": eta, "batch_size": 64}
-    samples = split(run(denoise, no_contexts, name, steps, (4, 96, 96), **options))
-    n, variance = len(samples), covariance.diag()
-    error = ((variance[:, None] * variance + covariance**2) / n).sqrt()  # of a sample covariance
-    tolerance = 4 * error + 0.02 * (variance[:, None] * variance).sqrt()
-    assert ((samples.mean(0) - mean).abs() < 4 * (variance / n).sqrt() + 0.01).all()
-    assert ((samples.T.cov() - covariance).abs() < tolerance).all()
-
-
 @pytest.mark.parametrize("eta", [0, 0.5])
 @pytest.mark.parametrize("windows", ["overlap", "shift"])
 @pytest.mark.parametrize("name", NAMES)
 def test_one_window_equals_plain_diffusers_bit_for_bit(name, windows, eta):
     if eta and name != "ddim":
-        with pytest.raises(InputError, match="--eta"):
+        with pytest.raises(InputError, match="`eta`"):
             run(name=name, eta=eta)
         return
     found = run(name=name, shape=(3, 16, 16), windows=windows, guidance=1, eta=eta, seed=3)
@@ -199,22 +134,22 @@ def test_a_piece_of_a_larger_canvas_done_by_itself(windows):
 
 def test_the_last_steps_alone_go_on_from_noisy_latents():
     scheduler = make_scheduler("ddim", TRAIN, 5)
-    states, options = [], {"window": 16, "stride": 8, "guidance": 1.0}
+    states, options = [], {"shape": (3, 16, 16), "guidance": 1.0}
 
     def watching(latents, timestep, contexts):
         states.append(int(timestep))
         return mixing(latents, timestep, contexts)
 
-    whole = sample_canvas(mixing, place_contexts, scheduler, (3, 16, 16), **options)
+    whole = run(**options)
     x = noise(0, -1, 0, 0, 16, 16, 3)
     for t in scheduler.timesteps[:3]:
         x = scheduler.step(mixing(x, t, place_contexts([(0, 0)])), t, x).prev_sample
-    rest = sample_canvas(watching, place_contexts, scheduler, (3, 16, 16), latents=x, last_steps=2, **options)
+    rest = run(watching, latents=x, last_steps=2, **options)
     assert states == scheduler.timesteps[3:].tolist()
     torch.testing.assert_close(rest, whole, atol=1e-5, rtol=1e-5)
     for wrong in ({"last_steps": 0}, {"last_steps": 6}, {"last_steps": 2, "windows": "shift"}):
         with pytest.raises(InputError, match="last_steps"):
-            sample_canvas(mixing, place_contexts, scheduler, (3, 16, 16), **options | wrong)
+            run(**options | wrong)
 
 
 def test_what_is_corrected_is_the_clean_canvas():
@@ -233,13 +168,6 @@ def test_contexts_are_computed_once_per_overlapping_window():
 
     run(condition_at=condition_at, steps=5, batch_size=3)
     assert len(asked) == len(set(asked)) > 3
-
-
-def test_a_scheduler_can_be_used_again():
-    scheduler = make_scheduler("unipc", TRAIN, 5)
-    options = {"window": 16, "stride": 8}
-    first, second = (sample_canvas(mixing, place_contexts, scheduler, (3, 16, 24), **options) for _ in range(2))
-    assert torch.equal(first, second)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -285,59 +213,21 @@ def test_settings_that_make_no_sense_are_refused(option):
         run(**option)
 
 
+def test_the_sampler_yields_its_canvas_after_every_step():
+    sampling = Sampling(steps=4, windows="overlap", stride=8)
+    plan = plan_canvas((3, 40, 28), sampling, 16)
+    predict = WindowBatches(mixing, place_contexts, batch_size=8)
+    steps = list(canvas_steps(predict, make_scheduler("ddim", TRAIN, 4), plan, plan.noise(-1)))
+    assert [step for step, _ in steps] == [1, 2, 3, 4]
+    assert torch.equal(steps[-1][1], run(steps=4, guidance=1.0))
+    again = canvas_steps(predict, make_scheduler("ddim", TRAIN, 4), plan, steps[1][1], 2)  # from any of them
+    assert torch.equal(next(again)[1], steps[2][1])
+
+
 def test_nan_is_an_error_and_not_an_image(tmp_path):
     with pytest.raises(LargegenError, match=r"step 1 of 5.*NaN"):
         run(lambda latents, t, c: latents * float("nan"), checkpoint=tmp_path / "run.safetensors")
     assert list(tmp_path.iterdir()) == []
-
-
-TWO_PROCESSES = """
-import sys
-sys.path.insert(0, {folder!r})
-import torch
-from largegen.runtime.distributed import process_group
-from helpers.denoisers import Killed, mixing, run
-
-state = process_group(torch.device("cpu"))
-assert state.num_processes == 2
-for windows in ("overlap", "shift"):
-    canvas = run(windows=windows, eta=0.3, batch_size=3, processes=state)
-    torch.save(canvas, f"{out}/{{windows}}-{{state.process_index}}.pt")
-
-
-def denoise(latents, timestep, contexts):
-    if timestep < 500:
-        raise Killed
-    return mixing(latents, timestep, contexts)
-
-
-saving = dict(checkpoint="{out}/run.safetensors", save_every_s=0)
-options = dict(name="unipc", batch_size=3, processes=state, **saving)
-try:
-    run(denoise, **options)
-except Killed:
-    torch.save(run(**options), f"{out}/killed-{{state.process_index}}.pt")
-"""
-
-
-def test_same_image_for_two_processes_also_when_killed(tmp_path):
-    script = tmp_path / "two.py"
-    script.write_text(TWO_PROCESSES.format(folder=str(TESTS), out=tmp_path))
-    subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(script)],
-        check=True,
-        timeout=120,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
-        cwd=ROOT,
-    )
-    one = {
-        "overlap": run(eta=0.3, batch_size=3),
-        "shift": run(windows="shift", eta=0.3, batch_size=3),
-        "killed": run(name="unipc", batch_size=3),
-    }
-    for name, canvas in one.items():
-        for rank in (0, 1):
-            assert torch.equal(torch.load(tmp_path / f"{name}-{rank}.pt"), canvas)
 
 
 def test_the_last_windows_are_blended():
@@ -347,13 +237,14 @@ def test_the_last_windows_are_blended():
     def disagreeing(latents, timestep, contexts):
         return (2 * torch.randint(2, (len(latents), 1, 1, 1), generator=values) - 1.0).expand_as(latents)
 
-    canvas = sample_canvas(
+    canvas = run(
         disagreeing,
-        lambda places: torch.zeros(len(places), 1, 1),
-        make_scheduler("ddim", TRAIN, 1),
-        (1, 64, 48),
+        no_contexts,
+        steps=1,
+        shape=(1, 64, 48),
         window=window,
         windows="shift",
+        guidance=1,
         latents=torch.zeros(1, 1, 64, 48),
     )
     spread = canvas.max() - canvas.min()

@@ -103,7 +103,7 @@ def test_background_is_painted_and_not_decoded():
 
 def test_grey_levels():
     pixels = torch.tensor([-2.0, -1.0, 0.0, 1.0, 3.0])
-    assert to_uint8(pixels).tolist() == [0, 0, 127, 255, 255]
+    assert to_uint8(pixels).tolist() == [0, 0, 128, 255, 255]
 
 
 def test_a_margin_keeps_the_decoders_padding_out_of_the_image():

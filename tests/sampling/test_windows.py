@@ -41,7 +41,7 @@ def test_starts_along_one_axis(size, stride, starts):
 
 @pytest.mark.parametrize("stride", [0, -1, 65])
 def test_strides_that_stand_still_or_leave_gaps_are_refused(stride):
-    with pytest.raises(InputError, match="--stride"):
+    with pytest.raises(InputError, match="`stride`"):
         axis_starts(128, 64, stride)
 
 

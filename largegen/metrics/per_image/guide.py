@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from largegen.errors import InputError
+from largegen.images.provenance import Provenance
 from largegen.slides.bands import read_bands
 from largegen.slides.slide import open_slide
 
@@ -14,7 +15,8 @@ def guide_of(path: Path, record: Mapping[str, Any]) -> Path | None:
     from largegen.images.zoom_file import side_file
 
     guide = side_file(Path(path), "guide")
-    return guide if "zoom" in record and "level" not in record and guide.exists() else None
+    made_by = Provenance.read(record)
+    return guide if made_by.zoom is not None and made_by.level is None and guide.exists() else None
 
 
 def guide_psnr_of_file(image: Path, guide: Path) -> float:
@@ -23,7 +25,7 @@ def guide_psnr_of_file(image: Path, guide: Path) -> float:
     Raises:
         InputError: The image is not a whole number of times as large as its guide.
     """
-    from largegen.sampling.zoom.zoom import guide_downsampler, guide_psnr
+    from largegen.sampling.zoom.downsample import guide_downsampler, guide_psnr
 
     with open_slide(guide) as small, open_slide(image) as large:
         factor = large.width // small.width

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from largegen.errors import InputError
+from largegen.images.provenance import Provenance
 from largegen.sampling.settings import Sampling
 from largegen.sampling.windows import plan_windows
 from largegen.slides.bands import read_bands
@@ -75,16 +76,14 @@ def borders_of(record: Mapping[str, Any]) -> Borders:
     Raises:
         InputError: The provenance does not tell them.
     """
-    if "level" in record:
+    made_by, size = Provenance.read(record), (record["width"], record["height"])
+    if made_by.level is not None:
         raise InputError("a patch, or an image shrunk: windows met in none of its own pixels")
-    if "tile_px" not in record:
+    if made_by.tile_px is None or made_by.latent_px is None:
         raise InputError(f"its windows are not recorded: made by {record['generated_by']}, too old")
-    size, tile_px, latent_px = (record["width"], record["height"]), record["tile_px"], record["latent_px"]
-    if record.get("zoom", {}).get("method") == "published":
-        return tile_borders(*size, tile_px, latent_px)
-    said = record["sampling"]
-    sampling = Sampling(steps=said["steps"], windows=said["windows"], stride=said["stride"], seed=record["seed"])
-    return window_borders(*size, tile_px, latent_px, sampling)
+    if made_by.zoom is not None and made_by.zoom["method"] == "published":
+        return tile_borders(*size, made_by.tile_px, made_by.latent_px)
+    return window_borders(*size, made_by.tile_px, made_by.latent_px, made_by.settings())
 
 
 def seam_score(image: np.ndarray, rows: Sequence[int], cols: Sequence[int], phase: int = 1) -> float:

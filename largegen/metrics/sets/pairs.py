@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from largegen.errors import InputError, SlideError, first_line
+from largegen.images.provenance import Provenance
 from largegen.slides.resolution import UNKNOWN, Resolution
 from largegen.slides.slide import Slide, open_slide
 
@@ -60,22 +61,24 @@ def _recorded_pair(
 ) -> Pair:
     if not record:
         raise InputError("does not say what it was made after; name its real image in a `pairs` file")
-    if "reference_xy" not in record:
+    made_by = Provenance.read(record)
+    if made_by.reference_xy is None:
         raise InputError("a sheet of patches, which as a whole lies nowhere")
-    name = record["reference"]
+    name = made_by.reference or ""
     reals = named.get(name, ())
     if len(reals) != 1:
         raise InputError(f"made after {name}: {len(reals) or 'none'} of the real images have that name")
     with open_slide(reals[0], *real_source) as real:
         scale = _recorded_scale(record, real)
-        return _pair(fake, real, record["reference_xy"], scale, (record["width"], record["height"]))
+        return _pair(fake, real, made_by.reference_xy, scale, (record["width"], record["height"]))
 
 
 def _recorded_scale(record: Mapping[str, Any], real: Slide) -> float:
     """Find level-0 px of the reference per px of an image of ours."""
     measured = _ratio((record.get("mpp"), record.get("gsd_m")), _resolution(real))
-    recorded = record.get("reference_downsample")
-    scale = recorded * 2 ** record.get("level", 0) if recorded else measured
+    made_by = Provenance.read(record)
+    recorded = made_by.reference_downsample
+    scale = recorded * 2 ** (made_by.level or 0) if recorded else measured
     if scale is None:
         raise InputError(f"does not say at what resolution it shows {real.path}")
     if measured and abs(measured / scale - 1) > TOLERANCE:

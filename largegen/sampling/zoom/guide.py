@@ -13,18 +13,24 @@ from torch import Tensor
 
 from largegen.errors import InputError
 from largegen.models.linear_decoder import LinearDecoder
+from largegen.models.model import Model
 
 RIDGE = 1e-2  # of the constraint's mean gain: latents that hardly show in the guide are left alone
 
 
 class GuideConstraint:
-    """Corrects predicted clean latents so that their image, shrunk, is the guide.
+    """Corrects predicted clean latents so that their image, downsampled, is the guide.
 
-    guide: (1, 3, H, W) in [-1, 1]; shrink: px of the image per px of the guide, in each direction. Raises InputError
-    where `shrink` and the decoder's factor do not divide each other.
+    Args:
+        decoder: the affine map nearest to the autoencoder's decoder.
+        guide: (1, 3, H, W) in [-1, 1].
+        shrink: px of the image per px of the guide, in each direction.
+
+    Raises:
+        InputError: where `shrink` and the decoder's factor do not divide each other.
     """
 
-    def __init__(self, decoder: LinearDecoder, guide: Tensor, shrink: int):
+    def __init__(self, decoder: LinearDecoder, guide: Tensor, shrink: int) -> None:
         factor = decoder.factor
         if factor % shrink and shrink % factor:
             raise InputError(f"a guide {shrink} times smaller does not match {factor} px per latent")
@@ -40,12 +46,12 @@ class GuideConstraint:
         self.target = F.pixel_unshuffle(guide.cpu().float(), cells)
 
     def seen(self, latents: Tensor) -> Tensor:
-        """What the guide would be of latents (1, C, h, w), in the shape of `target`."""
+        """Return what the guide would be of latents (1, C, h, w), in the shape of `target`."""
         pooled = F.avg_pool2d(latents, self.pooled) if self.pooled > 1 else latents
         return _pointwise(self.weight, pooled) + self.bias.to(latents)[:, None, None]
 
     def __call__(self, latents: Tensor) -> Tensor:
-        """Latents (1, C, h, w) with the smallest smooth change, all but, after which `seen` is the guide."""
+        """Change latents (1, C, h, w) smoothly and as little as possible, so that `seen` is nearly the guide."""
         change = _pointwise(self.inverse, self.target.to(latents) - self.seen(latents))
         rows, cols = (_spreading(side, self.pooled).to(latents) for side in change.shape[-2:])
         return latents + rows @ change @ cols.T
@@ -53,8 +59,10 @@ class GuideConstraint:
 
 @cache
 def _spreading(count: int, times: int) -> Tensor:
-    """(times * count, count): stretches a line linearly, without the steps that repeating its points would leave, so
-    that the mean over each `times` is the point it stands for."""
+    """Return the (times * count, count) matrix that stretches a line linearly.
+
+    It leaves no steps, as repeating the points would, and the mean over each `times` is the point it stands for.
+    """
     points = torch.eye(count, dtype=torch.float64)[:, None]
     stretched = F.interpolate(points, scale_factor=times, mode="linear")
     means = F.avg_pool1d(stretched, times)[:, 0].T
@@ -63,3 +71,8 @@ def _spreading(count: int, times: int) -> Tensor:
 
 def _pointwise(matrix: Tensor, latents: Tensor) -> Tensor:
     return torch.einsum("oc,bchw->bohw", matrix.to(latents), latents)
+
+
+def guide_image(model: Model, guide: Tensor) -> Tensor:
+    """Decode patches' latents (N, C, w, w) -> (N, 3, tile_px, tile_px) float32 in [-1, 1] on the CPU."""
+    return model.autoencoder.decode(guide).cpu().clamp(-1, 1)

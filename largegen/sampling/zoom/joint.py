@@ -1,35 +1,28 @@
 """Joint sampling of a guide and the tiles of the base image, as published [Z, alg. 1].
 
-It knows no network: denoiser, decoder and encoder are passed in as functions.
+`joint_steps` is the method itself and knows no network: denoiser, decoder and encoder are passed in as functions.
 """
 
 import json
 import logging
-from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import torch
 from diffusers import DDIMScheduler
 from torch import Tensor
 from tqdm import tqdm
 
-from largegen.errors import LargegenError
+from largegen.sampling.canvas import check_finite
 from largegen.sampling.denoise import Denoise
-from largegen.sampling.resume import load_progress, save_progress
+from largegen.sampling.resume import Checkpoint, ProgressSaver
 from largegen.sampling.schedulers import clean_of, eps_of
+from largegen.sampling.settings import Zooming
 from largegen.sampling.zoom.downsample import enlarge, shrink
 
 log = logging.getLogger(__name__)
 
-
-@dataclass(frozen=True)
-class InnerIteration:
-    """How tiles are drawn towards the guide at every step."""
-
-    steps: int = 10  # K; 0 leaves the tiles alone
-    rate: float = 0.5  # of the change of a tile's noisy latents
-    fd_step: float = 0.005  # h, of the forward differences
+Transcode = Callable[[Tensor], Tensor]  # latents (B, C, h, w) <-> images (B, 3, f*h, f*w) in [-1, 1]
 
 
 def pieces_of(whole: Tensor, rows: int, cols: int) -> Tensor:
@@ -40,17 +33,72 @@ def pieces_of(whole: Tensor, rows: int, cols: int) -> Tensor:
 
 
 def whole_of(pieces: Tensor, rows: int, cols: int) -> Tensor:
-    """(rows * cols, C, s, s) -> (1, C, rows * s, cols * s): the inverse of `pieces_of`."""
+    """Join (rows * cols, C, s, s) to (1, C, rows * s, cols * s): the inverse of `pieces_of`."""
     channels, side = pieces.shape[1:3]
     grid = pieces.view(rows, cols, channels, side, side)
     return grid.permute(2, 0, 3, 1, 4).reshape(1, channels, rows * side, cols * side)
 
 
 @torch.no_grad()
+def joint_steps(
+    denoise: Denoise,
+    decode: Transcode,
+    encode: Transcode,
+    scheduler: DDIMScheduler,
+    state: Tensor,
+    contexts: Tensor,
+    side: int,
+    zooming: Zooming,
+    *,
+    first: int = 0,
+    batch_size: int = 8,
+    on_tiles: Callable[[int], object] = lambda count: None,
+) -> Iterator[tuple[int, Tensor]]:
+    """Denoise side x side tiles and their guide together [Z, alg. 1].
+
+    At every step the guide's predicted image is cut into side x side pieces, each tile is moved towards its piece, and
+    DDIM steps them all.
+
+    Args:
+        denoise: with guidance (`denoise.guided`).
+        decode: latents -> images in [-1, 1].
+        encode: images in [-1, 1] -> latents.
+        scheduler: DDIM's.
+        state: (side^2 + 1, C, w, w) float32 after `first` steps: the tiles, row by row, and the guide.
+        contexts: (side^2 + 1, T, D), theirs.
+        side: tiles per side.
+        zooming: settings of the inner iteration.
+        first: steps that are done.
+        batch_size: tiles at once.
+        on_tiles: is told how many tiles are done, after each batch.
+
+    Yields:
+        After each step, the number of steps done and the state.
+    """
+    count = side**2
+    for step in range(first, len(scheduler.timesteps)):
+        timestep = scheduler.timesteps[step]
+
+        def predict(noisy: Tensor, context: Tensor, timestep: Tensor = timestep) -> Tensor:
+            return clean_of(denoise(noisy, timestep, context).to(noisy), noisy, scheduler, timestep)
+
+        clean = torch.empty_like(state)
+        clean[count:] = predict(state[count:], contexts[count:])
+        pieces = pieces_of(decode(clean[count:]).float().cpu().clamp(-1, 1), side, side)
+        for start in range(0, count, batch_size):
+            batch = slice(start, min(start + batch_size, count))
+            state[batch], clean[batch] = _towards(
+                pieces[batch], state[batch], contexts[batch], predict, decode, encode, zooming
+            )
+            on_tiles(batch.stop - start)
+        state = scheduler.step(eps_of(clean, state, scheduler, timestep), timestep, state).prev_sample
+        yield step + 1, state
+
+
 def sample_jointly(
     denoise: Denoise,
-    decode: Callable[[Tensor], Tensor],
-    encode: Callable[[Tensor], Tensor],
+    decode: Transcode,
+    encode: Transcode,
     scheduler: DDIMScheduler,
     *,
     tiles: Tensor,
@@ -58,52 +106,63 @@ def sample_jointly(
     tile_contexts: Tensor,
     guide_context: Tensor,
     side: int,
-    inner: InnerIteration,
+    zooming: Zooming,
     batch_size: int = 8,
-    checkpoint: Path | None = None,
-    fingerprint: str = "",
+    checkpoint: Checkpoint | None = None,
     progress: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """Sample side x side tiles and their guide; returns both, (side^2, C, w, w) and (1, C, w, w) float32 on the CPU.
+    """Run `joint_steps` with progress and a checkpoint.
 
-    denoise: with guidance (denoise.guided). decode, encode: latents <-> images in [-1, 1]. tiles, guide: the noise
-    to start from, tiles row by row. tile_contexts: (side^2, T, D); guide_context: (1, T, D). checkpoint: a file that a
-    killed run resumes from, step by step; fingerprint: stands for all that the result depends on but the noise.
+    Args:
+        denoise: with guidance (`denoise.guided`).
+        decode: latents -> images in [-1, 1].
+        encode: images in [-1, 1] -> latents.
+        scheduler: DDIM's.
+        tiles: noise to start from, (side^2, C, w, w), row by row.
+        guide: noise to start from, (1, C, w, w).
+        tile_contexts: (side^2, T, D).
+        guide_context: (1, T, D).
+        side: tiles per side.
+        zooming: settings of the inner iteration.
+        batch_size: tiles at once.
+        checkpoint: what a killed run resumes from, written after every step; its fingerprint stands for all that the
+            result depends on but the noise.
+        progress: show a progress bar.
 
-    At every step the guide's predicted image is cut into side x side pieces, and each tile is moved, `inner.steps`
-    times, along the denoiser's response to the direction in which the encoder sees the tile come nearer to its piece:
-    an inexact Newton step by forward differences, without a backward pass.
+    Returns:
+        The tiles' and the guide's latents, float32 on the CPU.
+
+    Raises:
+        LargegenError: where a network gives NaN or infinite values.
     """
-    settings = json.dumps([side, inner.steps, inner.rate, inner.fd_step, len(scheduler.timesteps), fingerprint])
-    first, state = 0, torch.cat([tiles, guide]).float()  # the guide comes last
-    if checkpoint is not None and (saved := load_progress(checkpoint, settings)):
-        first, state = saved["step"], saved["canvas"]
-        log.info("%s: resuming after step %d of %d", checkpoint, first, len(scheduler.timesteps))
-    contexts = torch.cat([tile_contexts, guide_context])
-    steps, count = len(scheduler.timesteps), side**2
+    first, steps, count = 0, len(scheduler.timesteps), side**2
+    state = torch.cat([tiles, guide]).float()
+    saver = None
+    if checkpoint is not None:
+        settings = json.dumps([side, zooming.inner_steps, zooming.inner_rate, zooming.fd_step, steps])
+        saver = ProgressSaver(replace(checkpoint, save_every_s=0.0), settings)
+        if saved := saver.load():
+            first, state = saved.step, saved.canvas
+            log.info("%s: resuming after step %d of %d", checkpoint.path, first, steps)
     bar = tqdm(desc="zoom", unit="tile", total=steps * count, initial=first * count, disable=None if progress else True)
+    work = joint_steps(
+        denoise,
+        decode,
+        encode,
+        scheduler,
+        state,
+        torch.cat([tile_contexts, guide_context]),
+        side,
+        zooming,
+        first=first,
+        batch_size=batch_size,
+        on_tiles=bar.update,
+    )
     with bar:
-        for step in range(first, steps):
-            timestep = scheduler.timesteps[step]
-
-            def predict(noisy: Tensor, context: Tensor, timestep: Tensor = timestep) -> Tensor:
-                return clean_of(denoise(noisy, timestep, context).to(noisy), noisy, scheduler, timestep)
-
-            clean = torch.empty_like(state)
-            clean[count:] = predict(state[count:], contexts[count:])
-            pieces = pieces_of(decode(clean[count:]).float().cpu().clamp(-1, 1), side, side)
-            for start in range(0, count, batch_size):
-                batch = slice(start, min(start + batch_size, count))
-                state[batch], clean[batch] = _towards(
-                    pieces[batch], state[batch], contexts[batch], predict, decode, encode, inner
-                )
-                bar.update(batch.stop - start)
-            eps = eps_of(clean, state, scheduler, timestep)
-            state = scheduler.step(eps, timestep, state).prev_sample
-            if not state.isfinite().all():
-                raise LargegenError(f"step {step + 1} of {steps} gave NaN or infinite latents; try --precision fp32")
-            if checkpoint is not None:
-                save_progress(checkpoint, settings, step + 1, batch_size, state, scheduler)
+        for step, state in work:
+            check_finite(state, step, steps)
+            if saver is not None:
+                saver.save(step, batch_size, state, scheduler, last=step == steps)
     return state[:count], state[count:]
 
 
@@ -112,24 +171,31 @@ def _towards(
     noisy: Tensor,
     contexts: Tensor,
     predict: Callable[[Tensor, Tensor], Tensor],
-    decode: Callable[[Tensor], Tensor],
-    encode: Callable[[Tensor], Tensor],
-    inner: InnerIteration,
+    decode: Transcode,
+    encode: Transcode,
+    zooming: Zooming,
 ) -> tuple[Tensor, Tensor]:
-    """Noisy latents of a batch of tiles moved towards their pieces of the guide, and their clean ones [Z, alg. 1]."""
+    """Move a batch of tiles towards their pieces of the guide, an inexact Newton step at a time [Z, alg. 1].
+
+    Each step goes along the denoiser's response to the direction in which the encoder sees the tile come nearer to its
+    piece, by forward differences, without a backward pass.
+
+    Returns:
+        The tiles' noisy latents, moved, and their predicted clean ones.
+    """
     clean = predict(noisy, contexts)
-    for _ in range(inner.steps):
+    for _ in range(zooming.inner_steps):
         image = decode(clean).float().cpu()
         factor = image.shape[-1] // pieces.shape[-1]
         residual = _unit(enlarge(pieces - shrink(image, factor), factor))
-        moved = encode(image + inner.fd_step * residual).float().cpu()
+        moved = encode(image + zooming.fd_step * residual).float().cpu()
         direction = _unit(moved - encode(image).float().cpu())
-        response = (predict(noisy + inner.fd_step * direction, contexts) - clean) / inner.fd_step
-        noisy = noisy + inner.rate * _unit(response)
+        response = (predict(noisy + zooming.fd_step * direction, contexts) - clean) / zooming.fd_step
+        noisy = noisy + zooming.inner_rate * _unit(response)
         clean = predict(noisy, contexts)
     return noisy, clean
 
 
 def _unit(values: Tensor) -> Tensor:
-    """Each sample divided by its largest absolute value."""
+    """Divide each sample by its largest absolute value."""
     return values / values.abs().flatten(1).amax(1).clamp(min=1e-12)[:, None, None, None]

@@ -1,5 +1,6 @@
 """Joint sampling as published: geometry, what the inner iteration does, its exact cost, and resuming."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -7,12 +8,14 @@ import torch
 import torch.nn.functional as F
 from helpers.denoisers import TRAIN, pointwise
 
+from largegen.sampling.resume import Checkpoint
 from largegen.sampling.schedulers import clean_of, eps_of, make_scheduler
 from largegen.sampling.settings import Sampling, Zooming
 from largegen.sampling.zoom.downsample import enlarge, shrink
-from largegen.sampling.zoom.joint import InnerIteration, pieces_of, sample_jointly, whole_of
+from largegen.sampling.zoom.joint import pieces_of, sample_jointly, whole_of
 from largegen.sampling.zoom.zoom import count_work, zoom_latents
 
+PUBLISHED = Zooming("published")
 SIDE, WINDOW, FACTOR = 4, 8, 4  # 16 tiles of 8 latents, 32 px
 
 
@@ -38,9 +41,9 @@ def contexts(count, seed=1):
     return torch.randn(count, 1, 5, generator=torch.Generator().manual_seed(seed)) / 2
 
 
-def joint(inner=InnerIteration(), steps=6, denoise=toy_eps, **options):
+def joint(zooming=PUBLISHED, steps=6, denoise=toy_eps, **options):
     arguments = {
-        **{"tiles": noise(SIDE**2), "guide": noise(1, 2), "side": SIDE, "inner": inner},
+        **{"tiles": noise(SIDE**2), "guide": noise(1, 2), "side": SIDE, "zooming": zooming},
         **{"tile_contexts": contexts(SIDE**2), "guide_context": contexts(1, 3)},
     }
     return sample_jointly(denoise, decode, encode, make_scheduler("ddim", TRAIN, steps), **arguments | options)
@@ -58,7 +61,7 @@ def test_tiles_and_pieces_lie_row_by_row():
 
 
 def test_without_inner_steps_tiles_are_sampled_by_themselves():
-    tiles, guide = joint(InnerIteration(steps=0))
+    tiles, guide = joint(replace(PUBLISHED, inner_steps=0))
     for start, context, sampled in ((noise(16), contexts(16), tiles), (noise(1, 2), contexts(1, 3), guide)):
         scheduler, x = make_scheduler("ddim", TRAIN, 6), start
         for timestep in scheduler.timesteps:
@@ -72,7 +75,7 @@ def distance(tiles, guide):
 
 
 def test_more_inner_steps_come_nearer_to_the_guide():
-    found = [distance(*joint(InnerIteration(steps=k, rate=0.1))) for k in (0, 2, 4, 8)]
+    found = [distance(*joint(replace(PUBLISHED, inner_steps=k, inner_rate=0.1))) for k in (0, 2, 4, 8)]
     assert found == sorted(found, reverse=True) and found[-1] < 0.5 * found[0]
 
 
@@ -94,7 +97,13 @@ def test_each_inner_step_moves_the_shrunk_image_towards_the_guide():
         return clean_of(toy_eps(noisy, timestep, context), noisy, scheduler, timestep)
 
     _towards(
-        pieces, noise(16) * 0.1, contexts(16), predict, watching_decode, encode, InnerIteration(steps=6, rate=0.02)
+        pieces,
+        noise(16) * 0.1,
+        contexts(16),
+        predict,
+        watching_decode,
+        encode,
+        replace(PUBLISHED, inner_steps=6, inner_rate=0.02),
     )
     errors = torch.stack(errors)  # (steps, tiles)
     assert (errors.diff(dim=0) < 0).all()
@@ -110,7 +119,7 @@ def test_the_tile_under_a_bright_piece_becomes_bright():
             return eps_of(bright, latents, scheduler, timestep)
         return pointwise(0.0, 0.3)(latents, timestep, context)
 
-    tiles, _ = joint(InnerIteration(rate=0.1), denoise=denoise)
+    tiles, _ = joint(replace(PUBLISHED, inner_rate=0.1), denoise=denoise)
     means = decode(tiles).mean((1, 2, 3)).view(SIDE, SIDE)
     assert means.argmax() == 3 and means[0, 3] > 0.3
     assert means[3, 0] < 0
@@ -123,7 +132,7 @@ def test_the_batch_size_makes_no_difference(batch_size):
 
 
 def test_killed_it_goes_on_to_the_same_result(tmp_path):
-    whole = joint(checkpoint=tmp_path / "whole")
+    whole = joint(checkpoint=Checkpoint(tmp_path / "whole"))
     calls = iter(range(70))
 
     def dying(*arguments):
@@ -132,9 +141,9 @@ def test_killed_it_goes_on_to_the_same_result(tmp_path):
         return toy_eps(*arguments)
 
     with pytest.raises(KeyboardInterrupt):
-        joint(denoise=dying, checkpoint=tmp_path / "killed")
+        joint(denoise=dying, checkpoint=Checkpoint(tmp_path / "killed"))
     counted = []
-    again = joint(denoise=lambda *a: counted.append(1) or toy_eps(*a), checkpoint=tmp_path / "killed")
+    again = joint(denoise=lambda *a: counted.append(1) or toy_eps(*a), checkpoint=Checkpoint(tmp_path / "killed"))
     assert len(counted) < 6 * (1 + 2 * 21)
     assert all(torch.equal(a, b) for a, b in zip(again, whole, strict=True))
 
