@@ -85,7 +85,7 @@ def image_info(
 
     source, scale = grid.source, grid.downsample
     place = None
-    if source.crs:
+    if source.crs and source.transform:
         a, b, c, d, e, f = source.transform
         x, y = grid.origin_xy
         transform = (a * scale, b * scale, a * x + b * y + c, d * scale, e * scale, d * x + e * y + f)
