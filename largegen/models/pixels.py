@@ -11,12 +11,12 @@ def to_uint8(pixels: Tensor) -> Tensor:
 
 
 def to_network(images: np.ndarray) -> torch.Tensor:
-    """Images (..., H, W, 3) uint8 -> (..., 3, H, W) float32 in [-1, 1]."""
+    """Turn images (..., H, W, 3) uint8 -> (..., 3, H, W) float32 in [-1, 1]."""
     tensor = torch.from_numpy(np.ascontiguousarray(images)).movedim(-1, -3)
     return tensor.float() / 127.5 - 1
 
 
 def to_images(tensor: torch.Tensor) -> np.ndarray:
-    """(..., 3, H, W) float in [-1, 1] -> images (..., H, W, 3) uint8."""
+    """Turn (..., 3, H, W) float in [-1, 1] -> images (..., H, W, 3) uint8."""
     array: np.ndarray = to_uint8(tensor.float()).movedim(-3, -1).cpu().numpy()
     return array

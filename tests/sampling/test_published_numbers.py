@@ -8,6 +8,7 @@ from safetensors.torch import load_file
 
 from largegen.models.autoencoder import Autoencoder
 from largegen.models.convert.published import read_published
+from largegen.models.info import ModelInfo
 from largegen.models.model import Model
 from largegen.sampling.generate import decode_bands, resolve_defaults, sample_latents
 from largegen.sampling.settings import Sampling
@@ -39,7 +40,7 @@ def test_reference_networks(reference):
 
 def test_reference_large_image(reference, monkeypatch):
     unet, vae, conditioner, _, large = reference
-    model = Model(Autoencoder(vae), unet, conditioner, TRAIN, info={"embedding_dim": 48})
+    model = Model(Autoencoder(vae), unet, conditioner, TRAIN, info=ModelInfo("m", embedding_dim=48))
     assert (model.window, model.factor, model.tile_px) == (64, 4, 256)
     sampling = Sampling(steps=10, guidance=4.0, windows="overlap", stride=32, decode_stride=32, batch_size=4)
     sampling = resolve_defaults(sampling, model)

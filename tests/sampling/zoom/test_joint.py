@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from helpers.denoisers import TRAIN, pointwise
 
+from largegen.models.info import ModelInfo
 from largegen.sampling.resume import Checkpoint
 from largegen.sampling.schedulers import clean_of, eps_of, make_scheduler
 from largegen.sampling.settings import Sampling, Zooming
@@ -165,7 +166,7 @@ def test_the_published_method_costs_what_the_paper_says():
 
     model = SimpleNamespace(
         eps=eps,
-        info={"embedding_dim": 4},
+        info=ModelInfo("m", embedding_dim=4),
         levels=5,
         tile_px=256,
         window=64,
