@@ -1,6 +1,6 @@
 """`largegen embed`: slides -> embedding files."""
 
-import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -9,14 +9,12 @@ import typer
 from largegen.cli import options as shared
 from largegen.cli.import_embeddings import import_files, refuse_same_names
 from largegen.errors import InputError
-from largegen.slides.resolution import Target
+from largegen.slides.resolution import Resolution
 
 if TYPE_CHECKING:
-    import numpy as np
-
+    from largegen.embeddings.embed import EmbedOptions
     from largegen.models.encoder import Encoder
     from largegen.slides.slide import Slide
-    from largegen.slides.tiles import TileGrid
 
 
 def embed(
@@ -38,8 +36,8 @@ def embed(
         int | None,
         typer.Option(min=16, help="Side of a tile, in pixels at that resolution.", show_default="256"),
     ] = None,
-    overlap: Annotated[
-        int | None, typer.Option(min=0, help="Pixels that neighbouring tiles share.", show_default="0")
+    overlap_px: Annotated[
+        int | None, typer.Option("--overlap", min=0, help="Pixels that neighbouring tiles share.", show_default="0")
     ] = None,
     tissue_threshold: shared.TissueThreshold = None,
     no_tissue_filter: shared.NoTissueFilter = False,
@@ -82,41 +80,35 @@ def embed(
     if import_:
         if preview or no_tissue_filter or tissue_threshold is not None:
             raise InputError("--import: --preview and the tissue filter are for slides only")
-        from largegen.embeddings.convert.convert import ImportOptions
+        from largegen.embeddings.convert.facts import ImportOptions
 
-        given = ImportOptions(encoder, dataset, tile_px, overlap, mag, mpp, gsd, source_mag, source_mpp, source_gsd)
+        given = ImportOptions(encoder, dataset, tile_px, overlap_px, mag, mpp, gsd, source_mag, source_mpp, source_gsd)
         settings = {"encoder_weights": encoder_weights, "device": device, "overwrite": overwrite}
         raise typer.Exit(import_files(slides, out, given, slide, settings, keep_going, dry_run, json))
     if slide is not None or dataset is not None:
         raise InputError("--slide, --dataset: only with --import")
-    encoder, tile_px, overlap = encoder or "starter", tile_px or 256, overlap or 0
+    encoder, tile_px, overlap_px = encoder or "starter", tile_px or 256, overlap_px or 0
+    from largegen.embeddings.embed import EmbedOptions
     from largegen.slides.find import find_slides
     from largegen.slides.slide import open_slide
 
     paths = find_slides(slides)
     refuse_same_names(paths)
     network = _load(encoder, encoder_weights, device, precision)
-    target = Target(mag, mpp, gsd)
-    settings = {
-        "tile_px": tile_px,
-        "overlap_px": overlap,
-        "tissue_threshold": tissue_threshold,
-        "tissue_filter": not no_tissue_filter,
-        "batch_size": batch_size,
-        "workers": workers,
-    }
+    target = Resolution(mpp, mag, gsd)
+    options = EmbedOptions(tile_px, overlap_px, tissue_threshold, not no_tissue_filter, batch_size, workers)
 
     def one(path: Path) -> dict[str, Any]:
         with open_slide(path, source_mpp, source_mag, source_gsd) as slide:
             if dry_run:
-                return _estimate(slide, network, out, target, settings)
-            return _embed_one(slide, network, out, target, settings, preview, overwrite)
+                return _estimate(slide, network, out, target, options)
+            return _embed_one(slide, network, out, target, options, preview, overwrite)
 
     results = shared.one_by_one(paths, one, keep_going, "slide")
     if json or dry_run:
         report = {"encoder": network.spec.name, "licence": network.spec.licence, "width": network.dim}
         report |= {"device": str(network.device), "precision": str(network.dtype).removeprefix("torch.")}
-        shared.print_json(report | {"settings": target._asdict() | settings, "slides": results})
+        shared.print_json(report | {"settings": target._asdict() | asdict(options), "slides": results})
     else:
         for result in results:
             if "error" not in result:
@@ -138,67 +130,39 @@ def _embed_one(
     slide: "Slide",
     encoder: "Encoder",
     out: Path,
-    target: Target,
-    settings: dict[str, Any],
+    target: Resolution,
+    options: "EmbedOptions",
     preview: bool,
     overwrite: bool,
 ) -> dict[str, Any]:
-    from largegen.embeddings.embed import embed_slide
+    from largegen.embeddings.embed import embed_slide, plan_tiles
     from largegen.embeddings.file import EmbeddingFile
     from largegen.slides.tiles import draw_preview
 
     result: dict[str, Any] = {"slide": str(slide.path)}
     if preview:
-        grid, keep = _tiles(slide, target, settings)
+        grid, keep = plan_tiles(slide, target.downsample(slide), options)
         result["preview"] = str(out / f"{slide.name}.png")
         draw_preview(slide, grid, keep, Path(result["preview"]))
     path = embed_slide(
         slide,
         encoder,
         out,
+        options,
         downsample=target.downsample(slide),
         mag=target.magnification(slide),
         overwrite=overwrite,
         progress=shared.show_progress(),
-        **settings,
     )
     file = EmbeddingFile(path)
     _, _, rows, columns = file.settings.region
     return result | {"file": str(path), "tiles": file.count, "rows": rows, "columns": columns}
 
 
-def _tiles(slide: "Slide", target: Target, settings: dict[str, Any]) -> "tuple[TileGrid, np.ndarray]":
-    from largegen.embeddings.embed import kept_tiles
-    from largegen.slides.tiles import tile_grid
-
-    grid = tile_grid(slide, target.downsample(slide), settings["tile_px"], settings["overlap_px"])
-    return grid, kept_tiles(slide, grid, settings["tissue_threshold"], settings["tissue_filter"])
-
-
 def _estimate(
-    slide: "Slide", encoder: "Encoder", out: Path, target: Target, settings: dict[str, Any]
+    slide: "Slide", encoder: "Encoder", out: Path, target: Resolution, options: "EmbedOptions"
 ) -> dict[str, Any]:
-    """What the run would take: time from how long a few tiles take here, memory and disk from sizes."""
-    import numpy as np
+    from largegen.embeddings.embed import estimate
 
-    grid, keep = _tiles(slide, target, settings)
-    tiles, batch_size = int(keep.sum()), settings["batch_size"]
-    trial = np.argwhere(keep)[:4]
-    started = time.perf_counter()
-    if tiles:
-        size = (grid.tile_px, grid.tile_px)
-        encoder.encode(np.stack([slide.read(*grid.xy(*cell), *size, grid.downsample) for cell in trial]))
-    seconds = (time.perf_counter() - started) / max(1, len(trial))
-    weights = sum(p.numel() * p.element_size() for p in encoder.net.parameters())
-    waiting = 3 * batch_size * grid.tile_px**2 * 3
-    activations = 8 * batch_size * encoder.spec.input_px**2 * 3 * 4
-    return {
-        "slide": str(slide.path),
-        "file": str(out / f"{slide.name}.h5"),
-        "tiles": tiles,
-        "rows": grid.rows,
-        "columns": grid.cols,
-        "seconds": round(seconds * tiles, 1),
-        "memory_mb": round((weights + waiting + activations) / 1e6, 1),
-        "disk_mb": round(tiles * (encoder.dim * 4 + 16) / 1e6, 3),
-    }
+    found = estimate(slide, encoder, options, target.downsample(slide))
+    return {"slide": str(slide.path), "file": str(out / f"{slide.name}.h5"), **asdict(found)}

@@ -10,7 +10,7 @@ from largegen.cli import options as shared
 from largegen.errors import InputError
 
 if TYPE_CHECKING:
-    from largegen.embeddings.convert.convert import ImportOptions
+    from largegen.embeddings.convert.facts import ImportOptions
 
 
 def import_files(
@@ -24,10 +24,11 @@ def import_files(
     json: bool,
 ) -> int:
     """Import the files and report; gives the exit code. `settings` are import_embeddings' options."""
-    from largegen.embeddings.convert.arrays import find_files
+    from largegen.embeddings.convert.arrays import SUFFIXES
+    from largegen.slides.find import find_files
     from largegen.slides.slide import open_slide
 
-    paths = find_files(paths)
+    paths = find_files(paths, SUFFIXES, what="embedding files")
     if slide is not None and len(paths) > 1:
         raise InputError("--slide: with one file to import; the others are of other slides")
     refuse_same_names(paths)

@@ -119,7 +119,7 @@ def _embedding_file(path: Path) -> dict[str, Any]:
         "what": "embedding file",
         "tiles": file.count,
         "grid": {"row": row, "column": col, "rows": rows, "columns": cols},
-        "complete": file.complete,
+        "complete": True,  # else it is refused
         "largegen_version": file.attrs.get("largegen_version"),
     } | (settings | magnifications)
 

@@ -9,7 +9,7 @@ import typer
 from largegen.cli import options as shared
 from largegen.conditioning.open_reference import ReferenceOptions
 from largegen.errors import InputError
-from largegen.slides.resolution import Target
+from largegen.slides.resolution import Resolution
 
 
 @dataclass(frozen=True)
@@ -63,8 +63,8 @@ class Reference:
         return ReferenceOptions(
             ref=self.ref,
             embeddings=self.embeddings,
-            target=Target(self.mag, self.mpp, self.gsd),
-            source=(self.source_mpp, self.source_mag, self.source_gsd),
+            target=Resolution(self.mpp, self.mag, self.gsd),
+            source=Resolution(self.source_mpp, self.source_mag, self.source_gsd),
             tissue_threshold=self.tissue_threshold,
             tissue_filter=not self.no_tissue_filter,
             encoder_weights=self.encoder_weights,

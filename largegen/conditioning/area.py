@@ -7,7 +7,7 @@ import numpy as np
 
 from largegen.errors import InputError
 from largegen.models.model import Model
-from largegen.slides.tiles import held_in_rectangles
+from largegen.slides.tissue import sliding_sums
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class ImageArea:
     height: int
     row: int  # first tile
     col: int
-    rows: int  # tiles; past the last of the reference the image is continued by repetition
+    rows: int  # tiles; past the last of the reference the image continues by repetition
     cols: int
     full: bool  # the whole reference
 
@@ -29,35 +29,47 @@ class ImageArea:
 
 
 def parse_size(text: str) -> tuple[int, int] | None:
-    """`N` or `WxH` in pixels -> (width, height); `full` -> None. Raises InputError for anything else."""
+    """Read an image size: `N` or `WxH` in pixels -> (width, height); `full` -> None.
+
+    Raises:
+        InputError: For anything else.
+    """
     if text.lower() == "full":
         return None
     match = re.fullmatch(r"(\d+)(?:[xX](\d+))?", text)
     if not match:
-        raise InputError(f"--size {text}: give N, WxH (pixels) or full")
+        raise InputError(f"`size` {text}: give N, WxH (pixels) or full")
     return int(match[1]), int(match[2] or match[1])
 
 
 def parse_corner(text: str) -> tuple[int, int]:
-    """`X,Y` in level-0 pixels -> (x, y). Raises InputError for anything else."""
+    """Read the corner of an image: `X,Y` in level-0 pixels -> (x, y).
+
+    Raises:
+        InputError: For anything else.
+    """
     match = re.fullmatch(r"(\d+),(\d+)", text.replace(" ", ""))
     if not match:
-        raise InputError(f"--region {text}: give X,Y, the top-left corner in level-0 pixels")
+        raise InputError(f"`region` {text}: give X,Y, the top-left corner in level-0 pixels")
     return int(match[1]), int(match[2])
 
 
 def check_size(size: tuple[int, int], model: Model) -> None:
-    """Raise an InputError for a size (width, height) in px that a model cannot make."""
+    """Check that a model can make an image of a size (width, height) in px.
+
+    Raises:
+        InputError: Where it cannot.
+    """
     width, height = size
     if min(size) < model.tile_px or width % model.factor or height % model.factor:
         raise InputError(
-            f"--size {width}x{height}: sides must be at least {model.tile_px} px and multiples of {model.factor}"
+            f"`size` {width}x{height}: sides must be at least {model.tile_px} px and multiples of {model.factor}"
         )
 
 
 def most_tissue(tissue: np.ndarray, rows: int, cols: int) -> tuple[int, int]:
-    """(row, col) of the rows x cols rectangle that holds most tissue tiles; of equals, the most central."""
-    counts = held_in_rectangles(tissue, rows, cols)
+    """Find (row, col) of the rows x cols rectangle that holds most tissue tiles; of equals, the most central."""
+    counts = sliding_sums(tissue, rows, cols)
     best = np.argwhere(counts == counts.max())
     middle = (np.array(counts.shape) - 1) / 2
     row, col = best[np.square(best - middle).sum(1).argmin()]
@@ -65,10 +77,19 @@ def most_tissue(tissue: np.ndarray, rows: int, cols: int) -> tuple[int, int]:
 
 
 def pure_background(tissue: np.ndarray, window: int, height: int, width: int) -> np.ndarray:
-    """(rows, cols) bool of tiles -> (height, width) bool of latents, `window` to a tile: True where no tissue is near.
+    """Find the latents of an image that show background alone.
 
     A tile that touches tissue is not pure, so that tissue does not end at a tile's border. Past the last tiles the
-    canvas, no smaller than they, is continued by repetition.
+    canvas, no smaller than they, continues by repetition.
+
+    Args:
+        tissue: (rows, cols) bool, of the tiles.
+        window: Latents along a tile's side.
+        height: Of the canvas, in latents.
+        width: Of the canvas, in latents.
+
+    Returns:
+        (height, width) bool: True where no tissue is near.
     """
     rows, cols = tissue.shape
     padded = np.pad(tissue, 1)

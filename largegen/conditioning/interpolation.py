@@ -11,10 +11,17 @@ NEARLY_PARALLEL = 0.9995  # |cos| above which slerp divides by almost nothing, s
 
 
 def slerp(a: Tensor, b: Tensor, t: Tensor) -> Tensor:
-    """Spherical interpolation from `a` at t = 0 to `b` at t = 1 [L, sec. 3]; linear where |cos| > 0.9995.
+    """Interpolate spherically from `a` at t = 0 to `b` at t = 1 [L, sec. 3]; linear where |cos| > 0.9995.
 
-    a, b: (N, D) float, of any length; t: (N,) in [0, 1]. Returns (N, D). The angle is that between the
-    directions; the lengths are carried along.
+    The angle is that between the directions; the lengths are carried along.
+
+    Args:
+        a: (N, D) float, of any length.
+        b: (N, D) float, of any length.
+        t: (N,) in [0, 1].
+
+    Returns:
+        (N, D).
     """
     t = t[:, None]
     cos = (F.normalize(a, dim=-1) * F.normalize(b, dim=-1)).sum(-1, keepdim=True)
@@ -25,10 +32,17 @@ def slerp(a: Tensor, b: Tensor, t: Tensor) -> Tensor:
 
 
 def interpolate_grid(features: Tensor, y: Tensor, x: Tensor) -> Tensor:
-    """Embeddings between the points of a grid: slerp along the row, then between the two rows [L, sec. 3].
+    """Interpolate between the points of a grid: slerp along the row, then between the two rows [L, sec. 3].
 
-    features: (R, C, D) float, one embedding per tile, on any device; y, x: (N,) in tiles, on the CPU, with (0, 0)
-    at the first tile. Returns (N, D) float32. The grid is continued past its edges by repetition.
+    The grid continues past its edges by repetition.
+
+    Args:
+        features: (R, C, D) float, one embedding per tile, on any device.
+        y: (N,) in tiles, on the CPU; 0 is the first tile.
+        x: The same along the columns.
+
+    Returns:
+        (N, D) float32.
     """
     features = features.float()
     rows, cols, _ = features.shape

@@ -1,70 +1,103 @@
-"""A reference from a request: which slide or embedding file, at what resolution, and how tissue is found."""
+"""A reference from a request: which slide or embedding file, at what resolution, and how tissue is found.
+
+A further kind of reference, such as a grid of embeddings sampled from a prior, is one more field of the request and one
+more branch of `ReferenceOptions.open`.
+"""
 
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from largegen.slides.resolution import Target
+from largegen.errors import InputError
+from largegen.slides.resolution import UNKNOWN, Resolution, mag_of
 
 if TYPE_CHECKING:
-    from largegen.conditioning.reference import Reference
+    from largegen.conditioning.reference import Reference, SlideOnDemand
     from largegen.models.model import Model
 
 
 @dataclass(frozen=True)
 class ReferenceOptions:
-    """A reference, as the command line asks for it."""
+    """A request for a reference: a slide, or an embedding file."""
 
-    ref: Path | None
-    embeddings: Path | None
-    target: Target
-    source: tuple[float | None, float | None, float | None]  # mpp, magnification and gsd that metadata lack
-    tissue_threshold: float | None
-    tissue_filter: bool
-    encoder_weights: Path | None
-    cache: Path | None
-    region_encoder_weights: Path | None
-    region_embeddings: Path | None
-    no_region: bool
+    ref: Path | None = None  # slide or scene whose tiles are embedded
+    embeddings: Path | None = None  # embedding file, in place of `ref`
+    target: Resolution = UNKNOWN  # of the image; by default the model's own
+    source: Resolution = UNKNOWN  # of level 0, where the metadata lack it
+    tissue_threshold: float | None = None  # saturation in [0, 1]; None: Otsu's
+    tissue_filter: bool = True  # False: all tiles count as tissue
+    encoder_weights: Path | None = None  # file, where no hub has the encoder's weights
+    cache: Path | None = None  # directory of embedded rectangles; None: the user's cache folder
+    region_encoder_weights: Path | None = None  # as `encoder_weights`, of the region encoder
+    region_embeddings: Path | None = None  # embedding file of the regions around the tiles
+    no_region: bool = False  # regions' embeddings count as zero
+
+    def __post_init__(self) -> None:
+        """Check that there is one reference.
+
+        Raises:
+            InputError: For none, and for two.
+        """
+        if (self.ref is None) == (self.embeddings is None):
+            raise InputError("give `ref` SLIDE or `embeddings` FILE.h5")
 
     @property
     def name(self) -> str:
-        """Of the slide, for the output."""
-        return (self.ref or self.embeddings).stem.removesuffix(".ome")
+        """Name of the slide or file, for the output."""
+        return Path(self.ref or self.embeddings or "").stem.removesuffix(".ome")
 
     def open(self, stack: ExitStack, model: "Model", progress: bool = False) -> "Reference":
-        """The reference for a model; the slide is open as long as `stack`."""
+        """Open the reference for a model.
+
+        Args:
+            stack: Keeps the slide open.
+            model: The model to condition.
+            progress: Show progress bars while tiles are embedded.
+
+        Raises:
+            InputError: Where the request does not suit the model or the slide.
+            EmbeddingFileError: For an embedding file that does not suit the model.
+        """
         from largegen.conditioning.reference import file_reference, slide_reference
         from largegen.conditioning.region_context import (
-            WEIGHTS_OPTION,
             check_region_choice,
             context_from_file,
             context_from_slide,
             with_region_context,
         )
+
+        ways = ("region_embeddings", "region_encoder_weights", "no_region")
+        check_region_choice(model, [way for way in ways if getattr(self, way)], self.ref is not None)
+        context = context_from_file(model, self.region_embeddings) if self.region_embeddings else None
+        if self.embeddings is not None:
+            reference = file_reference(model, self.embeddings)
+        else:
+            source = self._slide(stack, model, progress)
+            reference = slide_reference(model, source, self.encoder_weights)
+            if model.region_dim and not self.no_region:
+                context = context or context_from_slide(model, source, self.region_encoder_weights)
+        return with_region_context(reference, context) if context else reference
+
+    def _slide(self, stack: ExitStack, model: "Model", progress: bool) -> "SlideOnDemand":
+        """Open the slide at the resolution asked for, by default the model's own."""
+        from largegen.conditioning.reference import SlideOnDemand
+        from largegen.embeddings.embed import EmbedOptions
         from largegen.slides.slide import open_slide
 
-        given, weights = self.region_embeddings, self.region_encoder_weights
-        chosen = {"--region-embeddings": given, WEIGHTS_OPTION: weights, "--no-region": self.no_region}
-        check_region_choice(model, [option for option, value in chosen.items() if value], self.ref is not None)
-        found = context_from_file(model, given) if given else None
-        if self.ref is None:
-            reference = file_reference(model, self.embeddings)
-            return with_region_context(reference, found) if found else reference
-        slide = stack.enter_context(open_slide(self.ref, *self.source))
+        slide = stack.enter_context(open_slide(self.ref or Path(), *self.source))
         target = self.target
-        if target == Target(None, None, None) and model.mpp and slide.kind != "scene":
-            target = Target(round(10 / model.mpp), None, None)  # the model's own magnification
-        how = {
-            "downsample": target.downsample(slide),
-            "tissue_threshold": self.tissue_threshold,
-            "tissue_filter": self.tissue_filter,
-            "cache": self.cache,
-            "progress": progress,
-        }
-        mag = target.magnification(slide)
-        reference = slide_reference(model, slide, mag=mag, encoder_weights=self.encoder_weights, **how)
-        if model.region_dim and not self.no_region:
-            found = found or context_from_slide(model, slide, encoder_weights=weights, **how)
-        return with_region_context(reference, found) if found else reference
+        if target == UNKNOWN and model.mpp and slide.kind != "scene":
+            target = Resolution(mag=round(mag_of(model.mpp)))
+        return SlideOnDemand(
+            slide,
+            downsample=target.downsample(slide),
+            options=EmbedOptions(
+                tile_px=model.tile_px,
+                tissue_threshold=self.tissue_threshold,
+                tissue_filter=self.tissue_filter,
+            ),
+            mag=target.magnification(slide),
+            cache=self.cache,
+            progress=progress,
+        )

@@ -4,12 +4,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache as cache_results
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from largegen.conditioning.area import ImageArea, check_size, most_tissue
-from largegen.embeddings.embed import embed_slide, kept_tiles
+from largegen.embeddings.embed import EmbedOptions, Rectangle, embed_slide, plan_tiles
 from largegen.embeddings.file import EmbeddingFile
 from largegen.embeddings.grid import EmbeddingGrid
 from largegen.errors import EmbeddingFileError, InputError
@@ -18,7 +17,7 @@ from largegen.models.model import Model
 from largegen.runtime.distributed import process_group, run_on_main
 from largegen.runtime.files import cache_directory
 from largegen.slides.slide import Slide
-from largegen.slides.tiles import tile_grid
+from largegen.slides.tiles import TileGrid, tile_grid
 
 
 @dataclass(frozen=True)
@@ -30,26 +29,35 @@ class Reference:
     tissue: np.ndarray  # (rows, cols) bool
     origin_xy: tuple[int, int]  # level-0 top-left corner of the first tile
     tile_level0_px: float  # side of a tile in level-0 px
-    grid: Callable[[ImageArea], EmbeddingGrid]  # the embeddings under a region
+    grid: Callable[[ImageArea], EmbeddingGrid]  # the embeddings under an image
 
     def area(self, model: Model, size: tuple[int, int] | None, corner: tuple[int, int] | None = None) -> ImageArea:
-        """Lay an image over the grid. Raises InputError for a size that the grid or the model does not allow.
+        """Lay an image over the grid.
 
-        size: (width, height) in px, None for the whole. corner: the wanted top-left corner (x, y) in level-0 px,
-        moved up and left to a tile's; by default the place with most tissue.
+        Args:
+            model: The model that makes the image.
+            size: (width, height) in px, None for the whole.
+            corner: The wanted top-left corner (x, y) in level-0 px (the option `region`), moved up and left to a
+                tile's; None: the place with most tissue.
+
+        Returns:
+            The image's size and the tiles that it needs.
+
+        Raises:
+            InputError: For a size that the grid or the model does not allow, or a corner outside.
         """
         grid_rows, grid_cols = self.tissue.shape
         tile_px = model.tile_px
         largest = self.width // model.factor * model.factor, self.height // model.factor * model.factor
         if size is None:
             if corner is not None:
-                raise InputError("--region: not with --size full, which is all of the reference")
+                raise InputError("`region`: not with `size` full, which is all of the reference")
             return ImageArea(*largest, 0, 0, grid_rows, grid_cols, full=True)
         check_size(size, model)
         width, height = size
         if width > largest[0] or height > largest[1]:
             raise InputError(
-                f"--size {width}x{height}: the reference is too small at this resolution;"
+                f"`size` {width}x{height}: the reference is too small at this resolution;"
                 f" the largest size that fits is {largest[0]}x{largest[1]}"
             )
         rows, cols = min(-(-height // tile_px), grid_rows), min(-(-width // tile_px), grid_cols)
@@ -62,7 +70,7 @@ class Reference:
             )
             if row + rows > grid_rows or col + cols > grid_cols or min(row, col) < 0:
                 raise InputError(
-                    f"--region {corner[0]},{corner[1]}: {width}x{height} px from there leave the reference;"
+                    f"`region` {corner[0]},{corner[1]}: {width}x{height} px from there leave the reference;"
                     f" corners from {self._corner(0, 0)} to {self._corner(grid_rows - rows, grid_cols - cols)} fit"
                 )
         return ImageArea(width, height, row, col, rows, cols, full=False)
@@ -73,7 +81,11 @@ class Reference:
 
 
 def file_reference(model: Model, path: Path) -> Reference:
-    """An embedding file as a reference. Raises EmbeddingFileError where it is damaged or does not suit the model."""
+    """Take an embedding file as a reference.
+
+    Raises:
+        EmbeddingFileError: Where it is damaged or does not suit the model.
+    """
     file = EmbeddingFile(path)
     check_embeddings(model, file)
     grid = file.grid()
@@ -93,90 +105,103 @@ def file_reference(model: Model, path: Path) -> Reference:
     )
 
 
-def slide_reference(
-    model: Model,
-    slide: Slide,
-    *,
-    downsample: float,
-    mag: float | None = None,
-    tissue_threshold: float | None = None,
-    tissue_filter: bool = True,
-    encoder_weights: Path | None = None,
-    cache: Path | None = None,
-    progress: bool = False,
-) -> Reference:
-    """A slide as a reference: its tiles are embedded when asked for, with the model's own encoder, or found in `cache`.
+@dataclass(frozen=True)
+class SlideOnDemand:
+    """A slide whose tiles are embedded when they are asked for, or found in a cache."""
 
-    downsample: level-0 px per px of the image; see embed.embed_slide for the rest.
+    slide: Slide
+    downsample: float  # level-0 px per px of the image
+    options: EmbedOptions  # of the model's tile size
+    mag: float | None = None  # the magnification that the user asked for, to be recorded
+    cache: Path | None = None  # directory of the embedded rectangles; None: the user's cache folder
+    progress: bool = False  # show progress bars
+
+    def tiles(self) -> TileGrid:
+        """Lay the tile grid over the slide."""
+        return tile_grid(self.slide, self.downsample, self.options.tile_px)
+
+    def embeddings(
+        self, model: Model, encoder: Callable[[], Encoder], check: Callable[[Model, EmbeddingFile], None]
+    ) -> Callable[[Rectangle], EmbeddingGrid]:
+        """Make the function that gives the embeddings of a rectangle of tiles.
+
+        Of several processes one embeds for all.
+
+        Args:
+            model: Whose conditions they are.
+            encoder: Loads the encoder; called once, when it is needed.
+            check: Raises where an embedding file does not suit the model.
+
+        Returns:
+            A function of a rectangle (row, column, rows, columns) of the slide's tiles.
+        """
+        loaded = cache_results(encoder)
+
+        def embed(place: Rectangle) -> EmbeddingGrid:
+            path = embed_slide(
+                self.slide,
+                loaded(),
+                self.cache or cache_directory(),
+                self.options,
+                downsample=self.downsample,
+                mag=self.mag,
+                region=place,
+                progress=self.progress,
+            )
+            file = EmbeddingFile(path)
+            check(model, file)
+            return file.grid()
+
+        return lambda place: run_on_main(process_group(model.device), lambda: embed(place))
+
+
+def slide_reference(model: Model, source: SlideOnDemand, encoder_weights: Path | None = None) -> Reference:
+    """Take a slide as a reference; its tiles are embedded with the model's own encoder.
+
+    Args:
+        model: The model to condition.
+        source: The slide, and how it is embedded.
+        encoder_weights: File of the encoder's weights, where no hub has them.
     """
-    tiles = tile_grid(slide, downsample, model.tile_px)
-    filter_ = {"tissue_threshold": tissue_threshold, "tissue_filter": tissue_filter}
-    settings = {"downsample": downsample, "mag": mag, "progress": progress, **filter_}
-    embed = rectangles(
-        model,
-        slide,
-        lambda: load_encoder(encoder_of(model), encoder_weights, model.device),
-        check_embeddings,
-        cache,
-        **settings,
+    tiles, tissue = plan_tiles(source.slide, source.downsample, source.options)
+    embed = source.embeddings(
+        model, lambda: load_encoder(encoder_of(model), encoder_weights, model.device), check_embeddings
     )
-    width, height = _size_at(slide.width, slide.height, downsample)
+    width, height = _size_at(source.slide.width, source.slide.height, source.downsample)
     return Reference(
         width=width,
         height=height,
-        tissue=kept_tiles(slide, tiles, **filter_),
+        tissue=tissue,
         origin_xy=(0, 0),
         tile_level0_px=tiles.stride_level0_px,
         grid=lambda area: embed((area.row, area.col, area.rows, area.cols)),
     )
 
 
-def rectangles(
-    model: Model,
-    slide: Slide,
-    encoder: Callable[[], Encoder],
-    check: Callable[[Model, EmbeddingFile], None],
-    cache: Path | None,
-    **settings: Any,
-) -> Callable[[tuple[int, int, int, int]], EmbeddingGrid]:
-    """What gives the embeddings of a rectangle (row, column, rows, columns) of a slide's tiles, found in `cache` or put
-    there by one process for all.
-
-    encoder: loads it, once and when it is needed; check: raises where a file does not suit the model; settings: as
-    embed.embed_slide takes them.
-    """
-    loaded = cache_results(encoder)
-
-    def embed(place: tuple[int, int, int, int]) -> EmbeddingGrid:
-        directory = cache or cache_directory()
-        path = embed_slide(slide, loaded(), directory, tile_px=model.tile_px, region=place, **settings)
-        file = EmbeddingFile(path)
-        check(model, file)
-        return file.grid()
-
-    return lambda place: run_on_main(process_group(model.device), lambda: embed(place))
-
-
 def _size_at(width: int, height: int, downsample: float) -> tuple[int, int]:
-    """A slide's size in whole px at a resolution; as little short of one as in tiles.tile_grid counts for one."""
+    """Return a slide's size in whole px at a resolution; as little short of one as tiles.tile_grid takes for one."""
     return int(width / downsample + 1e-6), int(height / downsample + 1e-6)
 
 
 def encoder_of(model: Model) -> str:
-    """The name by which a model's encoder is loaded: that of the copy inside its directory, if it has one."""
+    """Return the name to load a model's encoder by: that of the copy inside its directory, if it has one."""
     own = (model.directory or Path()) / "encoder"
     inside = model.directory is not None and own.is_dir() and own != STARTER_DIR
-    return f"local-dir:{own}" if inside else model.info["encoder"]
+    return f"local-dir:{own}" if inside else model.info.encoder
 
 
 def check_embeddings(model: Model, file: EmbeddingFile) -> None:
-    """Raise an EmbeddingFileError where a model cannot be conditioned on an embedding file."""
+    """Check that a model can be conditioned on an embedding file.
+
+    Raises:
+        EmbeddingFileError: Where dimension, tiles or encoder are not the model's.
+    """
     info, settings = model.info, file.settings
-    name = info["name"]
-    if settings.dim != info["embedding_dim"]:
+    name = info.name
+    if settings.dim != info.embedding_dim:
         raise EmbeddingFileError(
             f"{file.path}: {settings.dim}-dimensional embeddings of {settings.encoder}, but model {name} needs"
-            f" {info['embedding_dim']}, of {info['encoder']}"
+            f" {info.embedding_dim}, of {info.encoder}"
         )
     if settings.tile_px != model.tile_px or settings.overlap_px:
         raise EmbeddingFileError(
@@ -184,9 +209,9 @@ def check_embeddings(model: Model, file: EmbeddingFile) -> None:
             f" needs {model.tile_px} px without overlap"
         )
     # Converted models and imported files know names only.
-    by = "encoder_fingerprint" if info["encoder_fingerprint"] and settings.encoder_fingerprint else "encoder"
-    if info[by] != getattr(settings, by):
+    by = "encoder_fingerprint" if info.encoder_fingerprint and settings.encoder_fingerprint else "encoder"
+    if getattr(info, by) != getattr(settings, by):
         raise EmbeddingFileError(
             f"{file.path}: embeddings of {settings.encoder} ({settings.encoder_fingerprint or 'weights unknown'}), but"
-            f" model {name} was trained with {info['encoder']} ({info['encoder_fingerprint'] or 'weights unknown'})"
+            f" model {name} was trained with {info.encoder} ({info.encoder_fingerprint or 'weights unknown'})"
         )

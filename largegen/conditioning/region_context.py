@@ -3,28 +3,29 @@
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from largegen.conditioning.area import ImageArea
-from largegen.conditioning.reference import Reference, rectangles
+from largegen.conditioning.reference import Reference, SlideOnDemand
 from largegen.embeddings.file import EmbeddingFile
 from largegen.embeddings.grid import EmbeddingGrid
 from largegen.errors import EmbeddingFileError, InputError
-from largegen.models.encoder import load_encoder
+from largegen.models.encoder import Encoder, load_encoder
 from largegen.models.model import Model
-from largegen.slides.slide import Slide
-from largegen.slides.tiles import tile_grid
 
 CONTEXT_DOWNSAMPLE = 4  # px of the tiles' resolution per px of the regions' [L]
-WEIGHTS_OPTION = "--region-encoder-weights"
 
 
 def with_region_context(reference: Reference, context_of: Callable[[ImageArea], EmbeddingGrid]) -> Reference:
-    """A reference whose tiles' embeddings are followed by those of the contexts that they lie in.
+    """Append to each tile's embedding that of the context it lies in.
 
-    context_of: gives the contexts' embeddings, at least of those that touch an area of the reference.
+    Args:
+        reference: Gives the tiles' embeddings.
+        context_of: Gives the contexts' embeddings, at least of those that touch an area of the reference.
+
+    Returns:
+        A reference like the first, whose embeddings are longer.
     """
 
     def grid(area: ImageArea) -> EmbeddingGrid:
@@ -37,7 +38,7 @@ def with_region_context(reference: Reference, context_of: Callable[[ImageArea], 
 
 
 def context_features(tiles: EmbeddingGrid, context_grid: EmbeddingGrid) -> np.ndarray:
-    """The embedding (rows, cols, D') of the context tile that each tile's centre lies in, or of the nearest one."""
+    """Return the embedding (rows, cols, D') of the context tile that each tile's centre lies in, or the nearest one."""
     places = []
     for axis in (1, 0):  # rows, then columns
         start, stride = tiles.origin_xy[axis], (tiles.tile_px - tiles.overlap_px) * tiles.downsample
@@ -49,7 +50,11 @@ def context_features(tiles: EmbeddingGrid, context_grid: EmbeddingGrid) -> np.nd
 
 
 def context_from_file(model: Model, path: Path) -> Callable[[ImageArea], EmbeddingGrid]:
-    """Regions' embeddings from a file. Raises EmbeddingFileError where it does not suit the model."""
+    """Take regions' embeddings from a file.
+
+    Raises:
+        EmbeddingFileError: Where it does not suit the model.
+    """
     file = EmbeddingFile(path)
     _check_context(model, file)
     grid = file.grid()
@@ -57,39 +62,33 @@ def context_from_file(model: Model, path: Path) -> Callable[[ImageArea], Embeddi
 
 
 def _check_context(model: Model, file: EmbeddingFile) -> None:
-    settings, wanted = file.settings, model.info.get("region_encoder")
+    settings, wanted = file.settings, model.info.region_encoder
     if settings.dim != model.region_dim or (wanted and settings.encoder != wanted):
         raise EmbeddingFileError(
             f"{file.path}: {settings.dim}-dimensional embeddings of {settings.encoder}, but model"
-            f" {model.info['name']} needs {model.region_dim}-dimensional ones of regions"
+            f" {model.info.name} needs {model.region_dim}-dimensional ones of regions"
             f"{f', of {wanted}' if wanted else ''}"
         )
 
 
 def context_from_slide(
-    model: Model,
-    slide: Slide,
-    *,
-    downsample: float,
-    encoder_weights: Path | None = None,
-    cache: Path | None = None,
-    **settings: Any,
+    model: Model, source: SlideOnDemand, encoder_weights: Path | None = None
 ) -> Callable[[ImageArea], EmbeddingGrid]:
-    """Regions of a slide, embedded when asked for with the encoder that the model names, or found in `cache`.
+    """Embed the regions of a slide when they are asked for, with the encoder that the model names.
 
-    downsample: level-0 px per px of the image; encoder_weights: a file, where no hub has them; settings: as
-    embed.embed_slide takes them.
+    Args:
+        model: The model to condition.
+        source: The slide, and how its tiles are embedded; its regions are so at a coarser resolution.
+        encoder_weights: File of the region encoder's weights, where no hub has them.
     """
-    tiles = tile_grid(slide, downsample * CONTEXT_DOWNSAMPLE, model.tile_px)
-    embed = rectangles(
-        model,
-        slide,
-        lambda: load_encoder(model.info["region_encoder"], encoder_weights, model.device, option=WEIGHTS_OPTION),
-        _check_context,
-        cache,
-        downsample=downsample * CONTEXT_DOWNSAMPLE,
-        **settings,
-    )
+    regions = replace(source, downsample=source.downsample * CONTEXT_DOWNSAMPLE, mag=None)
+    tiles = regions.tiles()
+
+    def encoder() -> Encoder:
+        name = model.info.region_encoder or ""
+        return load_encoder(name, encoder_weights, model.device, parameter="region_encoder_weights")
+
+    embed = regions.embeddings(model, encoder, _check_context)
 
     def around(area: ImageArea) -> EmbeddingGrid:
         row = min(area.row // CONTEXT_DOWNSAMPLE, tiles.rows - 1)
@@ -102,19 +101,25 @@ def context_from_slide(
 
 
 def check_region_choice(model: Model, chosen: Sequence[str], embeddable: bool) -> None:
-    """Raise an InputError where a model's regions are not taken care of, in one way, or there are none to take care of.
+    """Check that a model's regions are taken care of in exactly one way, or that there are none.
 
-    chosen: those that the user gave of --region-embeddings, --region-encoder-weights and --no-region; embeddable: there
-    is a slide to embed them from.
+    Args:
+        model: The model to condition.
+        chosen: Which of `region_embeddings`, `region_encoder_weights` and `no_region` are given.
+        embeddable: There is a slide to embed the regions from.
+
+    Raises:
+        InputError: Where they are not.
     """
-    name, encoder = model.info["name"], model.info.get("region_encoder")
+    name, encoder = model.info.name, model.info.region_encoder
+    listed = ", ".join(f"`{option}`" for option in chosen)
     if chosen and not model.region_dim:
-        raise InputError(f"{', '.join(chosen)}: model {name} takes no embeddings of regions")
+        raise InputError(f"{listed}: model {name} takes no embeddings of regions")
     if len(chosen) > 1:
-        raise InputError(f"{', '.join(chosen)}: give only one of them")
-    if model.region_dim and chosen in ([], [WEIGHTS_OPTION]) and not (embeddable and encoder):
+        raise InputError(f"{listed}: give only one of them")
+    if model.region_dim and chosen in ([], ["region_encoder_weights"]) and not (embeddable and encoder):
         raise InputError(
             f"model {name} also takes an embedding of the region around each tile"
-            f"{f' ({encoder})' if encoder else ''}: give --region-embeddings FILE.h5, made at"
-            f" a {CONTEXT_DOWNSAMPLE}th of the magnification, or --no-region"
+            f"{f' ({encoder})' if encoder else ''}: give `region_embeddings` FILE.h5, made at"
+            f" a {CONTEXT_DOWNSAMPLE}th of the magnification, or `no_region`"
         )

@@ -4,24 +4,33 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from largegen.embeddings.file import EmbeddingFile, Settings
-from largegen.errors import EmbeddingFileError, InputError
+from largegen.embeddings.file import EmbeddingFile
+from largegen.embeddings.settings import EmbeddingSettings
+from largegen.errors import EmbeddingFileError
+from largegen.slides.find import find_files
 
 log = logging.getLogger(__name__)
 
 
 def find_embeddings(paths: Sequence[Path]) -> list[Path]:
-    """The embedding files among files and directories. Raises InputError where there is none."""
-    found = [file for path in paths for file in (sorted(path.glob("*.h5")) if path.is_dir() else [path])]
-    if not found:
-        raise InputError(f"{', '.join(map(str, paths))}: no embedding files (.h5); `largegen embed` makes them")
-    return found
+    """Find the embedding files among files and directories.
+
+    Raises:
+        InputError: Where there is none.
+    """
+    return find_files(paths, (".h5",), what="embedding files", hint="; `largegen embed` makes them")
 
 
-def check_together(files: Sequence[EmbeddingFile]) -> Settings:
-    """The settings that all files share. Raises EmbeddingFileError where encoder, dimension or tile size differ.
+def check_together(files: Sequence[EmbeddingFile]) -> EmbeddingSettings:
+    """Check that files can be used together.
 
     Files that do not say which weights their encoder had, as imported ones, go with those that do, with a warning.
+
+    Returns:
+        The settings that all files share.
+
+    Raises:
+        EmbeddingFileError: Where encoder, dimension or tile size differ, or a file holds no tile.
     """
     unknown = [file for file in files if not file.settings.encoder_fingerprint]
     first = next((file for file in files if file not in unknown), files[0])
@@ -42,10 +51,12 @@ def check_together(files: Sequence[EmbeddingFile]) -> Settings:
 
 
 def working_mpp(file: EmbeddingFile) -> float | None:
+    """Return the micrometres per tile px; None where unknown."""
     mpp = file.settings.mpp
     return None if mpp is None else round(mpp * file.settings.downsample, 4)
 
 
 def working_gsd(file: EmbeddingFile) -> float | None:
+    """Return the metres per tile px; None where unknown."""
     gsd = file.settings.gsd_m
     return None if gsd is None else round(gsd * file.settings.downsample, 4)

@@ -3,128 +3,40 @@
 Datasets: /features (N, D) float32 and /coords (N, 2) int64, level-0 top-left corners (x, y), of the N tiles
 that hold tissue, row by row; /background (D,) float32, the embedding of a tile of the background colour.
 Attributes of /coords are TRIDENT's, without a magnification that neither the metadata nor the user gave;
-attributes of the root are the settings (`Settings`) and `complete`.
+attributes of the root are the settings (`EmbeddingSettings`) and `complete`.
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from largegen.embeddings.grid import EmbeddingGrid
+from largegen.embeddings.settings import NAMES_ON_DISK, EmbeddingSettings
 from largegen.errors import EmbeddingFileError, first_line
-
-if TYPE_CHECKING:
-    from largegen.models.encoder import Encoder
-    from largegen.slides.slide import Slide
-
 
 FORMAT = "largegen-embeddings"
 FORMAT_VERSION = 1
 CHUNK_ROWS = 64
-NAMES_ON_DISK = {"dim": "width"}  # settings whose names in the file are others
-SOURCE_KEYS = (
-    *("source_name", "source_path", "source_kind", "source_width", "source_height", "source_background"),
-    *("mpp", "gsd_m", "crs", "transform"),
-)
-
-
-@dataclass(frozen=True)
-class Settings:
-    """Everything an embedding file depends on; two files with equal settings hold equal embeddings."""
-
-    source_name: str  # the slide's name
-    source_path: str  # where it was; may move, so it is not compared
-    source_kind: str  # slide, scene or image
-    source_width: int  # level-0 px
-    source_height: int
-    source_bytes: int  # size of the file
-    source_background: tuple[int, int, int]  # RGB of empty glass or of no data
-    mpp: float | None  # um per level-0 px
-    gsd_m: float | None  # metres per level-0 px
-    crs: str | None  # of a scene, with `transform`: rasterio's a, b, c, d, e, f
-    transform: tuple[float, ...] | None
-    downsample: float  # level-0 px per tile px
-    tile_px: int
-    overlap_px: int
-    region: tuple[int, int, int, int]  # row, column, rows, columns of the slide's tile grid
-    tissue_filter: str  # "none", "otsu", "saturation > T", "data", or "unknown" in imported files
-    encoder: str
-    encoder_fingerprint: str  # of its weights; "" where it is not known: in imported files
-    encoder_licence: str
-    dim: int  # D of an embedding; `width` in the file
-    precision: str  # what the encoder computed in, or "unknown"
-    grid_xy: tuple[int, int] | None = None  # level-0 corner of the tile grid, where that is not the slide's
-
-    def xy(self, row: int, col: int) -> tuple[int, int]:
-        """Level-0 top-left corner of a tile of the slide's grid; may lie outside the slide."""
-        stride = (self.tile_px - self.overlap_px) * self.downsample
-        x, y = self.grid_xy or (0, 0)
-        return x + round(col * stride), y + round(row * stride)
-
-    @classmethod
-    def of(
-        cls,
-        slide: "Slide",
-        encoder: "Encoder",
-        downsample: float,
-        tile_px: int,
-        overlap_px: int,
-        region: tuple[int, int, int, int],
-        tissue_filter: str,
-    ) -> "Settings":
-        place = slide.georeference
-        return cls(
-            source_name=slide.name,
-            source_path=str(Path(slide.path).absolute()),
-            source_kind=slide.kind,
-            source_width=slide.width,
-            source_height=slide.height,
-            source_bytes=Path(slide.path).stat().st_size,
-            source_background=tuple(int(v) for v in slide.background),
-            mpp=slide.mpp,
-            gsd_m=slide.gsd_m,
-            crs=place.crs if place else None,
-            transform=tuple(float(v) for v in place.transform) if place else None,
-            downsample=float(downsample),
-            tile_px=tile_px,
-            overlap_px=overlap_px,
-            region=tuple(region),
-            tissue_filter=tissue_filter,
-            encoder=encoder.spec.name,
-            encoder_fingerprint=encoder.fingerprint,
-            encoder_licence=encoder.spec.licence,
-            dim=encoder.dim,
-            precision=str(encoder.dtype).removeprefix("torch."),
-        )
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> "Settings":
-        """The inverse of `as_dict`; raises KeyError for one that is missing."""
-        optional = ("mpp", "gsd_m", "crs", "transform", "grid_xy")
-        found = {
-            field: values.get(key) if field in optional else values[key]
-            for field, key in ((field, NAMES_ON_DISK.get(field, field)) for field in cls.__dataclass_fields__)
-        }
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in found.items()})
-
-    def as_dict(self) -> dict[str, Any]:
-        """The attributes of the file; without what is not known."""
-        return {NAMES_ON_DISK.get(k, k): v for k, v in asdict(self).items() if v is not None}
-
-    def difference(self, other: "Settings") -> str | None:
-        """The first setting, as text, in which `other` would give other embeddings; None if there is none."""
-        for key, value in asdict(self).items():
-            if key != "source_path" and getattr(other, key) != value:
-                return f"{key} {value} against {getattr(other, key)}"
-        return None
 
 
 class EmbeddingFile:
-    """A complete, undamaged embedding file. Raises EmbeddingFileError for any other."""
+    """A complete, undamaged embedding file.
+
+    Attributes:
+        path: Where it is.
+        settings: What its embeddings depend on.
+        count: Number N of tiles.
+        dim: D of an embedding.
+        background: (D,) float32, the embedding of a tile of the background colour.
+        attrs: Attributes of the file.
+        coords_attrs: Attributes of /coords, which are TRIDENT's.
+
+    Raises:
+        EmbeddingFileError: For any other file.
+    """
 
     def __init__(self, path: Path):
         import h5py
@@ -141,16 +53,15 @@ class EmbeddingFile:
                 self.coords_attrs = {key: _plain(value) for key, value in file["coords"].attrs.items()}
                 self.count, self.dim = file["features"].shape
                 self.background = file["background"][:]
-            self.settings = Settings.from_dict(self.attrs)
+            self.settings = EmbeddingSettings.from_dict(self.attrs)
         except EmbeddingFileError:
             raise
         except KeyError as error:
             raise EmbeddingFileError(f"{path}: the attribute {error} is missing; embed the slide again") from error
         except (OSError, RuntimeError) as error:
             raise EmbeddingFileError(f"{path}: damaged HDF5 file: {first_line(error)}; embed again") from error
-        self.complete = True
 
-    def _check(self, file) -> None:
+    def _check(self, file: Any) -> None:
         for name in ("features", "coords"):
             if name not in file:
                 raise EmbeddingFileError(f"{self.path}: has no dataset /{name}: not an embedding file")
@@ -168,11 +79,11 @@ class EmbeddingFile:
             )
 
     def features(self) -> np.ndarray:
-        """(N, D) float32."""
+        """Read the embeddings: (N, D) float32."""
         return self._read("features")
 
     def coords(self) -> np.ndarray:
-        """(N, 2) int64: level-0 top-left corners (x, y)."""
+        """Read the level-0 top-left corners (x, y): (N, 2) int64."""
         return self._read("coords")
 
     def _read(self, name: str) -> np.ndarray:
@@ -180,7 +91,7 @@ class EmbeddingFile:
 
         try:
             with h5py.File(self.path, "r") as file:
-                return file[name][:]
+                return np.asarray(file[name])
         except (OSError, RuntimeError) as error:
             raise EmbeddingFileError(f"{self.path}: damaged HDF5 file: {first_line(error)}") from error
 
@@ -197,9 +108,10 @@ class EmbeddingFile:
         outside = (cells < 0).any() or (cells >= (rows, cols)).any()
         if off_grid or outside or len(np.unique(cells, axis=0)) != len(cells):
             raise EmbeddingFileError(f"{self.path}: its coords do not form a grid of {rows}x{cols} tiles")
-        return cells
+        return np.asarray(cells)
 
     def grid(self) -> EmbeddingGrid:
+        """Read the grid; tiles that the file lacks have the background's embedding."""
         s = self.settings
         row0, col0, rows, cols = s.region
         features = np.tile(self.background, (rows, cols, 1))
@@ -217,14 +129,22 @@ class EmbeddingFile:
             origin_xy=s.xy(row0, col0),
             encoder=s.encoder,
             licence=s.encoder_licence,
-            source={key.removeprefix("source_"): getattr(s, key) for key in SOURCE_KEYS},
+            source=s.source,
         )
 
 
 def read_grid(path: Path, dim: int | None = None) -> EmbeddingGrid:
-    """Read the grid of an embedding file; `dim` is the D that the reader's model was trained with.
+    """Read the grid of an embedding file.
 
-    Raises EmbeddingFileError for a file that is damaged, incomplete, not a grid, or of another dimension.
+    Args:
+        path: The file.
+        dim: D that the reader's model was trained with; None: any.
+
+    Returns:
+        The embeddings as they lie on the slide.
+
+    Raises:
+        EmbeddingFileError: For a file that is damaged, incomplete, not a grid, or of another dimension.
     """
     file = EmbeddingFile(path)
     if dim is not None and file.dim != dim:
@@ -236,7 +156,7 @@ def read_grid(path: Path, dim: int | None = None) -> EmbeddingGrid:
 
 def write_embeddings(
     path: Path,
-    settings: Settings,
+    settings: EmbeddingSettings,
     coords: np.ndarray,
     features: np.ndarray,
     background: np.ndarray,
@@ -244,7 +164,13 @@ def write_embeddings(
 ) -> None:
     """Write a complete file to `path` (which is not made atomic here).
 
-    coords: (N, 2) int64; features: (N, D) float32; background: (D,) float32.
+    Args:
+        path: The file.
+        settings: Become the attributes of the root.
+        coords: (N, 2) int64, level-0 top-left corners (x, y).
+        features: (N, D) float32.
+        background: (D,) float32.
+        coords_attrs: Become the attributes of /coords.
     """
     import h5py
 
@@ -268,19 +194,3 @@ def write_embeddings(
 def _plain(value: Any) -> Any:
     """An attribute as h5py gives it => a plain Python value."""
     return value.tolist() if isinstance(value, np.ndarray | np.generic) else value
-
-
-def trident_attributes(
-    path: Path, settings: Settings, magnification: float | None, mag: float | None
-) -> dict[str, Any]:
-    """TRIDENT's attributes of /coords; what is not known of the slide's `magnification`, or of `mag`, is left out."""
-    known = {"level0_magnification": magnification, "target_magnification": mag}
-    return {
-        "patch_size": settings.tile_px,
-        "patch_size_level0": round(settings.tile_px * settings.downsample),
-        "overlap": settings.overlap_px,
-        "name": settings.source_name,
-        "savetodir": str(path.parent),
-        "level0_width": settings.source_width,
-        "level0_height": settings.source_height,
-    } | {key: int(value) if value == int(value) else value for key, value in known.items() if value}

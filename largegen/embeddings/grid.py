@@ -1,11 +1,26 @@
-"""A grid of embeddings in memory."""
+"""A grid of embeddings in memory, and what is known of the slide under it."""
 
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 
 from largegen.errors import InputError
+
+
+@dataclass(frozen=True)
+class SourceInfo:
+    """The slide or scene that embeddings were made from."""
+
+    name: str
+    path: str  # where it was
+    kind: str  # slide, scene or image
+    width: int  # level-0 px
+    height: int
+    background: tuple[int, int, int]  # RGB of empty glass or of no data
+    mpp: float | None = None  # um per level-0 px
+    gsd_m: float | None = None  # metres per level-0 px
+    crs: str | None = None  # of a scene, with `transform`: rasterio's a, b, c, d, e, f
+    transform: tuple[float, ...] | None = None
 
 
 @dataclass
@@ -21,10 +36,14 @@ class EmbeddingGrid:
     origin_xy: tuple[int, int]  # level-0 top-left corner of features[0, 0]
     encoder: str  # name of the encoder
     licence: str  # of the encoder; it reaches whatever is made from the embeddings
-    source: dict[str, Any]  # name, path, kind, width, height, mpp, gsd_m, crs, transform, background (RGB)
+    source: SourceInfo
 
     def crop(self, row: int, col: int, rows: int, cols: int) -> "EmbeddingGrid":
-        """The grid of rows x cols tiles whose first is (row, col). Raises InputError outside this grid."""
+        """Cut out rows x cols tiles, the first at (row, col).
+
+        Raises:
+            InputError: Where they do not all lie in this grid.
+        """
         height, width = self.tissue.shape
         if row < 0 or col < 0 or rows < 1 or cols < 1 or row + rows > height or col + cols > width:
             raise InputError(f"{rows}x{cols} tiles from ({row}, {col}) do not lie in a grid of {height}x{width}")

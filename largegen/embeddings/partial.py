@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from largegen.embeddings.file import Settings
+from largegen.embeddings.settings import EmbeddingSettings
 from largegen.runtime.files import atomic, remove, write_errors, write_json
 
 log = logging.getLogger(__name__)
@@ -24,7 +24,7 @@ class Blocks:
     run of the same batch size computes the same batches as an uninterrupted one.
     """
 
-    def __init__(self, path: Path, settings: Settings, total: int):
+    def __init__(self, path: Path, settings: EmbeddingSettings, total: int):
         self.directory = path.with_name(f"{path.name}.partial")
         self.total, self.done = total, 0
         self._files: list[Path] = []
@@ -32,12 +32,12 @@ class Blocks:
         self._flushed = time.monotonic()
         self._take_over(settings)
 
-    def _take_over(self, settings: Settings) -> None:
+    def _take_over(self, settings: EmbeddingSettings) -> None:
         record = self.directory / "settings.json"
         with write_errors(self.directory):
             if self.directory.exists():
                 try:
-                    earlier = Settings.from_dict(json.loads(record.read_text(encoding="utf-8")))
+                    earlier = EmbeddingSettings.from_dict(json.loads(record.read_text(encoding="utf-8")))
                 except (OSError, ValueError, KeyError, TypeError):
                     earlier = None
                 if earlier is None or earlier.difference(settings):
@@ -80,7 +80,7 @@ class Blocks:
         self._flushed = time.monotonic()
 
     def joined(self) -> np.ndarray:
-        """All of them in order: (done, D) float32."""
+        """Read all of them in order: (done, D) float32."""
         return np.concatenate([np.load(file) for file in self._files])
 
     def drop_if_empty(self) -> None:
@@ -89,4 +89,5 @@ class Blocks:
             self.remove()
 
     def remove(self) -> None:
+        """Delete the blocks, once the file is complete."""
         remove(self.directory)

@@ -8,9 +8,12 @@ from largegen.slides.slide import Slide, open_slide
 
 
 def slide_path_of(path: Path) -> Path:
-    """The slide that an embedding file was made from: where it was, or beside the file."""
-    from largegen.embeddings.file import EmbeddingFile
+    """Find the slide that an embedding file was made from: where it was, or beside the file.
 
+    Raises:
+        InputError: Where it is in neither place.
+        EmbeddingFileError: Where it is not the file that was embedded.
+    """
     file = EmbeddingFile(path)
     recorded = Path(file.settings.source_path)
     beside = path.with_name(recorded.name)
@@ -21,16 +24,21 @@ def slide_path_of(path: Path) -> Path:
 
 
 def find_slide(file: EmbeddingFile, slides: Path | None = None) -> Slide:
-    """Open the slide that an embedding file was made from: where it was, or in the directory `slides`.
+    """Open the slide that an embedding file was made from.
 
-    Raises EmbeddingFileError where it is not found or is not the file that was embedded.
+    Args:
+        file: The embedding file.
+        slides: The slide, or the directory it is in; None: where it was.
+
+    Raises:
+        EmbeddingFileError: Where it is not found or is not the file that was embedded.
     """
     settings = file.settings
     path = Path(settings.source_path)
     if slides is not None:
         path = slides if slides.is_file() else slides / path.name
     if not path.exists():
-        raise EmbeddingFileError(f"{file.path}: its slide {path} is not there; say where with --slides DIR")
+        raise EmbeddingFileError(f"{file.path}: its slide {path} is not there; say where with `slides` DIR")
     slide = open_slide(path)
     made_from = (settings.source_width, settings.source_height, settings.source_bytes)
     found = (slide.width, slide.height, path.stat().st_size)

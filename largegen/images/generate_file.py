@@ -70,7 +70,7 @@ def generate_file(
     sampling = resolve_defaults(sampling, model)
     sampling = replace(sampling, batch_size=min_over_processes(processes, sampling.batch_size))
     height, width = area.height // model.factor, area.width // model.factor
-    colour = tuple(grid.source["background"])
+    colour = grid.source.background
     skip = pure_background(grid.tissue, model.window, height, width) if area.full else None
     partial = out.with_name(f".{out.name}.partial")
     started = time.perf_counter()
@@ -147,7 +147,7 @@ def _flat_latent(model: Model, colour: tuple[int, int, int]) -> Tensor:
 
 def fingerprint_of(model: Model, grid: EmbeddingGrid, area: ImageArea) -> str:
     """Fingerprint all that the latents depend on beside the sampling's settings."""
-    about = [asdict(area), grid.source["background"], dict(model.scheduler.config), str(model.dtype)]
+    about = [asdict(area), grid.source.background, dict(model.scheduler.config), str(model.dtype)]
     settings = json.dumps([*about, model.device.type], default=str).encode()
     weights = [*model.unet.parameters(), *model.conditioner.parameters(), *model.autoencoder.vae.parameters()]
     if linear := model.linear_decoder:

@@ -85,20 +85,20 @@ def image_info(
 
     source, scale = grid.source, grid.downsample
     place = None
-    if source["crs"]:
-        a, b, c, d, e, f = source["transform"]
+    if source.crs:
+        a, b, c, d, e, f = source.transform
         x, y = grid.origin_xy
         transform = (a * scale, b * scale, a * x + b * y + c, d * scale, e * scale, d * x + e * y + f)
-        place = Georeference(source["crs"], transform)
+        place = Georeference(source.crs, transform)
     info = model.info
     made_by = Provenance(
         command=command,
-        model=info["name"],
-        model_licence=info["licence"],
-        encoder=info["encoder"],
+        model=info.name,
+        model_licence=info.licence,
+        encoder=info.encoder,
         encoder_licence=grid.licence,
-        licence=" and ".join(sorted({info["licence"], grid.licence})),
-        reference=source["name"],
+        licence=" and ".join(sorted({info.licence, grid.licence})),
+        reference=source.name,
         reference_xy=grid.origin_xy,
         reference_downsample=scale,
         tile_px=model.tile_px,
@@ -112,9 +112,9 @@ def image_info(
     return ImageInfo(
         width=area.width,
         height=area.height,
-        mpp=source["mpp"] and source["mpp"] * scale,
-        gsd_m=source["gsd_m"] and source["gsd_m"] * scale,
+        mpp=source.mpp and source.mpp * scale,
+        gsd_m=source.gsd_m and source.gsd_m * scale,
         georeference=place,
-        description=f"synthetic image by largegen {__version__}, after {source['name']}",
+        description=f"synthetic image by largegen {__version__}, after {source.name}",
         provenance=made_by.record(),
     )

@@ -20,7 +20,9 @@ SLOTS = GRID**2  # places for the grid's tokens
 class PatchConditioner(ModelMixin, ConfigMixin):
     """One cross-attention token from one patch embedding: L2-normalise, then a linear layer [L, sec. 3].
 
-    embedding_dim: dimension D of the embeddings; cross_attention_dim: dimension C of the denoiser's cross-attention.
+    Args:
+        embedding_dim: D of the embeddings.
+        cross_attention_dim: C of the denoiser's cross-attention.
     """
 
     @register_to_config
@@ -29,24 +31,33 @@ class PatchConditioner(ModelMixin, ConfigMixin):
         self.projection = nn.Linear(embedding_dim, cross_attention_dim)
 
     def arrange(self, grids: Tensor, level: int = 0) -> tuple[Tensor, ...]:
-        """Grids (N, 1, 1, D) of level 0 -> their embeddings (N, D). Raises InputError for any other."""
+        """Take grids (N, 1, 1, D) of level 0 -> their embeddings (N, D).
+
+        Raises:
+            InputError: For any other grid.
+        """
         return (_single(grids, level),)
 
     def forward(self, embeddings: Tensor) -> Tensor:
-        """(N, D) float, of any length -> (N, 1, C) in the weights' dtype."""
+        """Map (N, D) float, of any length -> (N, 1, C) in the weights' dtype."""
         return self.projection(_unit(embeddings).to(self.projection.weight.dtype))[:, None]
 
     def null(self, n: int = 1) -> Tensor:
-        """The condition of `n` unconditional samples: the projection of the zero embedding, (n, 1, C)."""
+        """Return the condition of `n` unconditional samples: the projection of the zero embedding, (n, 1, C)."""
         weight = self.projection.weight
         return self(torch.zeros(n, self.config.embedding_dim, device=weight.device))
 
 
 class PatchRegionConditioner(ModelMixin, ConfigMixin):
-    """Two tokens, from a patch embedding and from that of the region around it: each L2-normalised, then a linear layer
-    of its own [L]. Where there is no region its embedding counts as zero.
+    """Two tokens, from a patch embedding and from that of the region around it [L].
 
-    embedding_dim, region_dim: dimensions of the embeddings; cross_attention_dim: dimension C of the cross-attention.
+    Each is L2-normalised, then goes through a linear layer of its own. Where there is no region its embedding counts
+    as zero.
+
+    Args:
+        embedding_dim: D of the patch embeddings.
+        region_dim: D of the region embeddings.
+        cross_attention_dim: C of the denoiser's cross-attention.
     """
 
     @register_to_config
@@ -56,10 +67,12 @@ class PatchRegionConditioner(ModelMixin, ConfigMixin):
         self.region = nn.Linear(region_dim, cross_attention_dim)
 
     def arrange(self, grids: Tensor, level: int = 0) -> tuple[Tensor, ...]:
-        """Grids (N, 1, 1, D) of level 0 -> patch embeddings (N, embedding_dim) and region embeddings (N, region_dim).
+        """Take grids (N, 1, 1, D) of level 0 -> patch embeddings (N, embedding_dim), region embeddings (N, region_dim).
 
-        D is embedding_dim, or the sum of both dims: a patch's embedding and then its region's. Raises InputError for
-        any other grid.
+        D is embedding_dim, or the sum of both dims: a patch's embedding and then its region's.
+
+        Raises:
+            InputError: For any other grid.
         """
         flat, dim = _single(grids, level), self.config.embedding_dim
         patch, region = flat[:, :dim], flat[:, dim:]
@@ -68,20 +81,20 @@ class PatchRegionConditioner(ModelMixin, ConfigMixin):
         return patch, region
 
     def forward(self, patch: Tensor, region: Tensor) -> Tensor:
-        """(N, embedding_dim) and (N, region_dim) float, of any length -> (N, 2, C) in the weights' dtype."""
+        """Map (N, embedding_dim) and (N, region_dim) float, of any length -> (N, 2, C) in the weights' dtype."""
         dtype = self.patch.weight.dtype
         tokens = (self.patch(_unit(patch).to(dtype)), self.region(_unit(region).to(dtype)))
         return torch.stack(tokens, 1)
 
     def null(self, n: int = 1) -> Tensor:
-        """The condition of `n` unconditional samples: the projections of zero embeddings, (n, 2, C)."""
+        """Return the condition of `n` unconditional samples: the projections of zero embeddings, (n, 2, C)."""
         device = self.patch.weight.device
         dims = self.config.embedding_dim, self.config.region_dim
         return self(*(torch.zeros(n, dim, device=device) for dim in dims))
 
 
 def _single(grids: Tensor, level: int) -> Tensor:
-    """Grids (N, 1, 1, D) of level 0 -> (N, D) float32. Raises InputError for any other."""
+    """Take grids (N, 1, 1, D) of level 0 -> (N, D) float32. Raises InputError for any other."""
     if level or grids.shape[1:3] != (1, 1):
         raise InputError("this model's conditioner takes single embeddings: it knows no level but the base")
     return grids[:, 0, 0].float()
@@ -99,8 +112,14 @@ class Summarizer(ModelMixin, ConfigMixin):
     average-pooled to 8 there; n tokens take the slots from 32 - n // 2 on, which is the published place of 1x1, 2x2,
     4x4 and 8x8 grids.
 
-    embedding_dim: dimension D of the embeddings; cross_attention_dim: dimension C of the denoiser's cross-attention;
-    hidden_dim, layers, heads, mlp_dim: of the encoder; levels: how many magnifications there are.
+    Args:
+        embedding_dim: D of the embeddings.
+        cross_attention_dim: C of the denoiser's cross-attention.
+        hidden_dim: Of the encoder's tokens.
+        layers: Of the encoder.
+        heads: Of its attention.
+        mlp_dim: Of its feed-forward layers.
+        levels: How many magnifications there are.
     """
 
     @register_to_config
@@ -135,10 +154,15 @@ class Summarizer(ModelMixin, ConfigMixin):
         self.norm = nn.LayerNorm(cross_attention_dim)
 
     def arrange(self, grids: Tensor, level: int = 0) -> tuple[Tensor, ...]:
-        """Grids (N, h, w, D) of one level -> slots (N, 64, D), which of them are filled (N, 64) bool, levels (N,).
+        """Lay grids (N, h, w, D) of one level in slots.
 
-        Each embedding is standardised over its channels, after the pooling. Raises InputError for a level that the
-        Summarizer does not know.
+        Each embedding is standardised over its channels, after the pooling.
+
+        Returns:
+            The slots (N, 64, D), which of them are filled (N, 64) bool, and the levels (N,).
+
+        Raises:
+            InputError: For a level that the Summarizer does not know.
         """
         if not 0 <= level < self.config.levels:
             raise InputError(f"level {level}: this model has levels 0 to {self.config.levels - 1}")
@@ -154,13 +178,13 @@ class Summarizer(ModelMixin, ConfigMixin):
         return slots, filled, torch.full((count,), level, device=grids.device)
 
     def forward(self, slots: Tensor, filled: Tensor, levels: Tensor) -> Tensor:
-        """Arranged grids -> (N, 65, C) in the weights' dtype."""
+        """Map arranged grids -> (N, 65, C) in the weights' dtype."""
         tokens = torch.where(filled[..., None], self.projection(slots.to(self.projection.weight.dtype)), self.pad)
         tokens = torch.cat([self.level(levels)[:, None], tokens], 1) + self.position
         return self.norm(self.output(self.encoder(tokens)))
 
     def null(self, n: int = 1) -> Tensor:
-        """The condition of `n` unconditional samples: zeros in place of the tokens [Z], (n, 65, C)."""
+        """Return the condition of `n` unconditional samples: zeros in place of the tokens [Z], (n, 65, C)."""
         shape = (n, 1 + SLOTS, self.config.cross_attention_dim)
         return torch.zeros(shape, dtype=self.pad.dtype, device=self.pad.device)
 

@@ -52,7 +52,7 @@ PRESETS = {
 
 
 def build_denoiser(config: DenoiserConfig, latent_channels: int, window: int) -> UNet2DConditionModel:
-    """A U-Net that predicts the noise of (B, latent_channels, window, window) latents."""
+    """Make a U-Net that predicts the noise of (B, latent_channels, window, window) latents."""
     down = ["CrossAttnDownBlock2D" if attention else "DownBlock2D" for attention in config.attention]
     return UNet2DConditionModel(
         sample_size=window,
@@ -69,9 +69,18 @@ def build_denoiser(config: DenoiserConfig, latent_channels: int, window: int) ->
 
 
 def to_eps(output: Tensor, latents: Tensor, timestep: Tensor | int, scheduler: DDPMScheduler) -> Tensor:
-    """The noise that a denoiser's output stands for, float32: itself, or sqrt(a) v + sqrt(1 - a) x_t of a v-prediction.
+    """Turn a denoiser's output into the noise it stands for: itself, or sqrt(a) v + sqrt(1 - a) x_t of a v-prediction.
 
-    output, latents x_t: (B, C, h, w); a is the schedule's cumulative alpha at `timestep` (Salimans & Ho 2022, app. D).
+    Here a is the schedule's cumulative alpha at the timestep (Salimans & Ho 2022, app. D).
+
+    Args:
+        output: (B, C, h, w).
+        latents: x_t, (B, C, h, w).
+        timestep: 0-based; one for all, or (B,).
+        scheduler: The training noise schedule, and what the network predicts.
+
+    Returns:
+        (B, C, h, w) float32.
     """
     if scheduler.config.prediction_type == "epsilon":
         return output.float()

@@ -7,7 +7,7 @@ hub) and `local-dir:DIR` (a timm directory, or one that `largegen train-encoder`
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from largegen.errors import HubError, ModelError
 from largegen.models.encoder_registry import IMAGENET_MEAN, IMAGENET_STD, REGISTRY, EncoderSpec
@@ -27,15 +27,16 @@ DIRECTORY_FORMAT = "largegen-encoder"
 
 
 def encoder_names() -> tuple[str, ...]:
-    """The names that need no path: the bundled `starter` where it is installed, then the registry."""
+    """List the names that need no path: the bundled `starter` where it is installed, then the registry."""
     return (*(["starter"] if STARTER_DIR.is_dir() else []), *REGISTRY)
 
 
 def encoder_spec(name: str) -> EncoderSpec:
-    """Find out what `name` is, without its weights.
+    """Find out what an encoder is by its name, without its weights.
 
-    Raises ModelError for a name that nobody knows or a directory without a usable config.json, and HubError
-    where the description must come from the hub and cannot.
+    Raises:
+        ModelError: For a name that is not known, or a directory without a usable config.json.
+        HubError: Where the description must come from the hub and cannot.
     """
     known = {spec.source: spec for spec in REGISTRY.values()} | dict(REGISTRY)
     if name in known:
@@ -81,8 +82,8 @@ def _directory_spec(name: str, directory: Path) -> EncoderSpec:
         raise ModelError(f"{directory / 'config.json'}: not an encoder's configuration: {error!r}") from error
 
 
-def _timm_spec(name: str, config: dict, source: str, page: str) -> EncoderSpec:
-    """The spec of a timm repository, from its config.json (older ones keep the pretrained_cfg at the top)."""
+def _timm_spec(name: str, config: dict[str, Any], source: str, page: str) -> EncoderSpec:
+    """Make the spec of a timm repository, from its config.json (older ones keep the pretrained_cfg at the top)."""
     pretrained = config.get("pretrained_cfg", config)
     if not isinstance(config.get("architecture"), str):
         raise ModelError(f"encoder {name}: its config.json is not a timm model's (no `architecture`)")
@@ -144,13 +145,20 @@ def load_encoder(
     weights: Path | None = None,
     device: "str | torch.device" = "auto",
     dtype: "torch.dtype | None" = None,
-    option: str = "--encoder-weights",
+    parameter: str = "encoder_weights",
 ) -> "Encoder":
-    """Load an encoder, by its name or its description, with its published weights, or those of the file `weights`.
+    """Load an encoder with its published weights, or those of a file.
 
-    Parameters: `device` as resolve_device takes it; `dtype` overrides the spec's precision; `option` is by what errors
-    tell the user to give the weights. Raises ModelError for an unknown name and for weights that do not fit to the last
-    key and shape, HubError where the hub has none.
+    Args:
+        name: Its name, or its description.
+        weights: File of the weights; None: those that its source has.
+        device: As resolve_device takes it.
+        dtype: What it computes in; None: the spec's precision, on a CPU fp32.
+        parameter: The caller's parameter for `weights`, which errors tell the user to give.
+
+    Raises:
+        ModelError: For an unknown name, and for weights that do not match to the last key and shape.
+        HubError: Where the hub does not give the weights.
     """
     import torch
 
@@ -158,7 +166,7 @@ def load_encoder(
     device = device if isinstance(device, torch.device) else resolve_device(device)
     if dtype is None:
         dtype = torch.float32 if device.type == "cpu" else dtype_of(spec.precision)
-    path = Path(weights) if weights else _weight_file(spec, option)
+    path = Path(weights) if weights else _weight_file(spec, parameter)
     net = _build(spec)
     load_weights(net, path, spec.dino_positions)
     encoder = Encoder(spec, net.eval().requires_grad_(False), device, dtype)
@@ -193,12 +201,13 @@ class Encoder:
             return self.net(((x - mean) / std).to(self.dtype)).to(torch.float32).cpu().numpy()
 
 
-def _weight_file(spec: EncoderSpec, option: str) -> Path:
-    """The file that holds the published weights; the hub's client downloads it once, into its own cache."""
+def _weight_file(spec: EncoderSpec, parameter: str) -> Path:
+    """Find the file of the published weights; the hub's client downloads it once, into its own cache."""
     kind, _, where = spec.source.partition(":")
     if kind == "file":
         raise ModelError(
-            f"encoder {spec.name}: no hub has its weights; download {where} from {spec.page} and give {option} FILE"
+            f"encoder {spec.name}: no hub has its weights; download {where} from {spec.page} and give `{parameter}`"
+            " FILE"
         )
     names = ("model.safetensors", "pytorch_model.bin")
     if kind == "local-dir":
@@ -207,5 +216,5 @@ def _weight_file(spec: EncoderSpec, option: str) -> Path:
                 return Path(where) / name
         raise ModelError(f"encoder {spec.name}: {where} holds no {names[0]}")
     if not where:
-        raise HubError(f"encoder {spec.name}: timm has no weights for it; give {option} FILE")
-    return hub_file(where, *names, option=option)
+        raise HubError(f"encoder {spec.name}: timm has no weights for it; give `{parameter}` FILE")
+    return hub_file(where, *names, option=f"`{parameter}`")

@@ -24,11 +24,16 @@ class LinearDecoder:
     @property
     def factor(self) -> int:
         """Pixels per latent, in each direction."""
-        return self.weight.shape[1]
+        return int(self.weight.shape[1])
 
 
 def fit_linear_decoder(decode: Callable[[Tensor], Tensor], latents: Tensor) -> LinearDecoder:
-    """Least squares over what `decode` makes of latents (N, C, h, w): images (N, 3, f*h, f*w) in [-1, 1]."""
+    """Find the affine map nearest to a decoder, by least squares.
+
+    Args:
+        decode: Latents (n, C, h, w) -> images (n, 3, f*h, f*w) in [-1, 1].
+        latents: (N, C, h, w), over which it is nearest.
+    """
     images = torch.cat([decode(part).float().cpu() for part in latents.split(4)]).clamp(-1, 1)
     factor = images.shape[-1] // latents.shape[-1]
     squares = F.pixel_unshuffle(images, factor).movedim(1, -1).flatten(0, -2).double()  # (M, 3 f f)
@@ -44,12 +49,16 @@ def fit_linear_decoder(decode: Callable[[Tensor], Tensor], latents: Tensor) -> L
 
 
 def save_linear_decoder(decoder: LinearDecoder, path: Path) -> None:
-    """Write it as safetensors."""
+    """Write a linear decoder as safetensors."""
     save_tensors({"weight": decoder.weight.contiguous(), "bias": decoder.bias.contiguous()}, path)
 
 
 def load_linear_decoder(path: Path) -> LinearDecoder | None:
-    """What `save_linear_decoder` wrote, None where there is no such file. Raises ModelError for a damaged one."""
+    """Read what `save_linear_decoder` wrote; None where there is no such file.
+
+    Raises:
+        ModelError: For a damaged one.
+    """
     if not path.exists():
         return None
     try:

@@ -1,12 +1,9 @@
 """A model directory: autoencoder, denoiser, conditioner and noise schedule, in diffusers' layout; load and save."""
 
-import json
 import logging
 import shutil
-from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import torch
 from diffusers import DDPMScheduler, UNet2DConditionModel
@@ -16,27 +13,30 @@ from largegen.errors import InputError, ModelError
 from largegen.models.autoencoder import AUTOENCODERS, Autoencoder
 from largegen.models.conditioners import CONDITIONERS
 from largegen.models.denoiser import DENOISERS, NOISE_SCHEDULE, DenoiserConfig, build_denoiser, to_eps
+from largegen.models.directory import find_model, read_index, write_model
+from largegen.models.info import ModelInfo
 from largegen.models.linear_decoder import LinearDecoder, load_linear_decoder, save_linear_decoder
-from largegen.models.storage import load_network, save_network
+from largegen.models.storage import load_network
 from largegen.runtime.device import keep_freed_memory, resolve_device, resolve_precision
-from largegen.runtime.files import atomic, write_json
-from largegen.version import __version__
+from largegen.runtime.files import atomic
+from largegen.slides.resolution import mag_of
 
 log = logging.getLogger(__name__)
 
-BUNDLED = {"starter": Path(__file__).parents[1] / "starter"}
-INDEX = "model_index.json"
-CLASS_NAME = "LargegenModel"
 LINEAR_DECODER = "linear_decoder.safetensors"
 
 
 class Model:
     """The networks that turn embeddings into images.
 
-    autoencoder: see autoencoder.py; unet: predicts the noise; conditioner: embeddings -> context tokens
-    (conditioners.py); scheduler: the training noise schedule; info: what travels with the weights (`name`,
-    `encoder`, `encoder_licence`, `licence`, `tile_px`, `embedding_dim`, what it was trained on); directory:
-    where it was loaded from, if it was; linear_decoder: see linear_decoder.py, None where the model has none.
+    Attributes:
+        autoencoder: Images <-> latents, see autoencoder.py.
+        unet: Predicts the noise, or v.
+        conditioner: Embeddings -> context tokens, see conditioners.py.
+        scheduler: The training noise schedule.
+        info: What travels with the weights.
+        directory: Where it was loaded from; None for a new one.
+        linear_decoder: See linear_decoder.py; None where the model has none.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class Model:
         unet: UNet2DConditionModel,
         conditioner: nn.Module,
         scheduler: DDPMScheduler,
-        info: dict[str, Any],
+        info: ModelInfo,
         directory: Path | None = None,
         linear_decoder: LinearDecoder | None = None,
     ):
@@ -55,10 +55,12 @@ class Model:
 
     @property
     def device(self) -> torch.device:
+        """Where the networks are."""
         return self.unet.device
 
     @property
     def dtype(self) -> torch.dtype:
+        """What the denoiser and the autoencoder compute in."""
         return self.unet.dtype
 
     @property
@@ -69,29 +71,26 @@ class Model:
     @property
     def window(self) -> int:
         """Side of a window, in latents: what the denoiser was trained on."""
-        return self.unet.config.sample_size
+        return int(self.unet.config.sample_size)
 
     @property
     def levels(self) -> int:
         """How many magnifications the model knows, each half the one before; 1: the base alone."""
-        return self.conditioner.config.get("levels", 1)
+        return int(self.conditioner.config.get("levels", 1))
 
     @property
     def region_dim(self) -> int:
         """Width of the embedding of the region around a tile; 0 for a model that takes none."""
-        return self.conditioner.config.get("region_dim", 0)
+        return int(self.conditioner.config.get("region_dim", 0))
 
     @property
     def mpp(self) -> float | None:
         """Microns per pixel of the base, the finest that it was trained on; None where that is not known (scenes)."""
-        stated = self.info.get("mpp")  # of a converted model, whose slides nobody knows
-        return stated or min(
-            filter(None, (slide.get("mpp") for slide in self.info.get("trained_on", ()))), default=None
-        )
+        return self.info.base_mpp
 
     @property
     def level_names(self) -> list[str]:
-        """See `level_names`."""
+        """Magnifications that the model knows, by name, the finest first."""
         return level_names(self.mpp, self.levels)
 
     @property
@@ -109,7 +108,16 @@ class Model:
 
     @torch.inference_mode()
     def eps(self, latents: Tensor, timestep: Tensor | int, context: Tensor) -> Tensor:
-        """The predicted noise (B, C, w, w) float32 of noisy latents at a 0-based timestep, given context (B, T, D)."""
+        """Predict the noise of noisy latents.
+
+        Args:
+            latents: (B, C, w, w) float.
+            timestep: 0-based; one for all, or (B,).
+            context: Tokens (B, T, D'), as `context` gives them.
+
+        Returns:
+            The noise (B, C, w, w) float32.
+        """
         latents = latents.to(self.device)
         inputs = latents.to(self.dtype, memory_format=torch.channels_last)
         output = self.unet(inputs, timestep, context.to(self.device, self.dtype)).sample
@@ -117,22 +125,36 @@ class Model:
 
     @torch.inference_mode()
     def context(self, embeddings: Tensor, level: int = 0) -> Tensor:
-        """Embeddings (N, D), or grids of them (N, h, w, D) of a level -> context tokens (N, T, D') float32."""
+        """Turn embeddings into context tokens.
+
+        Args:
+            embeddings: (N, D), or grids of them (N, h, w, D).
+            level: Magnification level of the grids; 0 is the finest.
+
+        Returns:
+            (N, T, D') float32.
+        """
         grids = embeddings[:, None, None] if embeddings.ndim == 2 else embeddings
         return self.conditioner(*self.conditioner.arrange(grids.to(self.device), level)).float()
 
     @torch.inference_mode()
     def null_context(self) -> Tensor:
-        """The tokens (1, T, D') float32 of the unconditional prediction."""
+        """Return the tokens (1, T, D') float32 of the unconditional prediction."""
         return self.conditioner.null(1).float()
 
     def save(self, path: Path, dtype: torch.dtype | None = None, encoder: Path | None = None) -> None:
-        """Write the model directory atomically, its weights as `dtype` if given; `encoder` is copied into it."""
+        """Write the model directory atomically.
+
+        Args:
+            path: The directory.
+            dtype: Of the weights; None: as they are.
+            encoder: Directory of an encoder that is copied into it.
+        """
         with atomic(Path(path)) as temporary:
             self.write(temporary, dtype, encoder)
 
     def write(self, directory: Path, dtype: torch.dtype | None = None, encoder: Path | None = None) -> None:
-        """Write the model's files into `directory`."""
+        """Write the model's files into `directory`; as `save`, which is atomic."""
         parts = {"vae": self.autoencoder.vae, "unet": self.unet, "conditioner": self.conditioner}
         for _ in write_model(directory, parts, self.scheduler, self.info, dtype):
             pass
@@ -142,63 +164,27 @@ class Model:
             shutil.copytree(encoder, directory / "encoder")
 
 
-def write_model(
-    directory: Path,
-    parts: dict[str, nn.Module],
-    scheduler: DDPMScheduler,
-    info: dict[str, Any],
-    dtype: torch.dtype | None = None,
-) -> Iterator[str]:
-    """Write networks, by the names of their folders, schedule and index into `directory`; says each name when done.
-
-    Without a conditioner it is no model to sample with, but a start for training.
-    """
-    for name, network in parts.items():
-        save_network(network, directory / name, dtype)
-        yield name
-    scheduler.save_pretrained(directory / "scheduler")
-    classes = {name: type(network).__name__ for name, network in parts.items()}
-    write_json(
-        directory / INDEX, {"_class_name": CLASS_NAME, "_largegen_version": __version__, **classes, "info": info}
-    )
-
-
 def level_names(mpp: float | None, count: int) -> list[str]:
-    """Magnifications of levels over a base of `mpp`: `20x`, `10x`, ...; without one `1x`, `2x`, ..., how many times
-    coarser than the base."""
-    return [f"{round(10 / mpp) / 2**k:g}x" if mpp else f"{2**k}x" for k in range(count)]
+    """Name magnification levels over a base of `mpp`: `20x`, `10x`, ...
 
-
-def is_model(path: Path) -> bool:
-    """Whether a model of this package is there, not one of diffusers, whose directories look the same."""
-    return (path / INDEX).is_file() and CLASS_NAME in (path / INDEX).read_text(encoding="utf-8")
-
-
-def find_model(name_or_dir: str | Path) -> Path:
-    """The directory of a bundled model's name or of a path. Raises ModelError where there is no model."""
-    directory = BUNDLED.get(str(name_or_dir), Path(name_or_dir))
-    if (directory / "model" / INDEX).is_file():
-        directory = directory / "model"  # a run directory of `train`
-    if not (directory / INDEX).is_file():
-        names = ", ".join(BUNDLED)
-        raise ModelError(f"{name_or_dir}: no model there (no {INDEX}); give a model directory or one of: {names}")
-    return directory
-
-
-def read_index(directory: Path) -> dict[str, Any]:
-    """The content of a model directory's model_index.json."""
-    try:
-        index = json.loads((directory / INDEX).read_text(encoding="utf-8"))
-        return {**index, "info": dict(index["info"])}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ModelError(f"{directory / INDEX}: damaged: {error}") from error
+    Where the base is unknown they are named by how many times coarser they are: `1x`, `2x`, ...
+    """
+    return [f"{round(mag_of(mpp)) / 2**k:g}x" if mpp else f"{2**k}x" for k in range(count)]
 
 
 def load_model(name_or_dir: str | Path = "starter", device: str = "auto", precision: str = "auto") -> Model:
-    """Load a bundled model by name, or a model or run directory, for sampling.
+    """Load a model for sampling.
 
-    device: auto, cpu, cuda, cuda:N or mps; precision: auto, fp32, bf16 or fp16. Raises ModelError for a directory that
-    is no model, and for a missing, damaged or wrong-shaped weight file.
+    Args:
+        name_or_dir: Name of a bundled model, or a model or run directory.
+        device: auto, cpu, cuda, cuda:N or mps.
+        precision: auto, fp32, bf16 or fp16.
+
+    Returns:
+        The model, on the device.
+
+    Raises:
+        ModelError: For a directory that is no model, and for a missing, damaged or wrong-shaped weight file.
     """
     target = resolve_device(device)
     dtype = resolve_precision(precision, target)
@@ -206,10 +192,10 @@ def load_model(name_or_dir: str | Path = "starter", device: str = "auto", precis
         keep_freed_memory()
     directory = find_model(name_or_dir)
     index = read_index(directory)
-    if "conditioner" not in index:
+    if "conditioner" not in index.parts:
         raise ModelError(f"{directory}: has no conditioner: a start for `largegen train --init-from`, no model yet")
     networks = [
-        load_network(directory / part, classes, index.get(part))
+        load_network(directory / part, classes, index.parts.get(part))
         for part, classes in (("vae", AUTOENCODERS), ("unet", DENOISERS), ("conditioner", CONDITIONERS))
     ]
     try:
@@ -226,7 +212,7 @@ def load_model(name_or_dir: str | Path = "starter", device: str = "auto", precis
     autoencoder, linear = Autoencoder(vae), load_linear_decoder(directory / LINEAR_DECODER)
     if linear and tuple(linear.weight.shape[1:]) != (autoencoder.factor, autoencoder.factor, autoencoder.channels):
         raise ModelError(f"{directory / LINEAR_DECODER}: does not match the autoencoder")
-    model = Model(autoencoder, unet, conditioner, scheduler, index["info"], directory, linear)
+    model = Model(autoencoder, unet, conditioner, scheduler, index.info, directory, linear)
     return model.to(target, dtype)
 
 
@@ -236,12 +222,22 @@ def build_model(
     autoencoder: Autoencoder,
     dim: int,
     tile_px: int,
-    info: dict[str, Any],
+    info: ModelInfo,
     levels: int = 1,
 ) -> Model:
-    """A model with new weights for `dim`-dimensional embeddings, tiles of `tile_px` px and so many levels.
+    """Make a model with new weights.
 
-    Raises InputError for a size of tiles that the networks cannot halve as often as they do.
+    Args:
+        config: The architecture of the denoiser and the Summarizer.
+        conditioner: Name of the conditioner's class.
+        autoencoder: Of the latents.
+        dim: D of the embeddings.
+        tile_px: Side of a tile.
+        info: What travels with the weights.
+        levels: Magnification levels, for the Summarizer.
+
+    Raises:
+        InputError: For tiles that the networks cannot halve as often as they do.
     """
     divisor = autoencoder.factor * 2 ** (len(config.channels) - 1)
     if tile_px % divisor:
@@ -255,18 +251,21 @@ def build_model(
 
 
 def start_from(model: Model, directory: Path) -> None:
-    """Take over the weights of a model directory's denoiser, and of its conditioner if it is of the same kind. Raises
-    ModelError where their forms differ."""
-    index = read_index(directory)
-    if "unet" not in index:
-        raise ModelError(f"--init-from {directory}: has no denoiser")
+    """Take over the weights of a model directory's denoiser, and of its conditioner if it is of the same kind.
+
+    Raises:
+        ModelError: Where their architectures differ.
+    """
+    parts = read_index(directory).parts
+    if "unet" not in parts:
+        raise ModelError(f"`init_from` {directory}: has no denoiser")
     for name, classes in (("unet", DENOISERS), ("conditioner", CONDITIONERS)):
         own = getattr(model, name)
-        if name == "conditioner" and index.get(name) != type(own).__name__:
-            log.info("--init-from %s: another kind of conditioner; ours starts over", directory)
+        if name == "conditioner" and parts.get(name) != type(own).__name__:
+            log.info("`init_from` %s: another kind of conditioner; ours starts over", directory)
             continue
         try:
-            own.load_state_dict(load_network(directory / name, classes, index[name]).state_dict())
+            own.load_state_dict(load_network(directory / name, classes, parts[name]).state_dict())
         except RuntimeError as error:
             reason = str(error).splitlines()[1].strip() if "\n" in str(error) else str(error)
-            raise ModelError(f"--init-from {directory}: its {name} has another form: {reason}") from error
+            raise ModelError(f"`init_from` {directory}: its {name} has another form: {reason}") from error

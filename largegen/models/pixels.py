@@ -11,7 +11,7 @@ def to_uint8(pixels: Tensor) -> Tensor:
 
 
 def to_network(images: np.ndarray) -> torch.Tensor:
-    """Images (..., H, W, 3) uint8 -> (..., 3, H, W) float32 in [-1, 1]."""
+    """Turn images (..., H, W, 3) uint8 -> (..., 3, H, W) float32 in [-1, 1]."""
     tensor = torch.from_numpy(np.ascontiguousarray(images)).movedim(-1, -3)
     return tensor.float() / 127.5 - 1
 

@@ -12,23 +12,14 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
-from typing import IO, Any
+from typing import IO, Any, ClassVar
 
 import torch
 
 from largegen.errors import ModelError, first_line
+from largegen.models.safe_pickle import Inert, Names, SafeUnpickler
 
 WRAPPERS = ("teacher", "student", "state_dict", "model")  # DINO and iBOT hold two: the averaged network comes first
-PLAIN = frozenset(
-    {
-        ("collections", "OrderedDict"),
-        ("torch._utils", "_rebuild_tensor_v2"),
-        ("torch._utils", "_rebuild_parameter"),
-        ("torch", "Size"),
-        ("torch", "device"),
-        *(("torch", name) for name in ("float64", "float32", "float16", "bfloat16", "int64", "int32", "uint8", "bool")),
-    }
-)
 STORAGES = {
     **{"DoubleStorage": torch.float64, "FloatStorage": torch.float32, "HalfStorage": torch.float16},
     **{"BFloat16Storage": torch.bfloat16, "LongStorage": torch.int64, "IntStorage": torch.int32},
@@ -43,42 +34,40 @@ NO_CHECKPOINT = {  # how files begin that people have in place of checkpoints, a
 }  # "<" alone may be a safetensors header's length
 
 
-class _Inert(dict):
-    """Stands for an object of any other class: takes whatever the pickle does to it, and does nothing."""
-
-    def __init__(self, *args: Any, **kwargs: Any):
-        super().__init__()
-
-    def __setstate__(self, state: Any) -> None:
-        pass
-
-    def __hash__(self) -> int:
-        return id(self)
-
-    def append(self, item: Any) -> None:
-        pass
-
-    def extend(self, items: Any) -> None:
-        pass
-
-    def add(self, item: Any) -> None:
-        pass
+# What checkpoints need beside containers, numbers and text.
+PLAIN: Names = {
+    ("collections", "OrderedDict"): OrderedDict,
+    ("torch._utils", "_rebuild_tensor_v2"): torch._utils._rebuild_tensor_v2,
+    ("torch._utils", "_rebuild_parameter"): torch._utils._rebuild_parameter,
+    ("torch", "Size"): torch.Size,
+    ("torch", "device"): torch.device,
+    **{
+        ("torch", name): getattr(torch, name)
+        for name in ("float64", "float32", "float16", "bfloat16", "int64", "int32", "uint8", "bool")
+    },
+}
 
 
-class _Unpickler(pickle.Unpickler):
-    def find_class(self, module: str, name: str) -> Any:
-        return super().find_class(module, name) if (module, name) in PLAIN else _Inert
+class _CheckpointUnpickler(SafeUnpickler):
+    """Reads a checkpoint whose pickle names foreign classes, which inert objects stand for."""
+
+    known: ClassVar[Names] = PLAIN
+
+    def unknown(self, module: str, name: str) -> Any:
+        return Inert
 
 
-def _pickle_module() -> ModuleType:
+class _PickleModule(ModuleType):
     """What torch.load takes for the pickle module."""
-    module = ModuleType("inert_pickle")
-    module.Unpickler = _Unpickler
-    module.load = lambda file, **options: _Unpickler(file, **options).load()
-    return module
+
+    Unpickler = _CheckpointUnpickler
+
+    @staticmethod
+    def load(file: IO[bytes], **options: Any) -> Any:
+        return _CheckpointUnpickler(file, **options).load()
 
 
-class _Module(_Inert):
+class _Module(Inert):
     """Stands for a TorchScript module: a dictionary of its weights, submodules and other attributes."""
 
     def __setstate__(self, state: Any) -> None:
@@ -86,19 +75,26 @@ class _Module(_Inert):
             self.update(state)
 
 
-class _ScriptUnpickler(pickle.Unpickler):
+def _view(storage: torch.Tensor, offset: int, size: Any, stride: Any, *_: Any) -> torch.Tensor:
+    """Stands for torch._utils._rebuild_tensor_v2."""
+    return storage.as_strided(size, stride, offset)
+
+
+class _ScriptUnpickler(SafeUnpickler):
     """Reads the objects of a TorchScript archive; `root` is the folder that everything in it lies in."""
+
+    known: ClassVar[Names] = {
+        ("collections", "OrderedDict"): OrderedDict,
+        ("torch._utils", "_rebuild_tensor_v2"): _view,
+        **{("torch", name): dtype for name, dtype in STORAGES.items()},
+    }
 
     def __init__(self, file: IO[bytes], archive: zipfile.ZipFile, root: str):
         super().__init__(file)
         self.archive, self.root = archive, root
 
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
-            return lambda storage, offset, size, stride, *_: storage.as_strided(size, stride, offset)
-        if module == "torch" and name in STORAGES:
-            return STORAGES[name]
-        return OrderedDict if (module, name) == ("collections", "OrderedDict") else _Module
+    def unknown(self, module: str, name: str) -> Any:
+        return _Module
 
     def persistent_load(self, pid: Any) -> torch.Tensor:
         _, dtype, key, _, count, *_ = pid
@@ -108,9 +104,9 @@ class _ScriptUnpickler(pickle.Unpickler):
 
 
 def _read_torchscript(archive: zipfile.ZipFile, root: str) -> dict[str, torch.Tensor]:
-    """The tensors of a TorchScript archive by the names that its modules give them."""
+    """Read the tensors of a TorchScript archive, by the names that its modules give them."""
 
-    def tensors(module: dict, prefix: str) -> Iterator[tuple[str, torch.Tensor]]:
+    def tensors(module: dict[Any, Any], prefix: str) -> Iterator[tuple[str, torch.Tensor]]:
         for name, value in module.items():
             if isinstance(value, torch.Tensor):
                 yield f"{prefix}{name}", value
@@ -122,8 +118,17 @@ def _read_torchscript(archive: zipfile.ZipFile, root: str) -> dict[str, torch.Te
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """The content of a .pt, .pth, .ckpt, .bin or .safetensors file, on the CPU, its tensors mapped where the format
-    allows it. Raises ModelError for anything that is no such file."""
+    """Read a .pt, .pth, .ckpt, .bin or .safetensors file without running anything in it.
+
+    Args:
+        path: The file.
+
+    Returns:
+        Its content, tensors on the CPU, memory-mapped where the format allows it.
+
+    Raises:
+        ModelError: For anything that is no such file.
+    """
     path = Path(path)
     if not path.is_file():
         raise ModelError(f"{path}: {'not a file' if path.exists() else 'no such file'}")
@@ -142,7 +147,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def _first_sentence(error: Exception) -> str:
-    """torch adds paragraphs of advice, some of it bad: to run what is in the file."""
+    """Drop the paragraphs of advice that torch adds, some of it bad: to run what is in the file."""
     return first_line(error).split(". ")[0]
 
 
@@ -158,17 +163,25 @@ def _read(path: Path, zipped: bool) -> Any:
             ]
             if constants:  # what torch too knows TorchScript by
                 return _read_torchscript(archive, constants[0].removesuffix("constants.pkl"))
-    options = {"map_location": "cpu", "mmap": zipped or None}
+    options: dict[str, Any] = {"map_location": "cpu", "mmap": zipped or None}
     try:
         return torch.load(path, weights_only=True, **options)
     except pickle.UnpicklingError:
-        return torch.load(path, weights_only=False, pickle_module=_pickle_module(), **options)
+        return torch.load(path, weights_only=False, pickle_module=_PickleModule("inert_pickle"), **options)
 
 
 def weights_of(content: dict[str, Any], path: Path) -> dict[str, torch.Tensor]:
-    """The tensors of a checkpoint by name, whatever holds them. Raises ModelError where there are none."""
+    """Find the tensors of a checkpoint by name, whatever holds them.
+
+    Args:
+        content: As `read_checkpoint` gives it.
+        path: Of the file, for errors.
+
+    Raises:
+        ModelError: Where there are none.
+    """
     for wrapper in WRAPPERS:
-        if isinstance(content.get(wrapper), dict) and not isinstance(content[wrapper], _Inert):
+        if isinstance(content.get(wrapper), dict) and not isinstance(content[wrapper], Inert):
             content = content[wrapper]
     weights = {name: v for name, v in content.items() if isinstance(name, str) and isinstance(v, torch.Tensor)}
     if not weights:
@@ -180,14 +193,23 @@ def weights_of(content: dict[str, Any], path: Path) -> dict[str, torch.Tensor]:
 
 
 def without_prefix(weights: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
-    """The weights without the prefix of their names, where all names share it."""
+    """Drop the prefix of the weights' names, where all names share it."""
     if not all(name.startswith(prefix) for name in weights):
         return weights
     return {name.removeprefix(prefix): value for name, value in weights.items()}
 
 
 def check_state(net: "torch.nn.Module", state: "dict[str, torch.Tensor]", source: Path) -> None:
-    """Raise a ModelError naming the first weight of `state` that is missing, of the wrong shape or unexpected."""
+    """Check that weights match a network to the last name and shape.
+
+    Args:
+        net: The network.
+        state: The weights.
+        source: Where they are from, for errors.
+
+    Raises:
+        ModelError: Naming the first weight that is missing, of the wrong shape or unexpected.
+    """
     expected = net.state_dict()
     for name, value in expected.items():
         if name not in state:

@@ -1,7 +1,9 @@
 """One network on disk: a diffusers configuration and safetensors, saved and loaded strictly."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import init_empty_weights
@@ -37,15 +39,24 @@ def save_tensors(tensors: dict[str, torch.Tensor], path: Path) -> None:
     path.chmod(mode)
 
 
-def load_network(directory: Path, classes: dict[str, type], class_name: str | None = None) -> nn.Module:
-    """Load one diffusers module strictly, as fp32, from config.json and safetensors. Raises ModelError."""
+def load_network(directory: Path, classes: Mapping[str, Any], class_name: str | None = None) -> nn.Module:
+    """Load one diffusers module strictly, as fp32, from config.json and safetensors.
+
+    Args:
+        directory: Where it is.
+        classes: Those that it may be of, by their names.
+        class_name: Its class; None: as its configuration says.
+
+    Raises:
+        ModelError: For a missing or damaged file, another class, and weights that do not match.
+    """
     try:
         config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
         name = class_name or config.get("_class_name")
         if name not in classes:
             raise ModelError(f"{directory}: its class is {name}, none of {', '.join(classes)}")
         with init_empty_weights(include_buffers=False):
-            network = classes[name].from_config(config)
+            network: nn.Module = classes[name].from_config(config)
     except ModelError:
         raise
     except Exception as error:  # a damaged configuration fails in a dozen ways within the network's constructor

@@ -3,7 +3,7 @@
 import math
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from largegen.errors import ModelError
 from largegen.models.safe_load import check_state
@@ -11,13 +11,22 @@ from largegen.models.safe_load import check_state
 if TYPE_CHECKING:
     import torch
 
+State = dict[str, Any]  # tensors by name
+
 
 def load_weights(net: "torch.nn.Module", path: Path, dino_positions: bool = False) -> None:
-    """Load a .safetensors, .pth or .bin file into `net`, strictly and without running code from it.
+    """Load a .safetensors, .pth or .bin file into a network, strictly and without running code from it.
 
     Transformers' and DINOv2's names of a vision transformer's weights are turned into timm's, and so are the first
-    Swin's. `dino_positions` says how positions of another grid are resampled. Raises ModelError naming the first
-    weight that is missing, unexpected or of the wrong shape.
+    Swin's.
+
+    Args:
+        net: The network.
+        path: The file.
+        dino_positions: Positions of another grid are resampled in DINO's way, not timm's.
+
+    Raises:
+        ModelError: Naming the first weight that is missing, unexpected or of the wrong shape.
     """
     from largegen.models.safe_load import read_checkpoint, weights_of
 
@@ -32,9 +41,11 @@ def load_weights(net: "torch.nn.Module", path: Path, dino_positions: bool = Fals
     net.load_state_dict(state)
 
 
-def _of_the_backbone(state: dict) -> dict:
-    """The weights without what a training puts around a network's names: a shared prefix, and beside a `backbone.`
-    the projection head of DINO and iBOT."""
+def _of_the_backbone(state: State) -> State:
+    """Drop what a training puts around a network's names.
+
+    That is a shared prefix, and beside a `backbone.` the projection head of DINO and iBOT.
+    """
     from largegen.models.safe_load import without_prefix
 
     if any(name.startswith("backbone.") for name in state):
@@ -42,7 +53,7 @@ def _of_the_backbone(state: dict) -> dict:
     return without_prefix(without_prefix(state, "backbone."), "encoder.")
 
 
-def _dino_positions(state: dict, net: "torch.nn.Module") -> dict:
+def _dino_positions(state: State, net: "torch.nn.Module") -> State:
     """Bring the positions of the patches to the grid of `net` as DINO does it: (1, 1 + n, D) => (1, 1 + N, D) float32.
 
     facebookresearch/dino, vision_transformer.py: bicubic, no antialiasing, and a tenth of a patch added to the new
@@ -64,7 +75,7 @@ def _dino_positions(state: dict, net: "torch.nn.Module") -> dict:
     return state | {"pos_embed": torch.cat([positions[:, :1], grid.flatten(2).mT], dim=1)}
 
 
-def _to_timm_names(state: dict, net: "torch.nn.Module") -> dict:
+def _to_timm_names(state: State, net: "torch.nn.Module") -> State:
     """Give the weights timm's names, and drop a classifier that `net` does not have."""
     from timm.models.swin_transformer import SwinTransformer
     from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
@@ -80,7 +91,7 @@ def _to_timm_names(state: dict, net: "torch.nn.Module") -> dict:
     return {name: value for name, value in state.items() if name in own or not name.startswith(head)}
 
 
-def _from_first_swin(state: dict) -> dict:
+def _from_first_swin(state: State) -> State:
     """The names of Microsoft's Swin and of timm before 0.9 => timm's.
 
     They merge patches at the end of a stage, timm does at the start of the next. They also store two tables that
@@ -94,7 +105,7 @@ def _from_first_swin(state: dict) -> dict:
     return {merging.sub(lambda m: f"layers.{int(m[1]) + 1}.downsample.", name): v for name, v in state.items()}
 
 
-def _from_transformers(state: dict) -> dict:
+def _from_transformers(state: State) -> State:
     """A transformers ViTModel's weights => timm's names; query, key and value become one matrix."""
     import torch
 

@@ -43,7 +43,7 @@ def about(model: "Model", out: Path) -> dict[str, Any]:
     """Describe what runs, and where, for a dry run's report."""
     return {
         "out": str(out),
-        "model": model.info["name"],
+        "model": model.info.name,
         "device": str(model.device),
         "precision": str(model.dtype).removeprefix("torch."),
     }

@@ -58,7 +58,7 @@ def generate(
             raise InputError(f"the model needs embeddings of tiles of {model.tile_px} px without overlap")
         embeddings = embeddings.features
     features = torch.as_tensor(embeddings, dtype=torch.float32)
-    dims = [model.info["embedding_dim"], model.info["embedding_dim"] + model.region_dim]
+    dims = [model.info.embedding_dim, model.info.embedding_dim + model.region_dim]
     if features.ndim != 3 or features.shape[2] not in dims:
         raise InputError(f"`embeddings` of shape {tuple(features.shape)}: must be (rows, columns, {dims[-1]})")
     if output not in ("image", "latent"):
@@ -128,7 +128,7 @@ def interpolated(model: Model, features: Tensor) -> ConditionAt:
 
     The embeddings of tiles and those of the context regions around them are interpolated each by themselves.
     """
-    dim = model.info["embedding_dim"]
+    dim = model.info.embedding_dim
     parts = [part for part in features.to(model.device).tensor_split([dim], -1) if part.shape[-1]]
 
     def condition_at(places: list[Place]) -> Tensor:

@@ -4,18 +4,20 @@ import copy
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from largegen.embeddings.cohort import check_together, find_embeddings, working_gsd, working_mpp
-from largegen.embeddings.file import EmbeddingFile, Settings
+from largegen.embeddings.file import EmbeddingFile
+from largegen.embeddings.settings import EmbeddingSettings
 from largegen.embeddings.source import find_slide
 from largegen.errors import InputError
 from largegen.models.autoencoder import load_autoencoder
 from largegen.models.denoiser import PRESETS
+from largegen.models.directory import BUNDLED, find_model, read_index
 from largegen.models.encoder import load_encoder
-from largegen.models.model import BUNDLED, build_model, find_model, read_index, start_from
+from largegen.models.info import ModelInfo, TrainingSlide
+from largegen.models.model import build_model, start_from
 from largegen.runtime.device import export_dtype, resolve_precision
 from largegen.training.accelerator import make_accelerator
 from largegen.training.config import CohortConfig, LoopConfig
@@ -87,25 +89,22 @@ def _sample_metrics(config: CohortConfig, own: str, dataset: LatentRegions, devi
     return SampleMetrics(encoder, config.eval_every, config.eval_samples)
 
 
-def _info(config: CohortConfig, files: Sequence[EmbeddingFile], settings: Settings) -> dict[str, Any]:
+def _info(config: CohortConfig, files: Sequence[EmbeddingFile], settings: EmbeddingSettings) -> ModelInfo:
     """Say what travels with the weights: where they come from, and the licences of all that they come from."""
-    ancestor = read_index(find_model(config.init_from))["info"] if config.init_from else {}
-    licences = dict.fromkeys(filter(None, (settings.encoder_licence, ancestor.get("licence"))))
-    info = {
-        "name": config.name,
-        "largegen_version": __version__,
-        "encoder": settings.encoder,
-        "encoder_fingerprint": settings.encoder_fingerprint,
-        "encoder_licence": settings.encoder_licence,
-        "licence": config.licence or "; ".join(licences),
-        "embedding_dim": settings.dim,
-        "tile_px": settings.tile_px,
-        "trained_on": [
-            {"name": f.settings.source_name, "tiles": f.count, "mpp": working_mpp(f), "gsd_m": working_gsd(f)}
-            for f in files
-        ],
-    }
-    return info | ({"init_from": ancestor.get("name", config.init_from)} if ancestor else {})
+    ancestor = read_index(find_model(config.init_from)).info if config.init_from else None
+    licences = dict.fromkeys(filter(None, (settings.encoder_licence, ancestor.licence if ancestor else "")))
+    return ModelInfo(
+        name=config.name,
+        largegen_version=__version__,
+        encoder=settings.encoder,
+        encoder_fingerprint=settings.encoder_fingerprint,
+        encoder_licence=settings.encoder_licence,
+        licence=config.licence or "; ".join(licences),
+        embedding_dim=settings.dim,
+        tile_px=settings.tile_px,
+        trained_on=tuple(TrainingSlide(f.settings.source_name, f.count, working_mpp(f), working_gsd(f)) for f in files),
+        init_from=(ancestor.name or config.init_from) if ancestor else None,
+    )
 
 
 def _encoder_directory(name: str) -> Path | None:

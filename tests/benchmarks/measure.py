@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from largegen.conditioning.reference import encoder_of, slide_reference
+from largegen.conditioning.reference import SlideOnDemand, encoder_of, slide_reference
+from largegen.embeddings.embed import EmbedOptions
 from largegen.embeddings.grid import EmbeddingGrid
 from largegen.errors import LargegenError
 from largegen.models.encoder import Encoder, load_encoder
@@ -47,7 +48,8 @@ def read_reference(args: argparse.Namespace, model: Model) -> tuple[EmbeddingGri
     with open_slide(args.ref, source_mag=args.source_mag) as slide, tempfile.TemporaryDirectory() as cache:
         downsample = slide.downsample_for(mag=args.mag)
         size = (args.size, args.size)
-        reference = slide_reference(model, slide, downsample=downsample, mag=args.mag, cache=Path(cache))
+        source = SlideOnDemand(slide, downsample, EmbedOptions(model.tile_px), args.mag, Path(cache))
+        reference = slide_reference(model, source)
         grid = reference.grid(reference.area(model, size))
         return grid, slide.read(*grid.origin_xy, *size, downsample)
 

@@ -164,9 +164,9 @@ def test_train_makes_a_model(short, embeddings):
         "vae",
     ]
     model = load_model(short, "cpu")
-    assert (model.window, model.tile_px, model.info["embedding_dim"]) == (8, 64, 16)
-    assert model.info["name"] == "short" and model.info["licence"] == model.info["encoder_licence"] == "CC0-1.0"
-    assert model.info["trained_on"][0]["name"] == "a" and model.info["trained_on"][0]["mpp"] == 0.5
+    assert (model.window, model.tile_px, model.info.embedding_dim) == (8, 64, 16)
+    assert model.info.name == "short" and model.info.licence == model.info.encoder_licence == "CC0-1.0"
+    assert model.info.trained_on[0].name == "a" and model.info.trained_on[0].mpp == 0.5
     sheet = np.asarray(Image.open(short / "samples" / "step-000004.png"))
     assert sheet.shape == (2 * 64 + 4, 8 * 64 + 7 * 4, 3) and sheet.std() > 5
     assert "validation_loss" in read_metrics(short / "metrics.jsonl")[-1]
@@ -311,7 +311,7 @@ def test_init_from_starts_where_the_other_ended(train, trained, short, tmp_path)
     assert run(train("--out", tmp_path, "--init-from", trained)) == 0
     assert losses(tmp_path)[0] < 0.85 * losses(short)[0]
     info = load_model(tmp_path, "cpu").info
-    assert info["init_from"] == "trained" and info["licence"] == "CC0-1.0; CC-BY-4.0"
+    assert info.init_from == "trained" and info.licence == "CC0-1.0; CC-BY-4.0"
 
 
 def test_weights_are_as_readable_as_other_files(vae, encoder, short):
@@ -355,7 +355,7 @@ def test_fp16_export_and_latents_computed_once(train, short, tmp_path, folder):
     assert {path.name: path.stat().st_mtime_ns for path in (folder / "latents").iterdir()} == before
     half, full = ((out / "model/unet/diffusion_pytorch_model.safetensors").stat().st_size for out in (tmp_path, short))
     assert half < 0.6 * full
-    assert load_model(tmp_path, "cpu").info["name"] == "small"
+    assert load_model(tmp_path, "cpu").info.name == "small"
 
 
 def test_dry_runs_write_nothing(train, slide, tmp_path, capsys):
@@ -449,14 +449,14 @@ def test_embedding_files_of_unknown_weights_go_with_known_ones(train, embeddings
     capsys.readouterr()
     assert run([command[0], str(folder), *command[2:]]) == 0
     known = EmbeddingFile(embeddings / "a.h5").settings.encoder_fingerprint
-    assert load_model(tmp_path / "run" / "model").info["encoder_fingerprint"] == known
+    assert load_model(tmp_path / "run" / "model").info.encoder_fingerprint == known
     (warning,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning: ")]
     assert "0.h5: not known which weights" in warning and warning.endswith(f"a.h5 ({known})")
 
 
 def test_no_embedding_files(train, tmp_path, capsys):
     command = train("--out", tmp_path / "run")
-    fails(capsys, [command[0], str(tmp_path), *command[2:]], 2, "no embedding files (.h5); `largegen embed` makes them")
+    fails(capsys, [command[0], str(tmp_path), *command[2:]], 2, "(looked for .h5); `largegen embed` makes them")
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,8 @@ from PIL import Image
 
 from largegen import load_model
 from largegen.cli import run
-from largegen.conditioning.reference import slide_reference
+from largegen.conditioning.reference import SlideOnDemand, slide_reference
+from largegen.embeddings.embed import EmbedOptions
 from largegen.errors import InputError
 from largegen.models.linear_decoder import fit_linear_decoder
 from largegen.sampling.generate import resolve_defaults, sample_latents
@@ -290,7 +291,8 @@ def test_a_patch_depends_on_its_number_grid_and_level_but_not_on_how_many_there_
 
 def test_grids_reach_past_the_reference(model, slide_path, tmp_path):
     with open_slide(slide_path) as slide:
-        reference = slide_reference(model, slide, downsample=1.0, tissue_filter=False, cache=tmp_path)
+        options = EmbedOptions(model.tile_px, tissue_filter=False)
+        reference = slide_reference(model, SlideOnDemand(slide, 1.0, options, cache=tmp_path))
         rows, cols = reference.tissue.shape
         few, grid = grids_at(reference, [(-1, cols - 1)], 1, TILE_PX)
         many, _ = grids_at(reference, [(-1, cols - 1)] * rows * cols, 1, TILE_PX)  # embeds all of the reference

@@ -10,6 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from largegen.conditioning.interpolation import interpolate_grid, slerp
 from largegen.models.conditioners import CONDITIONERS, PatchConditioner
+from largegen.models.info import ModelInfo
 from largegen.sampling.generate import sample_latents
 from largegen.sampling.settings import Sampling
 
@@ -70,7 +71,7 @@ def test_a_device_without_float64_sees_none(monkeypatch):
     scheduler = DDPMScheduler()
     names = {
         "eps": None,
-        "info": {"embedding_dim": 16},
+        "info": ModelInfo("m", embedding_dim=16),
         "window": 8,
         "factor": 8,
         "scheduler": scheduler,

@@ -8,6 +8,7 @@ import pytest
 from largegen.conditioning.area import most_tissue, parse_corner, parse_size, pure_background
 from largegen.conditioning.reference import Reference, check_embeddings
 from largegen.errors import EmbeddingFileError, InputError
+from largegen.models.info import ModelInfo
 
 MODEL = SimpleNamespace(tile_px=256, factor=8)
 
@@ -27,14 +28,14 @@ def test_sizes(text, size):
 
 @pytest.mark.parametrize("text", ["", "0.5", "-256", "12x", "1x2x3", "whole"])
 def test_what_is_no_size(text):
-    with pytest.raises(InputError, match="--size"):
+    with pytest.raises(InputError, match="`size`"):
         parse_size(text)
 
 
 def test_regions():
     assert parse_corner("12, 30") == (12, 30)
     for text in ("12", "-1,3", "1,2,3", "a,b"):
-        with pytest.raises(InputError, match="--region"):
+        with pytest.raises(InputError, match="`region`"):
             parse_corner(text)
 
 
@@ -47,7 +48,7 @@ def test_an_image_takes_the_tiles_that_it_touches():
 def test_full_is_all_tiles():
     region = reference().area(MODEL, None)
     assert (region.width, region.height, region.rows, region.cols, region.full) == (7 * 256, 5 * 256, 5, 7, True)
-    with pytest.raises(InputError, match="--region"):
+    with pytest.raises(InputError, match="`region`"):
         reference().area(MODEL, None, (0, 0))
 
 
@@ -63,7 +64,7 @@ def test_full_and_the_largest_size_hold_the_strip_that_fills_no_tile():
 
 @pytest.mark.parametrize("size", [(0, 0), (255, 256), (260, 256), (256, 300), (128, 128)])
 def test_sizes_that_the_model_cannot_make(size):
-    with pytest.raises(InputError, match=f"--size {size[0]}x{size[1]}: .*256 px and multiples of 8"):
+    with pytest.raises(InputError, match=f"`size` {size[0]}x{size[1]}: .*256 px and multiples of 8"):
         reference().area(MODEL, size)
 
 
@@ -127,7 +128,7 @@ def test_past_the_last_tiles_background_goes_on():
     ],
 )
 def test_embeddings_that_do_not_suit_the_model(changes, message):
-    info = {"name": "m", "embedding_dim": 16, "encoder": "ours", "encoder_fingerprint": "cafe"}
+    info = ModelInfo("m", encoder="ours", encoder_fingerprint="cafe", embedding_dim=16)
     settings = {"dim": 16, "tile_px": 256, "overlap_px": 0, "encoder": "theirs", "encoder_fingerprint": "cafe"}
     model = SimpleNamespace(info=info, tile_px=256)
     check_embeddings(model, SimpleNamespace(path="a.h5", settings=SimpleNamespace(**settings)))

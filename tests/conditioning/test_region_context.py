@@ -36,7 +36,7 @@ def model(folder, region_encoder):
     found = load_model(save_model(folder / "one", save_encoder(folder / "encoder")), "cpu", "fp32")
     torch.manual_seed(2)
     found.conditioner = PatchRegionConditioner(WIDTH, REGION_WIDTH, found.unet.config.cross_attention_dim)
-    found.info["region_encoder"] = region_encoder
+    found.info = replace(found.info, region_encoder=region_encoder)
     found.save(folder / "two", encoder=folder / "encoder")
     return folder / "two"
 

@@ -10,6 +10,7 @@ import torch
 from largegen.models.autoencoder import Autoencoder
 from largegen.models.denoiser import PRESETS
 from largegen.models.encoder import load_encoder
+from largegen.models.info import ModelInfo, TrainingSlide
 from largegen.models.model import Model, build_model
 from largegen.training.config import AUTOENCODER_PRESETS
 from largegen.training.tasks.autoencoder import build_autoencoder
@@ -38,12 +39,16 @@ def save_model(directory: Path, encoder: Path, seed: int = 0, levels: int = 1) -
     loaded = load_encoder(f"local-dir:{encoder}", device="cpu")
     vae = build_autoencoder(AUTOENCODER_PRESETS["tiny"])
     vae.trunk.decoder.conv_out.weight.data *= 8
-    info = {
-        **{"name": "tiny", "encoder": f"local-dir:{encoder}", "encoder_fingerprint": loaded.fingerprint},
-        **{"encoder_licence": "CC-BY-4.0", "licence": "CC0-1.0", "embedding_dim": WIDTH, "tile_px": TILE_PX},
-    }
-    if levels > 1:
-        info["trained_on"] = [{"name": "a", "mpp": 0.5}]
+    info = ModelInfo(
+        name="tiny",
+        encoder=f"local-dir:{encoder}",
+        encoder_fingerprint=loaded.fingerprint,
+        encoder_licence="CC-BY-4.0",
+        licence="CC0-1.0",
+        embedding_dim=WIDTH,
+        tile_px=TILE_PX,
+        trained_on=(TrainingSlide("a", mpp=0.5),) if levels > 1 else (),
+    )
     conditioner = "PatchConditioner" if levels == 1 else "Summarizer"
     model = build_model(PRESETS["tiny"], conditioner, Autoencoder(vae), WIDTH, TILE_PX, info, levels)
     model.save(directory, encoder=encoder)
@@ -52,7 +57,7 @@ def save_model(directory: Path, encoder: Path, seed: int = 0, levels: int = 1) -
 
 def flat_grid(model: Model, rows: int, cols: int, seed: int = 0, **changes):
     """A grid of random embeddings for `model`, all tissue."""
-    from largegen.embeddings.grid import EmbeddingGrid
+    from largegen.embeddings.grid import EmbeddingGrid, SourceInfo
 
     generator = torch.Generator().manual_seed(seed)
     values = {
@@ -60,10 +65,7 @@ def flat_grid(model: Model, rows: int, cols: int, seed: int = 0, **changes):
         "tissue": torch.ones(rows, cols, dtype=torch.bool).numpy(),
         "background": torch.zeros(WIDTH).numpy(),
         **{"tile_px": model.tile_px, "overlap_px": 0, "downsample": 2.0, "origin_xy": (256, 128)},
-        **{"encoder": model.info["encoder"], "licence": "CC-BY-4.0"},
-        "source": {
-            **{"name": "source", "path": "source.svs", "kind": "slide", "width": 4096, "height": 4096},
-            **{"background": (240, 241, 242), "mpp": 0.25, "gsd_m": None, "crs": None, "transform": None},
-        },
+        **{"encoder": model.info.encoder, "licence": "CC-BY-4.0"},
+        "source": SourceInfo("source", "source.svs", "slide", 4096, 4096, (240, 241, 242), mpp=0.25),
     }
     return EmbeddingGrid(**values | changes)

@@ -53,7 +53,7 @@ def test_what_made_it(model, grid, tmp_path):
     generate_file(model, grid, WHOLE, tmp_path / "a.tif", Sampling(steps=1, seed=7), command="largegen generate ...")
     record = json.loads((tmp_path / "a.tif.json").read_text())
     assert record["command"] == "largegen generate ..." and record["seed"] == 7
-    assert record["model"] == "tiny" and record["encoder"] == model.info["encoder"]
+    assert record["model"] == "tiny" and record["encoder"] == model.info.encoder
     assert record["licence"] == "CC-BY-4.0 and CC0-1.0" and record["encoder_licence"] == "CC-BY-4.0"
     assert record["reference"] == "source" and record["reference_xy"] == [256, 128]
     assert record["mpp"] == 0.5 and record["sampling"]["steps"] == 1 and record["sampling"]["stride"] == 0
@@ -194,8 +194,8 @@ def test_a_disk_too_full_for_the_image(model, grid, tmp_path):
 
 def test_a_scene_lies_where_its_reference_lies(model, tmp_path):
     transform = (5.0, 0.0, 485900.0, 0.0, -5.0, 5209245.0)
-    source = flat_grid(model, 3, 4).source | {"kind": "scene", "mpp": None, "gsd_m": 5.0}
-    grid = flat_grid(model, 3, 4, source=source | {"crs": "EPSG:26914", "transform": transform})
+    source = replace(flat_grid(model, 3, 4).source, kind="scene", mpp=None, gsd_m=5.0)
+    grid = flat_grid(model, 3, 4, source=replace(source, crs="EPSG:26914", transform=transform))
     generate_file(model, grid, WHOLE, tmp_path / "a.tif", Sampling(steps=1))
     with rasterio.open(tmp_path / "a.tif") as scene:
         assert scene.crs.to_epsg() == 26914

@@ -13,6 +13,7 @@ from helpers.models import WIDTH, save_encoder, save_model
 from largegen.errors import InputError, ModelError
 from largegen.models.autoencoder import Autoencoder, load_autoencoder
 from largegen.models.denoiser import NOISE_SCHEDULE, PRESETS, build_denoiser, to_eps
+from largegen.models.info import ModelInfo, TrainingSlide
 from largegen.models.model import build_model, load_model, start_from
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -275,7 +276,7 @@ def test_another_kind_of_conditioner_begins_anew(model, saved):
     ("mpp", "names"), [(0.499, ["20x", "10x", "5x", "2.5x", "1.25x"]), (None, ["1x", "2x", "4x", "8x", "16x"])]
 )
 def test_levels_are_named_by_magnification(model, mpp, names):
-    info = {"trained_on": [{"mpp": mpp}]}
+    info = ModelInfo("zooming", trained_on=(TrainingSlide("a", mpp=mpp),))
     zooming = build_model(PRESETS["tiny"], "Summarizer", model.autoencoder, WIDTH, 64, info, levels=5)
     assert zooming.level_names == names and model.level_names == ["1x"]
 

@@ -12,7 +12,7 @@ from PIL import Image
 
 from largegen import load_model
 from largegen.cli import run
-from largegen.models.model import BUNDLED
+from largegen.models.directory import BUNDLED
 from largegen.slides.slide import open_slide
 
 EXAMPLE = ROOT / "examples" / "reference.tif"
@@ -27,8 +27,8 @@ def test_the_bundle_is_small_and_free():
     files = [path for path in BUNDLED["starter"].rglob("*") if path.is_file()]
     assert sum(path.stat().st_size for path in files) <= 40e6
     info = load_model("starter", "cpu").info
-    assert info["licence"] == info["encoder_licence"] == "Apache-2.0"
-    assert [slide["name"] for slide in info["trained_on"]] == ["CMU-1-Small-Region", "TCGA-CR-7395-01A-01-TS1"]
+    assert info.licence == info.encoder_licence == "Apache-2.0"
+    assert [slide.name for slide in info.trained_on] == ["CMU-1-Small-Region", "TCGA-CR-7395-01A-01-TS1"]
 
 
 def test_the_example_is_a_small_slide_with_a_resolution():

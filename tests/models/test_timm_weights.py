@@ -220,6 +220,6 @@ def test_a_file_that_lacks_a_weight_is_refused(tmp_path, name, weights, lost, re
 @pytest.mark.parametrize("name", ["hipt_vit256", "ctranspath"])
 def test_without_a_file_the_error_says_where_it_is(name):
     spec = encoder_spec(name)
-    with pytest.raises(ModelError, match=f"download {spec.source[5:]} from {spec.page} .*--encoder-weights") as caught:
+    with pytest.raises(ModelError, match=f"download {spec.source[5:]} from {spec.page} .*`encoder_weights`") as caught:
         load_encoder(name, device="cpu")
     assert "\n" not in str(caught.value)

@@ -6,7 +6,7 @@ import torch
 from helpers.disk import small_disk
 from helpers.models import save_encoder
 
-from largegen.embeddings.embed import embed_slide
+from largegen.embeddings.embed import EmbedOptions, embed_slide
 from largegen.embeddings.file import EmbeddingFile
 from largegen.embeddings.source import find_slide
 from largegen.errors import EmbeddingFileError, OutputError
@@ -27,7 +27,7 @@ def file(make_slide, tmp_path_factory) -> EmbeddingFile:
     folder = tmp_path_factory.mktemp("embeddings")
     encoder = load_encoder(f"local-dir:{save_encoder(folder / 'encoder')}", device="cpu")
     with open_slide(make_slide(600, 500, name="a.tif")) as slide:
-        return EmbeddingFile(embed_slide(slide, encoder, folder, downsample=1.0, tile_px=64, progress=False))
+        return EmbeddingFile(embed_slide(slide, encoder, folder, EmbedOptions(64), downsample=1.0, progress=False))
 
 
 @pytest.fixture(scope="module")
@@ -128,7 +128,7 @@ def test_a_slide_that_moved_is_found(file, tmp_path):
     for where in (tmp_path, tmp_path / path.name):
         with find_slide(file, where) as slide:
             assert slide.path.parent == tmp_path
-    with pytest.raises(EmbeddingFileError, match="is not there; say where with --slides DIR"):
+    with pytest.raises(EmbeddingFileError, match="is not there; say where with `slides` DIR"):
         find_slide(file, tmp_path / "elsewhere")
 
 

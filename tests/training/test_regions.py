@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from largegen.embeddings.embed import embed_slide
+from largegen.embeddings.embed import EmbedOptions, embed_slide
 from largegen.embeddings.file import EmbeddingFile
 from largegen.errors import InputError
 from largegen.slides.slide import open_slide
@@ -35,8 +35,8 @@ def slide(make_slide):
 @pytest.fixture(scope="module", params=[0, 32])
 def file(request, slide, tmp_path_factory):
     folder = tmp_path_factory.mktemp("embeddings")
-    overlap = {"overlap_px": request.param, "tile_px": TILE, "downsample": 1.0}
-    return EmbeddingFile(embed_slide(slide, MeanColour(), folder, **overlap, progress=False))
+    options = EmbedOptions(TILE, overlap_px=request.param)
+    return EmbeddingFile(embed_slide(slide, MeanColour(), folder, options, downsample=1.0, progress=False))
 
 
 def test_at_the_base_the_regions_are_the_files_tiles(file, slide):
@@ -85,7 +85,7 @@ def test_regions_may_stick_out_up_to_the_limit(file, slide):
 
 
 def test_tiles_that_cannot_be_laid_side_by_side(slide, tmp_path):
-    path = embed_slide(slide, MeanColour(), tmp_path, downsample=1.0, tile_px=TILE, overlap_px=24, progress=False)
+    path = embed_slide(slide, MeanColour(), tmp_path, EmbedOptions(TILE, 24), downsample=1.0, progress=False)
     with pytest.raises(InputError, match="cannot be laid side by side"):
         find_regions(EmbeddingFile(path), 1)
 
@@ -93,7 +93,7 @@ def test_tiles_that_cannot_be_laid_side_by_side(slide, tmp_path):
 @pytest.mark.parametrize("level", [1, 2, 3, 4])
 def test_some_regions_are_whole_blocks_at_every_level(make_slide, tmp_path, level):
     with open_slide(make_slide(2600, 2300, name=f"blocks{level}.tif")) as large:
-        made = embed_slide(large, MeanColour(), tmp_path, downsample=1.0, tile_px=128, progress=False)
+        made = embed_slide(large, MeanColour(), tmp_path, EmbedOptions(128), downsample=1.0, progress=False)
     regions = find_regions(EmbeddingFile(made), level)
     xy = np.array([regions.xy(n) for n in range(len(regions.cells))])
     assert (xy % (128 * 2**level) == 0).all(1).any()

@@ -4,17 +4,17 @@ A pickle may call any function. Here NumPy's arrays are put together from their 
 containers pass, and whatever else a pickle names is refused.
 """
 
-import pickle
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 from largegen.errors import InputError, LargegenError, first_line
+from largegen.models.safe_pickle import Names, RefusedError, SafeUnpickler
 
 HDF5_START = b"\x89HDF\r\n\x1a\n"
 NPY_START = b"\x93NUMPY"
@@ -34,24 +34,13 @@ class Arrays:
     attributes: Mapping[str, Mapping[str, Any]]  # path inside an HDF5 file, "" for its root -> its attributes
 
 
-def find_files(paths: Sequence[Path]) -> list[Path]:
-    """Files as given, and for each directory its files of known suffixes, sorted. Raises InputError for a directory
-    without any."""
-    found: list[Path] = []
-    for path in paths:
-        files = [path]
-        if path.is_dir():
-            inside = sorted(file for file in path.iterdir() if file.suffix.lower() in SUFFIXES and file.name[0] != ".")
-            files = [file for file in inside if file.is_file()]
-            if not files:
-                raise InputError(f"{path}: no embedding files in this directory (looked for {' '.join(SUFFIXES)})")
-        found += files
-    return list(dict.fromkeys(found))
-
-
 @contextmanager
 def open_arrays(path: Path) -> Iterator[Arrays]:
-    """The arrays in a file, recognised by its first bytes. Raises InputError where it is damaged or of another kind."""
+    """Open the arrays in a file, recognised by its first bytes.
+
+    Raises:
+        InputError: Where it is damaged or of another kind.
+    """
     path = Path(path)
     if not path.is_file():
         raise InputError(f"{path}: {'a directory; give its files' if path.is_dir() else 'no such file'}")
@@ -74,7 +63,8 @@ def open_arrays(path: Path) -> Iterator[Arrays]:
 
 def _read_npy(path: Path) -> np.ndarray:
     try:
-        return np.load(path, allow_pickle=False)
+        array: np.ndarray = np.load(path, allow_pickle=False)
+        return array
     except Exception as error:  # a damaged header is parsed as Python and fails in as many ways
         if "Object arrays" in str(error):
             raise InputError(
@@ -132,8 +122,8 @@ def _open_hdf5(path: Path) -> Iterator[Arrays]:
 def _read_pickle(path: Path) -> Any:
     try:
         with path.open("rb") as file:
-            return _Unpickler(file, encoding="latin1").load()
-    except _RefusedError as error:
+            return _ArrayUnpickler(file, encoding="latin1").load()
+    except RefusedError as error:
         raise InputError(f"{path}: a pickle of more than arrays ({error}), which may run code; not read") from error
     except Exception as error:  # the unpickler raises a dozen kinds for damaged files, MemoryError for a wrong length
         raise InputError(f"{path}: a damaged pickle: {first_line(error)}") from error
@@ -152,10 +142,6 @@ def _named(content: Any, name: str = "", depth: int = 0) -> Iterator[tuple[str, 
             yield from _named(value, f"{name}/{key}" if name else str(key), depth + 1)
 
 
-class _RefusedError(Exception):
-    """A pickle names what it has no need of."""
-
-
 class _DType:
     """Stands for numpy.dtype: numbers only."""
 
@@ -163,9 +149,9 @@ class _DType:
         self.order = "="
         self.code = code if isinstance(code, str) else ""
         if self.code[:1] not in KINDS or not self.code[1:].isdecimal():
-            raise _RefusedError(f"an array of {code!r}")
+            raise RefusedError(f"an array of {code!r}")
 
-    def __setstate__(self, state: tuple) -> None:
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
         self.order = state[1] if state[1] in ("<", ">", "=") else "="
 
     @property
@@ -178,7 +164,7 @@ class _Array:
 
     value: np.ndarray
 
-    def __setstate__(self, state: tuple) -> None:
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
         _, shape, dtype, fortran, content = state
         content = content.encode("latin1") if isinstance(content, str) else content
         self.value = np.frombuffer(content, dtype.value).reshape(shape, order="F" if fortran else "C")
@@ -188,7 +174,7 @@ def _reconstruct(*_: Any) -> _Array:
     return _Array()
 
 
-def _frombuffer(content: bytes, dtype: _DType, shape: tuple, order: str) -> _Array:
+def _frombuffer(content: bytes, dtype: _DType, shape: tuple[int, ...], order: str) -> _Array:
     array = _Array()
     array.__setstate__((1, shape, dtype, order == "F", content))
     return array
@@ -202,21 +188,21 @@ def _encode(text: str, _: str = "latin1") -> bytes:
     return text.encode("latin1")  # how protocol 2 and older write bytes
 
 
-# What NumPy's arrays are pickled with, under the names of NumPy 1 and 2.
-KNOWN_GLOBALS = {
-    ("numpy", "dtype"): _DType,
-    ("numpy", "ndarray"): _Array,
-    ("_codecs", "encode"): _encode,
-    ("collections", "OrderedDict"): dict,
-}
-for _core in ("numpy.core", "numpy._core"):
-    KNOWN_GLOBALS[f"{_core}.multiarray", "_reconstruct"] = _reconstruct
-    KNOWN_GLOBALS[f"{_core}.multiarray", "scalar"] = _scalar
-    KNOWN_GLOBALS[f"{_core}.numeric", "_frombuffer"] = _frombuffer
+class _ArrayUnpickler(SafeUnpickler):
+    """Reads what NumPy's arrays are pickled with, under the names of NumPy 1 and 2; all else is refused."""
 
-
-class _Unpickler(pickle.Unpickler):
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in KNOWN_GLOBALS:
-            raise _RefusedError(f"it names {module}.{name}")
-        return KNOWN_GLOBALS[module, name]
+    known: ClassVar[Names] = {
+        ("numpy", "dtype"): _DType,
+        ("numpy", "ndarray"): _Array,
+        ("_codecs", "encode"): _encode,
+        ("collections", "OrderedDict"): dict,
+        **{
+            (f"{core}.{module}", name): function
+            for core in ("numpy.core", "numpy._core")
+            for module, name, function in (
+                ("multiarray", "_reconstruct", _reconstruct),
+                ("multiarray", "scalar", _scalar),
+                ("numeric", "_frombuffer", _frombuffer),
+            )
+        },
+    }

@@ -35,12 +35,22 @@ class TileLayout:
 
 
 def find_grid(coords: np.ndarray, size: TileSize, where: str) -> TileLayout:
-    """Lay tiles, (N, 2) top-left corners (x, y) in level-0 px, on the one grid that suits them best.
+    """Lay tiles on the one grid that suits them best.
 
     TRIDENT's tiles lie on a grid from the slide's corner. CLAM lays a grid over each piece of tissue: there the grid of
     most tiles is taken and the others are moved to it, by half a tile at most (by one at the slide's edge); of two in
     one place the nearer is kept.
-    Raises InputError, which begins with `where`, for tiles whose size nothing tells and for those that form no grid.
+
+    Args:
+        coords: (N, 2) int64, top-left corners (x, y) in level-0 px.
+        size: What is known of the tiles' size.
+        where: The file, which errors begin with.
+
+    Returns:
+        The grid, and the places of the tiles on it.
+
+    Raises:
+        InputError: For tiles whose size nothing tells, and for those that form no grid.
     """
     tile_px, overlap_px, downsample = _tile_size(_spacing(coords), size, where)
     stride, origin, cells = _lay(coords, (tile_px - overlap_px) * downsample)
@@ -52,14 +62,14 @@ def find_grid(coords: np.ndarray, size: TileSize, where: str) -> TileLayout:
         lost = len(coords) - len(kept)
         raise InputError(
             f"{where}: on a grid of {stride:g} level-0 px, {lost} of its {len(coords)} tiles share their place with"
-            " another: they form no grid of that size; say how large they are: --tile-px, --overlap, --mag"
+            " another: they form no grid of that size; say how large they are: `tile_px`, `overlap_px`, `mag`"
         )
     cells, furthest = cells[kept], float(moved[kept].max())
     return TileLayout(
         tile_px,
         overlap_px,
         downsample=stride / (tile_px - overlap_px),
-        grid_xy=tuple(int(v) for v in origin) if origin.any() else None,
+        grid_xy=(int(origin[0]), int(origin[1])) if origin.any() else None,
         cells=cells[:, ::-1],
         coords=coords[kept] if furthest <= MAX_GRID_ERROR_PX else origin + np.rint(cells * stride).astype(np.int64),
         kept=kept,
@@ -68,7 +78,7 @@ def find_grid(coords: np.ndarray, size: TileSize, where: str) -> TileLayout:
 
 
 def _tile_size(spacing: float | None, size: TileSize, where: str) -> tuple[int, int, float]:
-    """Tile side and overlap in tile px, and level-0 px per tile px, from what is known and the tiles' spacing."""
+    """Find tile side and overlap in tile px, and level-0 px per tile px, from what is known and the tiles' spacing."""
     tile_px, overlap_px = (None if v is None else int(v) for v in (size.tile_px, size.overlap_px))
     downsample = size.downsample
     if size.level0_px:
@@ -76,20 +86,22 @@ def _tile_size(spacing: float | None, size: TileSize, where: str) -> tuple[int, 
         downsample = size.level0_px / tile_px
         if overlap_px is None:
             overlap_px = round(max(0.0, tile_px - (spacing or size.level0_px) / downsample))
-    elif spacing or (downsample and tile_px):
+    elif spacing:
         overlap_px = overlap_px or 0
         tile_px = tile_px or (round(spacing / downsample) + overlap_px if downsample else 256)
         _check(tile_px, overlap_px, where)
-        downsample = spacing / (tile_px - overlap_px) if spacing else downsample
+        downsample = spacing / (tile_px - overlap_px)
+    elif downsample and tile_px:
+        overlap_px = overlap_px or 0
     else:
         raise InputError(
-            f"{where}: does not say how large its tiles are, and no two are neighbours; give --tile-px, --mag"
+            f"{where}: does not say how large its tiles are, and no two are neighbours; give `tile_px`, `mag`"
         )
     _check(tile_px, overlap_px, where)
     if size.downsample and abs(size.downsample / downsample - 1) > 0.05:
         raise InputError(
-            f"{where}: its tiles have {downsample:g} level-0 px per px, not the {size.downsample:g} of --mag, --mpp or"
-            " --gsd; embeddings cannot be scaled"
+            f"{where}: its tiles have {downsample:g} level-0 px per px, not the {size.downsample:g} of `mag`, `mpp` or"
+            " `gsd`; embeddings cannot be scaled"
         )
     return tile_px, overlap_px, downsample
 
@@ -102,7 +114,7 @@ def _check(tile_px: int, overlap_px: int, where: str) -> None:
 
 
 def _spacing(coords: np.ndarray) -> float | None:
-    """The commonest distance between neighbours in a row or column, the smallest of equals; None if there are none."""
+    """Find the commonest distance between neighbours in a row or column, the smallest of equals; None for none."""
     steps = []
     for along, across in ((0, 1), (1, 0)):
         line = coords[np.lexsort((coords[:, along], coords[:, across]))]
@@ -114,7 +126,7 @@ def _spacing(coords: np.ndarray) -> float | None:
 
 
 def _lay(coords: np.ndarray, spacing: float) -> tuple[float, np.ndarray, np.ndarray]:
-    """Stride, corner (x, y) and cells (N, 2), columns first, of the grid on which the tiles lie, or most of them."""
+    """Find stride, corner (x, y) and cells (N, 2), columns first, of the grid that all tiles, or most, lie on."""
     least = coords.min(axis=0)
     estimate = _fit(coords - least, spacing)
     across = max(1.0, (coords - least).max() / estimate)  # tiles
@@ -130,8 +142,10 @@ def _lay(coords: np.ndarray, spacing: float) -> tuple[float, np.ndarray, np.ndar
 
 
 def _fit(places: np.ndarray, stride: float) -> float:
-    """The stride, near `stride`, of which `places` are rounded multiples: the best in squares, found over distances
-    that double, so that a small error never grows to a tile."""
+    """Find the stride, near `stride`, of which `places` are rounded multiples.
+
+    It is the best in squares, found over distances that double, so that a small error never grows to a tile.
+    """
     places = places.ravel()
     furthest, reach = places.max(), 8 * stride
     while True:

@@ -8,6 +8,7 @@
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,28 +19,40 @@ from largegen.errors import InputError
 from largegen.models.encoder_registry import EncoderSpec
 
 NAMED_GRIDS = {"_uni_": "uni_v1", "_dino_": "dinov2_vitl14_reg"}  # what ZoomLDM's authors call their files
-SIZES = (
-    *("patch_size", "patch_size_level0", "level0_magnification", "target_magnification"),
-    *("level0_width", "level0_height"),
-)
 
 
 def encoder_name(found: Arrays, given: str | None, path: Path) -> str:
-    """Of the user, else of the file's attributes, its name or its folder's, `features_<encoder>` in TRIDENT."""
-    metadata = [given]
+    """Name the encoder, as the user, the file's attributes, its name or its folder say.
+
+    TRIDENT's folders are called `features_<encoder>`.
+
+    Raises:
+        InputError: Where nothing says.
+    """
+    names = [given]
     for place in ("features", "coords", ""):
-        metadata += [found.attributes.get(place, {}).get(key) for key in ("encoder", "patch_encoder")]
-    metadata += [encoder for part, encoder in NAMED_GRIDS.items() if part in path.name]
+        names += [found.attributes.get(place, {}).get(key) for key in ("encoder", "patch_encoder")]
+    names += [encoder for part, encoder in NAMED_GRIDS.items() if part in path.name]
     folder = path.absolute().parent.name
-    metadata.append(folder.removeprefix("features_") if folder.startswith("features_") else None)
-    for name in metadata:
+    names.append(folder.removeprefix("features_") if folder.startswith("features_") else None)
+    for name in names:
         if name:
             return name.decode() if isinstance(name, bytes) else str(name)
-    raise InputError(f"{path}: does not say which encoder its embeddings are of; name it with --encoder")
+    raise InputError(f"{path}: does not say which encoder its embeddings are of; name it with `encoder`")
 
 
 def choose(found: Arrays, dataset: str | None, spec: EncoderSpec, path: Path) -> str:
-    """The path of the embeddings inside a file."""
+    """Choose the embeddings among a file's arrays, and return their path inside it.
+
+    Args:
+        found: The arrays.
+        dataset: The path that the user gave; None: the only array of the encoder's dimension, or `features`.
+        spec: The encoder.
+        path: Of the file, for errors.
+
+    Raises:
+        InputError: Where there is none, or are several.
+    """
     if dataset is not None:
         if dataset not in found.arrays or found.arrays[dataset].dtype.kind != "f":
             raise InputError(f"{path}: has no array {dataset!r} of embeddings; it has {_listed(found.arrays)}")
@@ -51,7 +64,7 @@ def choose(found: Arrays, dataset: str | None, spec: EncoderSpec, path: Path) ->
             f"{path}: holds no {spec.dim}-dimensional embeddings of {spec.name}; it has {_listed(found.arrays)}"
         )
     if len(fitting) > 1 and "features" not in fitting:
-        raise InputError(f"{path}: holds several: {_listed(fitting)}; choose one with --dataset")
+        raise InputError(f"{path}: holds several: {_listed(fitting)}; choose one with `dataset`")
     return "features" if "features" in fitting else fitting[0]
 
 
@@ -60,17 +73,38 @@ def _listed(arrays: Mapping[str, Any] | list[str], most: int = 6) -> str:
     return (", ".join(names[:most]) + (", ..." if len(names) > most else "")) or "no array"
 
 
-def tile_metadata(raw: Mapping[str, Any]) -> dict[str, Any]:
-    """What TRIDENT's and CLAM's attributes of /coords say, as plain numbers; what is not positive is unknown."""
-    metadata: dict[str, Any] = {key: _number(raw.get(key)) for key in SIZES}
-    metadata["overlap"] = 0 if _first(raw.get("overlap")) == 0 else _number(raw.get("overlap"))
+@dataclass(frozen=True)
+class TileMetadata:
+    """What the attributes of /coords say of tiles and slide; None where they do not."""
+
+    tile_px: float | None = None
+    overlap_px: float | None = None
+    level0_px: float | None = None  # side of a tile in level-0 px
+    mag: float | None = None  # of the tiles
+    source_mag: float | None = None  # of level 0
+    source_width: float | None = None  # level-0 px
+    source_height: float | None = None
+
+
+def tile_metadata(raw: Mapping[str, Any]) -> TileMetadata:
+    """Read TRIDENT's and CLAM's attributes of /coords; what is not positive is unknown."""
+    tile_px, level0_px = _number(raw.get("patch_size")), _number(raw.get("patch_size_level0"))
+    width, height = _number(raw.get("level0_width")), _number(raw.get("level0_height"))
     if "patch_level" in raw:  # CLAM: patch_size is in px of that level, to which `downsample` leads
         ratio = _number(raw.get("downsample")) or (1.0 if not np.ravel(raw["patch_level"])[0] else None)
-        if metadata["patch_size"] and ratio:
-            metadata["patch_size_level0"] = metadata["patch_size_level0"] or metadata["patch_size"] * ratio
+        if tile_px and ratio:
+            level0_px = level0_px or tile_px * ratio
         if ratio == 1 and np.size(raw.get("level_dim", ())) == 2:
-            metadata["level0_width"], metadata["level0_height"] = (float(v) for v in np.ravel(raw["level_dim"]))
-    return metadata
+            width, height = (float(v) for v in np.ravel(raw["level_dim"]))
+    return TileMetadata(
+        tile_px=tile_px,
+        overlap_px=0 if _first(raw.get("overlap")) == 0 else _number(raw.get("overlap")),
+        level0_px=level0_px,
+        mag=_number(raw.get("target_magnification")),
+        source_mag=_number(raw.get("level0_magnification")),
+        source_width=width,
+        source_height=height,
+    )
 
 
 def _number(value: Any) -> float | None:
@@ -84,7 +118,17 @@ def _first(value: Any) -> Any:
 
 
 def as_grid(values: np.ndarray, kind: str, spec: EncoderSpec, path: Path) -> np.ndarray:
-    """An array as stored => (rows, columns, D)."""
+    """Lay an array out as a grid: as stored => (rows, columns, D).
+
+    Args:
+        values: The array.
+        kind: Of the file: npy, npz, hdf5 or pickle.
+        spec: The encoder.
+        path: Of the file; its name tells how ZoomLDM's grids are laid out.
+
+    Raises:
+        InputError: For an array that is no grid, or that may be read in two ways.
+    """
     dim, shape = spec.dim, values.shape
     if values.ndim == 1:
         values = values[None]
@@ -93,7 +137,7 @@ def as_grid(values: np.ndarray, kind: str, spec: EncoderSpec, path: Path) -> np.
         named = any(part in path.name for part in NAMED_GRIDS)
         if values.shape == (dim, dim) and kind in ("npy", "npz") and not named:
             raise InputError(
-                f"{path}: {dim} tiles of {dim} numbers, or the other way around: name the file"
+                f"{path}: {dim} tiles of {dim} dimensions, or the other way around: name the file"
                 f" *_uni_grid.{kind} where each column is a tile, *_dino_grid.{kind} where each row is one"
             )
         values = values.T if columns_first and values.shape[0] == dim else values
@@ -101,7 +145,7 @@ def as_grid(values: np.ndarray, kind: str, spec: EncoderSpec, path: Path) -> np.
         if values.shape[1] == dim and side * side != len(values):
             raise InputError(
                 f"{path}: {len(values)} tiles are no square, and it does not say where they lie; save it as"
-                " (rows, columns, numbers)"
+                " (rows, columns, dimensions)"
             )
         values = values.reshape(side, side, -1) if values.shape[1] == dim else values
     elif values.ndim == 3 and shape[2] != dim and shape[0] == dim:

@@ -1,7 +1,7 @@
 """Published weights, see published.py, to a model directory that every command takes."""
 
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
@@ -10,12 +10,14 @@ from tqdm import tqdm
 from largegen.errors import InputError, ModelError, OutputError
 from largegen.models.autoencoder import Autoencoder, load_autoencoder
 from largegen.models.convert.published import Parts, Report, read_published
+from largegen.models.directory import is_model, write_model
 from largegen.models.encoder import encoder_spec
-from largegen.models.model import is_model, write_model
+from largegen.models.info import ModelInfo
 from largegen.runtime.files import atomic
 from largegen.runtime.hub import hub_folder
 from largegen.runtime.lock import lock
 from largegen.runtime.outputs import check_new
+from largegen.slides.resolution import mpp_of
 from largegen.version import __version__
 
 # The encoder of the published models and the magnification of their base, by conditioner, dimension and levels.
@@ -38,25 +40,44 @@ def convert(
     overwrite: bool = False,
     progress: bool = False,
 ) -> Report:
-    """Write the model directory of a published checkpoint, atomically; says what became of its tensors.
+    """Write the model directory of a published checkpoint, atomically.
 
-    source: a file, a folder, or `hf:ORG/NAME[@REVISION]/FOLDER`. vae: where the autoencoder is, if it is not in the
-    source: another source, or a model's directory. encoder, region_encoder, mag: names of the encoders that the model
-    was trained with and the magnification of its base, where they do not follow from its form. A source without a
-    conditioner gives a start for training.
-    Raises InputError, ModelError and OutputError, and leaves nothing behind.
+    A source without a conditioner gives a start for training.
+
+    Args:
+        source: A file, a folder, or `hf:ORG/NAME[@REVISION]/FOLDER`.
+        out: The model directory.
+        vae: Where the autoencoder is, if it is not in the source: another source, or a model's directory.
+        encoder: Name of the encoder that the model was trained with; None for the published one.
+        region_encoder: Name of the encoder of regions, for a model that takes them.
+        mag: Magnification of its base; None for the published one.
+        checkpoint: Which one, where the source has several: its file name.
+        raw_weights: Take the denoiser's weights as they were trained, not their average (EMA).
+        name: Of the model; "": the directory's.
+        licence: Of the weights; "": the encoder's.
+        dtype: Of the written weights; None: as they are.
+        overwrite: Replace a model directory that exists.
+        progress: Show a progress bar, where stderr is a terminal.
+
+    Returns:
+        What became of the source's tensors.
+
+    Raises:
+        InputError: Where it is not clear what is meant, or what is given does not match.
+        ModelError: For a damaged or unknown checkpoint.
+        OutputError: Where the directory cannot be written; nothing is left behind.
     """
     with lock(out):
         _check_target(out, overwrite)
         path, source = _locate(source)
         if path.exists() and out.exists() and path.resolve().is_relative_to(out.resolve()):
-            raise InputError(f"{out}: would be replaced, and {path} with it; choose another --out")
+            raise InputError(f"{out}: would be replaced, and {path} with it; choose another `out`")
         parts, report = read_published(path, checkpoint, raw_weights)
         if vae is not None:
             parts.vae = _vae_of(_locate(vae)[0])
         _check_finite(parts, path)
-        info = _info(parts, source, encoder, region_encoder, mag) | {"name": name or out.absolute().name}
-        info["licence"] = licence or info["licence"]
+        info = _info(parts, source, encoder, region_encoder, mag)
+        info = replace(info, name=name or out.absolute().name, licence=licence or info.licence)
         report.parts = list(parts.networks)
         sizes = {part: sum(t.nbytes for t in net.state_dict().values()) for part, net in parts.networks.items()}
         quiet = None if progress else True  # None: off where stderr is no terminal
@@ -70,7 +91,7 @@ def convert(
 
 
 def _locate(source: str | Path) -> tuple[Path, str | Path]:
-    """Where a source is on this machine, and its name, that of the hub's with the revision that was found."""
+    """Find a source on this machine, and its name, that of the hub's with the revision that was found."""
     return hub_folder(str(source)) if str(source).startswith("hf:") else (Path(source), source)
 
 
@@ -78,7 +99,7 @@ def _check_target(out: Path, overwrite: bool) -> None:
     """Raise an OutputError where a model directory cannot be put: what is there is no other one, or is to be kept."""
     check_new(out, overwrite)
     if out.exists() and not is_model(out) and not (out.is_dir() and not any(out.iterdir())):
-        raise OutputError(f"{out}: is no model directory of largegen, so it is not replaced; choose another --out")
+        raise OutputError(f"{out}: is no model directory of largegen, so it is not replaced; choose another `out`")
 
 
 def _check_finite(parts: Parts, path: Path) -> None:
@@ -91,19 +112,23 @@ def _check_finite(parts: Parts, path: Path) -> None:
 
 def _info(
     parts: Parts, source: str | Path, encoder: str | None, region_encoder: str | None, mag: float | None
-) -> dict[str, Any]:
-    """What travels with the weights. Raises InputError where the encoder is not known, or does not fit."""
-    info = {"largegen_version": __version__, "converted_from": str(source), "trained_on": [], "licence": ""}
+) -> ModelInfo:
+    """Collect what travels with the weights.
+
+    Raises:
+        InputError: Where the encoder is not known, or does not match.
+    """
+    info = ModelInfo("", __version__, converted_from=str(source))
     unet, vae, conditioner = parts.unet, parts.vae, parts.conditioner
     if conditioner is None:
         if encoder or region_encoder:
-            raise InputError(f"--encoder: {source} has no conditioner, so it was trained with none")
+            raise InputError(f"`encoder`: {source} has no conditioner, so it was trained with none")
         return info
     if unet is None or vae is None:
-        raise InputError(f"{source}: has no {'denoiser' if unet is None else 'autoencoder; name one with --vae'}")
+        raise InputError(f"{source}: has no {'denoiser' if unet is None else 'autoencoder; name one with `vae`'}")
     if unet.config.in_channels != vae.config.latent_channels:
         raise InputError(
-            f"--vae: has {vae.config.latent_channels} channels, but the denoiser {unet.config.in_channels}"
+            f"`vae`: has {vae.config.latent_channels} channels, but the denoiser {unet.config.in_channels}"
         )
     dim, region_dim = conditioner.config.embedding_dim, conditioner.config.get("region_dim")
     form = (type(conditioner).__name__, dim, conditioner.config.get("levels", 1))
@@ -111,34 +136,38 @@ def _info(
     trained_with, mag = encoder or usual_encoder, mag or usual_mag
     if trained_with is None:
         raise InputError(
-            f"{source}: does not say which encoder its {dim}-dimensional embeddings are of; name it with --encoder"
+            f"{source}: does not say which encoder its {dim}-dimensional embeddings are of; name it with `encoder`"
         )
     if region_encoder and not region_dim:
-        raise InputError("--region-encoder: this model takes no embeddings of regions")
+        raise InputError("`region_encoder`: this model takes no embeddings of regions")
     specs = {}
-    for option, found, wanted in (("encoder", trained_with, dim), ("region-encoder", region_encoder, region_dim)):
+    for option, found, wanted in (("encoder", trained_with, dim), ("region_encoder", region_encoder, region_dim)):
         if found:
             specs[option] = spec = encoder_spec(found)
             if spec.dim != wanted:
-                raise InputError(f"--{option} {found}: gives {spec.dim} numbers, but the model takes {wanted}")
+                raise InputError(
+                    f"`{option}` {found}: gives {spec.dim}-dimensional embeddings, but the model takes"
+                    f" {wanted}-dimensional ones"
+                )
     licence = "; ".join(dict.fromkeys(spec.licence for spec in specs.values()))
-    return info | {
-        "embedding_dim": dim,
-        "tile_px": unet.config.sample_size * Autoencoder(vae).factor,
-        "encoder": specs["encoder"].name,  # the registry's, which embedding files say
-        "encoder_fingerprint": None,  # the source does not say; any weights of that name are taken
-        "encoder_licence": licence,
-        "region_encoder": specs["region-encoder"].name if region_encoder else None,
-        "mpp": mag and 10 / mag,
-        "licence": licence,
-    }
+    return replace(
+        info,
+        embedding_dim=dim,
+        tile_px=unet.config.sample_size * Autoencoder(vae).factor,
+        encoder=specs["encoder"].name,  # the registry's, which embedding files say
+        encoder_fingerprint=None,  # the source does not say
+        encoder_licence=licence,
+        region_encoder=specs["region_encoder"].name if region_encoder else None,
+        mpp=mpp_of(mag) if mag else None,
+        licence=licence,
+    )
 
 
 def _vae_of(path: Path) -> nn.Module:
-    """The autoencoder of a source or of a model's directory."""
+    """Read the autoencoder of a source or of a model's directory."""
     if path.is_dir() and any((path / place / "config.json").is_file() for place in ("model/vae", "vae", ".")):
         return load_autoencoder(path).vae
     parts, _ = read_published(path)
     if parts.vae is None:
-        raise InputError(f"--vae {path}: holds no autoencoder")
+        raise InputError(f"`vae` {path}: holds no autoencoder")
     return parts.vae

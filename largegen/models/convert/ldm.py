@@ -6,7 +6,7 @@ A configuration's `target:` is looked up by its last part, never imported. `sour
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from accelerate import init_empty_weights
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from largegen.errors import ModelError
 from largegen.models.conditioners import PatchConditioner, PatchRegionConditioner, Summarizer
+from largegen.models.denoiser import NOISE_SCHEDULE
 from largegen.models.safe_load import check_state
 from largegen.runtime.private_api import ldm_conversion
 
@@ -36,9 +37,6 @@ VQ_F4 = {  # where a checkpoint comes without its configuration
     },
 }
 CIN256 = {
-    "linear_start": 0.0015,
-    "linear_end": 0.0195,
-    "timesteps": 1000,
     "unet_config": {
         "params": {
             "image_size": 64,
@@ -57,6 +55,7 @@ CIN256 = {
     "first_stage_config": {"params": VQ_F4},
     "cond_stage_config": {"target": "ClassEmbedder"},
 }
+SCHEDULE_NAMES = {"num_train_timesteps": "timesteps", "beta_start": "linear_start", "beta_end": "linear_end"}
 SUMMARIZER_NAMES = {  # ours: theirs
     "pad": "pad_token",
     "level.": "mag_embedding.",
@@ -70,23 +69,28 @@ SUMMARIZER_NAMES = {  # ours: theirs
 BLOCK_NAMES = {"self_attn": "self_attention", "linear1": "mlp.0", "linear2": "mlp.3", "norm1": "ln_1", "norm2": "ln_2"}
 
 Config = Mapping[str, Any]  # of a checkpoint's `model.params`
+Network = TypeVar("Network", bound=nn.Module)
 Weights = Mapping[str, Tensor]
 
 
-def params(config: Config, section: str) -> Config | None:
-    """Parameters of `unet_config`, `first_stage_config` or `cond_stage_config`; None where there are none."""
-    found = config.get(section)
-    return found.get("params") or {} if isinstance(found, Mapping) else None
+def params(config: Config, section: str) -> Config:
+    """Return the parameters of `unet_config`, `first_stage_config` or `cond_stage_config`.
+
+    Raises:
+        TypeError: Where the section is no mapping.
+        KeyError: Where there is none.
+    """
+    return dict(config[section].get("params") or {})
 
 
 def target(config: Config, section: str) -> str:
-    """The last part of the class that a section names."""
+    """Return the last part of the class that a section names."""
     found = config.get(section)
     return str(found.get("target", "")).rpartition(".")[2] if isinstance(found, Mapping) else ""
 
 
 def denoiser(config: Config, weights: Weights, source: Path) -> UNet2DConditionModel:
-    """From weights under DENOISER."""
+    """Convert a denoiser, from weights under DENOISER."""
     diffusers = ldm_conversion()
     with _conversion_errors(source, "denoiser"):
         form = diffusers.create_unet_diffusers_config_from_ldm({"model": {"params": config}}, weights)
@@ -98,7 +102,7 @@ def denoiser(config: Config, weights: Weights, source: Path) -> UNet2DConditionM
 
 
 def autoencoder(config: Config, weights: Weights, source: Path) -> VQModel:
-    """From weights under AUTOENCODER."""
+    """Convert an autoencoder, from weights under AUTOENCODER."""
     diffusers = ldm_conversion()
     with _conversion_errors(source, "autoencoder"):
         form = diffusers.create_vae_diffusers_config_from_ldm({"model": {"params": config}}, weights)
@@ -112,7 +116,7 @@ def autoencoder(config: Config, weights: Weights, source: Path) -> VQModel:
 
 
 def conditioner(config: Config, weights: Weights, source: Path) -> nn.Module | None:
-    """From weights without CONDITIONER; None for LDM's own, which has no use for embeddings."""
+    """Convert a conditioner, from weights without CONDITIONER; None for LDM's own, which takes no embeddings."""
     kind = target(config, "cond_stage_config")
     if kind in ("", "ClassEmbedder"):
         return None
@@ -157,28 +161,29 @@ def _summarizer(form: Config, weights: Weights, source: Path) -> Summarizer:
 
 
 def schedule(config: Config, weights: Weights, source: Path) -> DDPMScheduler:
-    """The noise schedule. Raises ModelError where the checkpoint's own table is another one."""
+    """Convert the noise schedule.
+
+    Raises:
+        ModelError: Where the checkpoint's own table is another one.
+    """
     with _conversion_errors(source, "noise schedule"):
-        scheduler = DDPMScheduler(
-            num_train_timesteps=config.get("timesteps", 1000),
-            beta_schedule="scaled_linear",
-            beta_start=config.get("linear_start", 0.0015),
-            beta_end=config.get("linear_end", 0.0195),
-            clip_sample=False,
-        )
+        stated = {ours: config[theirs] for ours, theirs in SCHEDULE_NAMES.items() if theirs in config}
+        scheduler = DDPMScheduler(**NOISE_SCHEDULE | stated)
     ours, theirs = scheduler.alphas_cumprod, weights.get("alphas_cumprod")
     if theirs is not None and not (theirs.shape == ours.shape and torch.allclose(theirs.float(), ours, atol=1e-5)):
         raise ModelError(f"{source}: its noise schedule is not the one that its config describes")
     return scheduler
 
 
-def _filled(network: nn.Module, weights: Weights, source: Path) -> nn.Module:
+def _filled(network: Network, weights: Weights, source: Path) -> Network:
+    """Fill a network with weights, all of them and no others."""
     check_state(network, dict(weights), source)
     for name, value in weights.items():
         if not value.is_floating_point():
             raise ModelError(f"{source}: weight {name!r} holds {value.dtype}, not floats")
     network.load_state_dict(weights, assign=True)
-    return network.eval().requires_grad_(False)
+    network.eval().requires_grad_(False)
+    return network
 
 
 @contextmanager

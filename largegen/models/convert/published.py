@@ -19,7 +19,7 @@ from largegen.models.autoencoder import AUTOENCODERS
 from largegen.models.convert import ldm
 from largegen.models.convert.ldm import AUTOENCODER, CIN256, CONDITIONER, DENOISER, VQ_F4
 from largegen.models.denoiser import DENOISERS
-from largegen.models.model import is_model
+from largegen.models.directory import is_model
 from largegen.models.safe_load import read_checkpoint, weights_of
 from largegen.models.storage import load_network
 
@@ -51,6 +51,7 @@ class Parts:
 
     @property
     def networks(self) -> dict[str, nn.Module]:
+        """Those that there are, by the names of their folders."""
         found = {"vae": self.vae, "unet": self.unet, "conditioner": self.conditioner}
         return {name: network for name, network in found.items() if network is not None}
 
@@ -67,11 +68,19 @@ class Report:
 
 
 def read_published(path: Path, checkpoint: str | None = None, raw_weights: bool = False) -> tuple[Parts, Report]:
-    """The networks of a source, every weight of which is filled from it.
+    """Read the networks of a source; every weight of theirs comes from it.
 
-    checkpoint: which one, where a folder holds several. raw_weights: take the denoiser's weights as they were trained,
-    not their EMA. Raises InputError where it is not clear what is meant; ModelError where a weight is missing or of
-    another shape, or where the checkpoint holds something that nobody knows.
+    Args:
+        path: A checkpoint, a folder of the published form, or a directory in diffusers' layout.
+        checkpoint: Which one, where a folder holds several: its file name.
+        raw_weights: Take the denoiser's weights as they were trained, not their average (EMA).
+
+    Returns:
+        The networks, and what became of each tensor.
+
+    Raises:
+        InputError: Where it is not clear what is meant.
+        ModelError: Where a weight is missing or of another shape, or the checkpoint holds something that is not known.
     """
     if not path.exists():
         raise InputError(f"{path}: no such file or directory")
@@ -90,7 +99,7 @@ def read_published(path: Path, checkpoint: str | None = None, raw_weights: bool 
         if any(name.startswith(EMA) for name in weights) and not raw_weights:
             missing = [name for name in averaged.values() if name not in weights]
             if missing:
-                raise ModelError(f"{file}: EMA weight {missing[0]!r} is missing; --raw-weights does without")
+                raise ModelError(f"{file}: EMA weight {missing[0]!r} is missing; `raw_weights` does without")
             own[DENOISER] = {name: weights[ema] for name, ema in averaged.items()}
             report.ema = True
         parts.unet = ldm.denoiser(config, own[DENOISER], file)
@@ -106,9 +115,17 @@ def read_published(path: Path, checkpoint: str | None = None, raw_weights: bool 
 
 
 def find_checkpoint(path: Path, name: str | None = None) -> tuple[Path, Mapping[str, Any] | None]:
-    """The weights in a folder, or a file itself, and the `model.params` of the config beside it, if there is one.
+    """Find the weights in a folder, or take a file itself, and the `model.params` of the config beside it.
 
-    name: of the one to take, where a folder has several. Raises InputError where it is not clear which is meant.
+    Args:
+        path: The folder or file.
+        name: Of the checkpoint to take, where a folder has several.
+
+    Returns:
+        The file, and the config; None where there is none.
+
+    Raises:
+        InputError: Where it is not clear which is meant.
     """
     folder = path if path.is_dir() else path.parent.parent if path.parent.name == "checkpoints" else path.parent
     weights = [path]
@@ -120,7 +137,7 @@ def find_checkpoint(path: Path, name: str | None = None) -> tuple[Path, Mapping[
         raise InputError(f"{path}: holds no checkpoint {name or '(*.ckpt or checkpoints/*.ckpt)'}")
     if len(weights) > 1:
         names = ", ".join(file.name for file in weights)
-        raise InputError(f"{path}: holds {len(weights)} checkpoints ({names}); name one with --checkpoint")
+        raise InputError(f"{path}: holds {len(weights)} checkpoints ({names}); name one with `checkpoint`")
     configs = sorted([*folder.glob("*.yaml"), *folder.glob("configs/*project.yaml")])
     return weights[0], _read_config(configs[-1]) if configs else None
 
@@ -135,7 +152,7 @@ def _read_config(path: Path) -> Mapping[str, Any]:
 
 
 def _assumed(weights: Mapping[str, Tensor], file: Path) -> Mapping[str, Any]:
-    """The config of LDM's cin256-v2, for a checkpoint of its kind without one."""
+    """Return the config of LDM's cin256-v2, for a checkpoint of its kind without one."""
     conditions = [n for n in weights if n.startswith(CONDITIONER) and not n.startswith(f"{CONDITIONER}embedding.")]
     if conditions:
         raise InputError(f"{file}: has a conditioner, but no config (*.yaml or configs/*-project.yaml) beside it")
@@ -144,7 +161,7 @@ def _assumed(weights: Mapping[str, Tensor], file: Path) -> Mapping[str, Any]:
 
 
 def _read_diffusers(path: Path) -> tuple[Parts, Report]:
-    """The denoiser and the autoencoder of a directory in diffusers' layout."""
+    """Read the denoiser and the autoencoder of a directory in diffusers' layout."""
     if is_model(path):
         raise InputError(f"{path}: is a model directory of largegen already")
     parts = Parts(scheduler=ldm.schedule({}, {}, path))
@@ -160,8 +177,17 @@ def _read_diffusers(path: Path) -> tuple[Parts, Report]:
 
 
 def _account(weights: Mapping[str, Tensor], parts: Parts, report: Report, others: set[str]) -> None:
-    """Tell for each tensor of the source whether it is in the model, and if not, why. Raises ModelError for one that
-    nobody knows. others: the denoiser's weights that another choice between raw and averaged ones would take."""
+    """Record for each tensor of the source whether it is in the model, and if not, why.
+
+    Args:
+        weights: The tensors of the source.
+        parts: The networks that were made of them.
+        report: Where it is recorded.
+        others: The denoiser's weights that the other choice between raw and averaged ones would take.
+
+    Raises:
+        ModelError: For a tensor that is not known.
+    """
     kept = {value.data_ptr() for network in parts.networks.values() for value in network.state_dict().values()}
     for name, value in weights.items():
         if value.data_ptr() in kept:

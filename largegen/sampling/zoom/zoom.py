@@ -26,7 +26,7 @@ def level_of(model: Model, size: tuple[int, int]) -> int:
         ModelError: for a model without levels.
     """
     if model.levels == 1:
-        raise ModelError(f"model {model.info['name']}: knows one magnification only; zoom needs one trained at several")
+        raise ModelError(f"model {model.info.name}: knows one magnification only; zoom needs one trained at several")
     sizes = [model.tile_px * 2**k for k in range(1, model.levels)]
     if size[0] != size[1] or size[0] not in sizes:
         raise InputError(f"`size` {size[0]}x{size[1]}: this model zooms to {', '.join(map(str, sizes))} px, square")

@@ -59,7 +59,7 @@ class DiffusionTask(Task):
         }
         kind = {"conditioner": type(model.conditioner).__name__, "levels": model.levels}
         data = {"autoencoder": model.autoencoder.fingerprint, **kind, **counts, "seed": dataset.seed}
-        self.settings = {"kind": "denoiser", **asdict(config), **model.info, **data}
+        self.settings = {"kind": "denoiser", **asdict(config), **model.info.as_dict(), **data}
 
     def _predict(self, latents: Tensor, timestep: Tensor, context: Tensor) -> Tensor:
         return self.unet(latents, timestep, context).sample.float()

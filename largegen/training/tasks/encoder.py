@@ -16,6 +16,8 @@ from torch import Tensor, nn
 
 from largegen.errors import InputError
 from largegen.images.contact_sheet import contact_sheet
+from largegen.models.encoder import DIRECTORY_FORMAT
+from largegen.models.encoder_registry import IMAGENET_MEAN, IMAGENET_STD
 from largegen.models.pixels import to_images, to_network
 from largegen.models.storage import save_weights
 from largegen.runtime.files import write_json
@@ -24,8 +26,6 @@ from largegen.training.config import EncoderConfig
 from largegen.training.crops import CropDataset
 from largegen.training.task import Task
 from largegen.version import __version__
-
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 def _create(config: EncoderConfig) -> nn.Module:
@@ -99,7 +99,7 @@ class EncoderTask(Task):
         write_json(
             directory / "config.json",
             {
-                "format": "largegen-encoder",
+                "format": DIRECTORY_FORMAT,
                 "version": __version__,
                 "architecture": config.architecture,
                 "width": config.width,

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from helpers.slides import save_slide, tissue_like
 
-from largegen.embeddings.file import Settings, write_embeddings
+from largegen.embeddings.file import write_embeddings
+from largegen.embeddings.settings import EmbeddingSettings
 from largegen.errors import InputError, SlideError
 from largegen.images.write import write_image
 from largegen.metrics.sets.images import find_images, resolution_groups
@@ -63,7 +64,7 @@ def test_nothing_to_compare_is_one_line(tmp_path):
 def test_an_embedding_file_stands_for_its_slide(tmp_path):
     slide_path = save_slide(tmp_path / "slide.tif", tissue_like(600, 500), mpp=0.5)
     size = slide_path.stat().st_size
-    settings = Settings(
+    settings = EmbeddingSettings(
         **{"source_name": "slide", "source_path": str(slide_path), "source_kind": "slide", "source_bytes": size},
         **{"source_width": 600, "source_height": 500, "source_background": (243,) * 3, "mpp": 0.5, "gsd_m": None},
         **{"crs": None, "transform": None, "downsample": 1.0, "tile_px": 256, "overlap_px": 0, "region": (0, 0, 1, 2)},

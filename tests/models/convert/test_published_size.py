@@ -77,7 +77,7 @@ def test_the_published_size(tmp_path):
     assert size > 3.5e9 and peak < 1.5 * size
     model = load_model(tmp_path / "model", "cpu", "fp32")
     assert torch.equal(model.unet.state_dict()["conv_out.weight"], kept)
-    assert (model.levels, model.tile_px, model.info["encoder"], model.level_names[4]) == (8, 256, "uni_v1", "1.25x")
+    assert (model.levels, model.tile_px, model.info.encoder, model.level_names[4]) == (8, 256, "uni_v1", "1.25x")
     noise = torch.randn(1, 3, 64, 64, generator=generator)
     eps = model.eps(noise, 500, model.context(torch.randn(1, 4, 4, 1024, generator=generator), 2))
     assert eps.shape == noise.shape and eps.isfinite().all()
