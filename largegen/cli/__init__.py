@@ -5,6 +5,7 @@ import functools
 import importlib
 import inspect
 import io
+import keyword
 import logging
 import os
 import sys
@@ -24,6 +25,7 @@ from largegen.version import __version__
 STAGES = {
     "Prepare": {
         "embed": "largegen embed slides/ --out embeddings/ --preview",
+        "import": "largegen import trident/ --out embeddings/ --encoder uni_v1",
         "encoders": "largegen encoders",
         "convert": "largegen convert ZoomLDM/brca --out models/zoomldm",
     },
@@ -105,7 +107,7 @@ def with_common_options(function: Command) -> Command:
 
 for _stage, _examples in STAGES.items():
     for _name, _example in _examples.items():
-        _stem = _name.replace("-", "_")
+        _stem = _name.replace("-", "_") + "_" * keyword.iskeyword(_name)
         _module = importlib.import_module(f"largegen.cli.{_stem}")
         app.command(
             _name,

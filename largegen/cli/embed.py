@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from largegen.cli import options as shared
-from largegen.cli.import_embeddings import import_files, refuse_same_names
+from largegen.cli.import_ import import_ as import_files
+from largegen.cli.import_ import refuse_same_names
 from largegen.errors import InputError
-from largegen.slides.resolution import Resolution
 
 if TYPE_CHECKING:
     from largegen.embeddings.embed import EmbedOptions
     from largegen.models.encoder import Encoder
+    from largegen.slides.resolution import Resolution
     from largegen.slides.slide import Slide
 
 
@@ -25,13 +26,9 @@ def embed(
             metavar="SLIDE...",
         ),
     ],
-    out: Annotated[Path, typer.Option(help="Directory for the embedding files, <slide>.h5.")],
-    mag: shared.Mag = None,
-    mpp: shared.Mpp = None,
-    gsd: shared.Gsd = None,
-    source_mpp: shared.SourceMpp = None,
-    source_mag: shared.SourceMag = None,
-    source_gsd: shared.SourceGsd = None,
+    out: shared.EmbeddingsOut,
+    *,
+    resolution: shared.ResolutionOptions,
     tile_px: Annotated[
         int | None,
         typer.Option(min=16, help="Side of a tile, in pixels at that resolution.", show_default="256"),
@@ -69,52 +66,60 @@ def embed(
     overwrite: shared.Overwrite = False,
     dry_run: shared.DryRun = False,
     json: shared.Json = False,
-) -> None:
+) -> int:
     """Embed the tissue tiles of slides and scenes.
 
     Writes one HDF5 file per slide, which the readers of TRIDENT and CLAM open too. Complete files are kept, and an
     interrupted run resumes where it stopped. With --import, embedding files of other projects are converted instead.
     """
-    if sum(value is not None for value in (mag, mpp, gsd)) > 1:
-        raise InputError("--mag, --mpp, --gsd: give only one of them")
+    target = resolution.target()
     if import_:
         if preview or no_tissue_filter or tissue_threshold is not None:
-            raise InputError("--import: --preview and the tissue filter are for slides only")
-        from largegen.embeddings.convert.facts import ImportOptions
-
-        given = ImportOptions(encoder, dataset, tile_px, overlap_px, mag, mpp, gsd, source_mag, source_mpp, source_gsd)
-        settings = {"encoder_weights": encoder_weights, "device": device, "overwrite": overwrite}
-        raise typer.Exit(import_files(slides, out, given, slide, settings, keep_going, dry_run, json))
+            raise InputError("--import: `preview` and the tissue filter are for slides only")
+        return import_files(
+            slides,
+            out,
+            encoder=encoder,
+            dataset=dataset,
+            slide=slide,
+            tile_px=tile_px,
+            overlap_px=overlap_px,
+            mag=resolution.mag,
+            mpp=resolution.mpp,
+            gsd=resolution.gsd,
+            source=resolution,
+            encoder_weights=encoder_weights,
+            device=device,
+            keep_going=keep_going,
+            overwrite=overwrite,
+            dry_run=dry_run,
+            json=json,
+        )
     if slide is not None or dataset is not None:
-        raise InputError("--slide, --dataset: only with --import")
-    encoder, tile_px, overlap_px = encoder or "starter", tile_px or 256, overlap_px or 0
+        raise InputError("`slide`, `dataset`: only with --import")
     from largegen.embeddings.embed import EmbedOptions
     from largegen.slides.find import find_slides
     from largegen.slides.slide import open_slide
 
     paths = find_slides(slides)
     refuse_same_names(paths)
-    network = _load(encoder, encoder_weights, device, precision)
-    target = Resolution(mpp, mag, gsd)
-    options = EmbedOptions(tile_px, overlap_px, tissue_threshold, not no_tissue_filter, batch_size, workers)
+    network = _load(encoder or "starter", encoder_weights, device, precision)
+    options = EmbedOptions(tile_px or 256, overlap_px or 0, tissue_threshold, not no_tissue_filter, batch_size, workers)
 
     def one(path: Path) -> dict[str, Any]:
-        with open_slide(path, source_mpp, source_mag, source_gsd) as slide:
+        with open_slide(path, *resolution.source()) as slide:
             if dry_run:
                 return _estimate(slide, network, out, target, options)
             return _embed_one(slide, network, out, target, options, preview, overwrite)
 
     results = shared.one_by_one(paths, one, keep_going, "slide")
-    if json or dry_run:
-        report = {"encoder": network.spec.name, "licence": network.spec.licence, "width": network.dim}
-        report |= {"device": str(network.device), "precision": str(network.dtype).removeprefix("torch.")}
-        shared.print_json(report | {"settings": target._asdict() | asdict(options), "slides": results})
-    else:
-        for result in results:
-            if "error" not in result:
-                typer.echo(f"{result['file']}: {result['tiles']} tiles x {network.dim}")
-    if any("error" in result for result in results):
-        raise typer.Exit(3)
+    done = [result for result in results if "error" not in result]
+    about = {"encoder": network.spec.name, "licence": network.spec.licence, "width": network.dim}
+    about |= {"device": str(network.device), "precision": str(network.dtype).removeprefix("torch.")}
+    about |= {"settings": target._asdict() | asdict(options), "slides": results}
+    lines = [f"{each['file']}: {each['tiles']} tiles x {network.dim}" for each in done]
+    shared.report(about, "\n".join(lines), json or dry_run)
+    return 0 if len(done) == len(results) else 3
 
 
 def _load(name: str, weights: Path | None, device: str, precision: str) -> "Encoder":
@@ -130,7 +135,7 @@ def _embed_one(
     slide: "Slide",
     encoder: "Encoder",
     out: Path,
-    target: Resolution,
+    target: "Resolution",
     options: "EmbedOptions",
     preview: bool,
     overwrite: bool,
@@ -160,7 +165,7 @@ def _embed_one(
 
 
 def _estimate(
-    slide: "Slide", encoder: "Encoder", out: Path, target: Resolution, options: "EmbedOptions"
+    slide: "Slide", encoder: "Encoder", out: Path, target: "Resolution", options: "EmbedOptions"
 ) -> dict[str, Any]:
     from largegen.embeddings.embed import estimate
 

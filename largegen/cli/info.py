@@ -6,10 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from largegen.cli.options import Json, SourceMag, SourceMpp, print_json
-from largegen.errors import InputError, ModelError
-from largegen.runtime.files import read_config
-
-MODEL_INDEX = "model_index.json"
+from largegen.errors import InputError
 
 
 def info(
@@ -30,7 +27,9 @@ def info(
     if not path.exists():
         raise InputError(f"{path}: no such file or directory")
     if path.is_dir():
-        found = _directory(path)
+        from largegen.models.describe import describe_directory
+
+        found = describe_directory(path)
     elif _is_embedding_file(path):
         found = _embedding_file(path)
     else:
@@ -41,70 +40,10 @@ def info(
         _print_text(found)
 
 
-def _directory(path: Path) -> dict[str, Any]:
-    for folder in (path, path / "model"):  # the second is where a run directory keeps what it trained
-        if (folder / MODEL_INDEX).is_file():
-            return _model(folder)
-        config = read_config(folder / "config.json") if (folder / "config.json").is_file() else {}
-        if config.get("format") == "largegen-encoder":
-            return _encoder(folder)
-        for part in (folder, folder / "vae"):
-            if (part / "config.json").is_file() and "block_out_channels" in read_config(part / "config.json"):
-                return _autoencoder(part)
-    raise InputError(
-        f"{path}: neither a model directory ({MODEL_INDEX}) nor an autoencoder's or encoder's (config.json)"
-    )
-
-
-def _encoder(path: Path) -> dict[str, Any]:
-    from largegen.models.encoder import encoder_spec
-
-    spec = encoder_spec(f"local-dir:{path}")
-    return {
-        "path": str(path),
-        "what": "encoder",
-        "architecture": spec.architecture,
-        "width": spec.dim,
-        "input_px": spec.input_px,
-        "licence": spec.licence,
-    }
-
-
-def _autoencoder(path: Path) -> dict[str, Any]:
-    from largegen.models.autoencoder import load_autoencoder
-
-    autoencoder = load_autoencoder(path)
-    return {
-        "path": str(path),
-        "what": "autoencoder",
-        "class": type(autoencoder.vae).__name__,
-        "factor": autoencoder.factor,
-        "channels": autoencoder.channels,
-        "weights_mb": _weights_mb(path),
-    }
-
-
-def _model(path: Path) -> dict[str, Any]:
-    index = read_config(path / MODEL_INDEX)
-    about = index.pop("info", {})
-    parts = {name: value for name, value in index.items() if not name.startswith("_")}
-    missing = [name for name in parts if not (path / name).is_dir()]
-    if missing:
-        raise ModelError(f"{path}: its part {missing[0]}/ is missing")
-    conditioner = path / "conditioner" / "config.json"
-    levels = read_config(conditioner).get("levels", 1) if conditioner.is_file() else 1
-    found = {"path": str(path), "what": "model", "parts": parts, "levels": levels, "weights_mb": _weights_mb(path)}
-    return found | about
-
-
-def _weights_mb(path: Path) -> float:
-    return round(sum(file.stat().st_size for file in path.rglob("*.safetensors")) / 1e6, 1)
-
-
 def _is_embedding_file(path: Path) -> bool:
     import h5py
 
-    return path.suffix.lower() in (".h5", ".hdf5") or h5py.is_hdf5(path)
+    return path.suffix.lower() in (".h5", ".hdf5") or bool(h5py.is_hdf5(path))
 
 
 def _embedding_file(path: Path) -> dict[str, Any]:
@@ -134,7 +73,7 @@ def _image(path: Path, source_mpp: float | None, source_mag: float | None) -> di
         resolution = {"mpp": slide.mpp, "magnification": slide.magnification}
         if slide.kind == "scene":
             resolution = {"gsd_m": slide.gsd_m}
-        found = {
+        found: dict[str, Any] = {
             "path": str(path),
             "what": "generated image" if made_by is not None else slide.kind,
             "width": slide.width,

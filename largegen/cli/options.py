@@ -2,16 +2,22 @@
 
 import json
 import logging
+import shlex
 import sys
 import tomllib
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from largegen.cli.flags import in_flags
 from largegen.errors import InputError, LargegenError
+from largegen.slides.resolution import Resolution
+
+if TYPE_CHECKING:
+    import torch
 
 log = logging.getLogger("largegen")
 
@@ -45,6 +51,29 @@ def _on_quiet(quiet: bool) -> bool:
 def show_progress() -> bool:
     """Whether progress bars are wanted: not under -q (tqdm itself hides them where stderr is no terminal)."""
     return log.isEnabledFor(logging.WARNING)
+
+
+def is_main_process(device: "torch.device") -> bool:
+    """Tell whether this process is the one that reports; the others print errors only."""
+    from largegen.runtime.distributed import process_group
+
+    main = process_group(device).is_main_process
+    if not main:
+        set_up_logging(logging.ERROR)
+    return bool(main)
+
+
+def command_line() -> str:
+    """Quote this command as images record it."""
+    return shlex.join(["largegen", *sys.argv[1:]])
+
+
+def report(content: dict[str, Any], text: str, json: bool) -> None:
+    """Print what was done, as a JSON object or as a line of text."""
+    if json:
+        print_json(content)
+    elif text:
+        typer.echo(text)
 
 
 def print_json(content: dict[str, Any]) -> None:
@@ -106,6 +135,7 @@ Verbose = Annotated[
 Quiet = Annotated[
     bool, typer.Option("--quiet", "-q", callback=_on_quiet, help="Print nothing but errors; no progress bars.")
 ]
+EmbeddingsOut = Annotated[Path, typer.Option("--out", help="Directory for the embedding files, <slide>.h5.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
 Precision = Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16.")]
 Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
@@ -167,6 +197,34 @@ EncoderWeights = Annotated[
     Path | None,
     typer.Option(help="Encoder weights from a .safetensors, .pth or .bin file, to work offline or if no hub has them."),
 ]
+
+
+@dataclass(frozen=True)
+class SourceOptions:
+    """The resolution of the input, where its metadata lack it."""
+
+    source_mpp: SourceMpp = None
+    source_mag: SourceMag = None
+    source_gsd: SourceGsd = None
+
+    def source(self) -> Resolution:
+        """Return it as `open_slide` takes it."""
+        return Resolution(self.source_mpp, self.source_mag, self.source_gsd)
+
+
+@dataclass(frozen=True)
+class ResolutionOptions(SourceOptions):
+    """The resolution to work at, and that of the input."""
+
+    mag: Mag = None
+    mpp: Mpp = None
+    gsd: Gsd = None
+
+    def target(self) -> Resolution:
+        """Return the resolution to work at. Raises InputError for several, and for one that is not positive."""
+        found = Resolution(self.mpp, self.mag, self.gsd)
+        found.check()
+        return found
 
 
 def one_by_one(

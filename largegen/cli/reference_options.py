@@ -9,21 +9,14 @@ import typer
 from largegen.cli import options as shared
 from largegen.conditioning.open_reference import ReferenceOptions
 from largegen.errors import InputError
-from largegen.slides.resolution import Resolution
 
 
 @dataclass(frozen=True)
-class Reference:
+class Reference(shared.ResolutionOptions):
     """The reference, as the command line asks for it."""
 
     ref: Annotated[Path | None, typer.Option(help="Reference slide or scene; the tiles it needs are embedded.")] = None
     embeddings: Annotated[Path | None, typer.Option(help="Embedding file to use instead of --ref.")] = None
-    mag: shared.Mag = None
-    mpp: shared.Mpp = None
-    gsd: shared.Gsd = None
-    source_mpp: shared.SourceMpp = None
-    source_mag: shared.SourceMag = None
-    source_gsd: shared.SourceGsd = None
     tissue_threshold: shared.TissueThreshold = None
     no_tissue_filter: shared.NoTissueFilter = False
     encoder_weights: shared.EncoderWeights = None
@@ -54,8 +47,7 @@ class Reference:
         """
         if (self.ref is None) == (self.embeddings is None):
             raise InputError("give `ref=SLIDE` or `embeddings=FILE.h5`")
-        if sum(value is not None for value in (self.mag, self.mpp, self.gsd)) > 1:
-            raise InputError("`mag`, `mpp`, `gsd`: give only one of them")
+        target = self.target()
         with_both = ("ref", "embeddings", "region_embeddings", "no_region")
         of_slides = [getattr(self, f.name) for f in fields(self) if f.name not in with_both]
         if self.embeddings and any(value is not None and value is not False for value in of_slides):
@@ -63,8 +55,8 @@ class Reference:
         return ReferenceOptions(
             ref=self.ref,
             embeddings=self.embeddings,
-            target=Resolution(self.mpp, self.mag, self.gsd),
-            source=Resolution(self.source_mpp, self.source_mag, self.source_gsd),
+            target=target,
+            source=self.source(),
             tissue_threshold=self.tissue_threshold,
             tissue_filter=not self.no_tissue_filter,
             encoder_weights=self.encoder_weights,

@@ -8,8 +8,7 @@ import typer
 
 from largegen.cli import options as shared
 from largegen.cli.derived import Fields
-from largegen.errors import InputError
-from largegen.slides.resolution import Target
+from largegen.slides.resolution import check_only_one
 from largegen.training.config import LoopConfig
 
 if TYPE_CHECKING:
@@ -49,27 +48,19 @@ class Run:
 
 
 @dataclass(frozen=True)
-class SlideOptions:
+class SlideOptions(shared.ResolutionOptions):
     """At what resolution slides are taken."""
 
-    mag: shared.Mag = None
-    mpp: shared.Mpp = None
-    gsd: shared.Gsd = None
     native: Annotated[
         bool, typer.Option("--native", help="Take every slide at its own full resolution, whatever that is.")
     ] = False
-    source_mpp: shared.SourceMpp = None
-    source_mag: shared.SourceMag = None
-    source_gsd: shared.SourceGsd = None
 
     def open(self, paths: list[Path]) -> "list[tuple[Slide, float]]":
         """Open slides, scenes and directories of them: (slide, level-0 px per px at the resolution asked for)."""
         from largegen.slides.find import find_slides
         from largegen.slides.slide import open_slide
 
-        if sum((self.native, *(value is not None for value in (self.mag, self.mpp, self.gsd)))) > 1:
-            raise InputError("`native`, `mag`, `mpp`, `gsd`: give only one of them")
-        target = Target(self.mag, self.mpp, self.gsd)
-        source = self.source_mpp, self.source_mag, self.source_gsd
-        slides = [open_slide(path, *source) for path in find_slides(paths)]
+        check_only_one(native=self.native, mag=self.mag, mpp=self.mpp, gsd=self.gsd)
+        target = self.target()
+        slides = [open_slide(path, *self.source()) for path in find_slides(paths)]
         return [(slide, 1.0 if self.native else target.downsample(slide)) for slide in slides]

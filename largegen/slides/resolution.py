@@ -126,8 +126,3 @@ def wanted_scale(resolution: Resolution, prefix: str = "") -> Scale | None:
     """Check a resolution and return its scale; prefix: of its parameters' names, `real-` for `real_mag`."""
     resolution.check(prefix.replace("-", "_"))
     return resolution.scale()
-
-
-def Target(mag: float | None, mpp: float | None, gsd: float | None) -> Resolution:
-    """Give a resolution by its parts, in the order of the command line."""
-    return Resolution(mpp, mag, gsd)

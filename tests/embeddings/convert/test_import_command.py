@@ -110,6 +110,16 @@ def test_the_command_says_what_it_made(tmp_path, command):
     assert run(["info", str(tmp_path / "out" / "a.h5")]) == 0
 
 
+def test_import_is_a_command_too(tmp_path, command, capfd):
+    path = save(tmp_path / "a.npy", random(4, 768))
+    assert command(path, "--encoder", "phikon", "--mag", 20)[0] == 0
+    common = ["--out", str(tmp_path / "other"), "--encoder", "phikon", "--mag", "20", "--json"]
+    assert run(["import", str(path), *common]) == 0
+    (file,) = json.loads(capfd.readouterr().out)["files"]
+    ours, theirs = EmbeddingFile(Path(file["file"])), EmbeddingFile(tmp_path / "out" / "a.h5")
+    assert np.array_equal(ours.features(), theirs.features()) and ours.settings == theirs.settings
+
+
 def test_a_directory_stands_for_its_files(tmp_path, command):
     folder = tmp_path / "features_phikon"
     folder.mkdir()
