@@ -15,14 +15,13 @@ from largegen.sampling.canvas import sample_canvas
 from largegen.sampling.noise import INITIAL, noise
 from largegen.sampling.schedulers import make_scheduler
 from largegen.sampling.settings import Sampling
-from largegen.slides.tiles import held_in_rectangles
-from largegen.slides.tissue import MIN_TISSUE
+from largegen.slides.tissue import REGION_TILES, sliding_sums
 
 
 def choose_places(tissue: np.ndarray, level: int, count: int, seed: int) -> list[tuple[int, int]]:
     """Choose squares of 2^level tiles at random.
 
-    Squares hold at least MIN_TISSUE of tissue, or as much as any does; they may stick out of the grid, as they do in
+    Squares hold at least REGION_TILES of tissue, or as much as any does; they may stick out of the grid, as they do in
     training. Where there are fewer places, they are drawn several times.
 
     Args:
@@ -35,8 +34,8 @@ def choose_places(tissue: np.ndarray, level: int, count: int, seed: int) -> list
         The first tile (row, col) of each square; may be negative.
     """
     side = 2**level
-    held = held_in_rectangles(np.pad(tissue, side - 1), side, side)
-    places = np.argwhere(held >= min(max(1, MIN_TISSUE * side**2), held.max())) - (side - 1)
+    held = sliding_sums(np.pad(tissue, side - 1), side, side)
+    places = np.argwhere(held >= min(max(1, REGION_TILES * side**2), held.max())) - (side - 1)
     rng = np.random.default_rng(seed % 2**64)
     rounds = [rng.permutation(len(places)) for _ in range(-(-count // len(places)))]
     return [tuple(places[n].tolist()) for n in np.concatenate(rounds)[:count]]

@@ -68,8 +68,3 @@ def _walk(directory: Path, suffixes: Sequence[str], recursive: bool) -> Iterator
 
 
 find_slides = find_files
-
-
-def walk_images(directory: Path) -> Iterator[Path]:
-    """Find the images in a directory and below."""
-    return _walk(directory, SUFFIXES, recursive=True)

@@ -109,9 +109,9 @@ def check_only_one(**given: object) -> None:
         raise InputError(f"{', '.join(names)}: give only one of them")
 
 
-def flag_for(scale: Scale) -> str:
-    """How to ask for it on the command line."""
-    return f"--gsd {scale.size:.4g}" if scale.unit == "m" else f"--mpp {scale.size:.4g}"
+def parameter_for(scale: Scale) -> str:
+    """Say how to ask for a scale, for messages."""
+    return f"`gsd` {scale.size:.4g}" if scale.unit == "m" else f"`mpp` {scale.size:.4g}"
 
 
 def _magnification(mpp: float) -> str:
@@ -120,9 +120,3 @@ def _magnification(mpp: float) -> str:
     objective = 40 * 2.0 ** round(math.log2(magnification / 40))
     near = abs(magnification / objective - 1) <= SCALE_TOLERANCE / 2  # so that two levels never share a name
     return f"{objective:g}x" if near else f"{magnification:.3g}x"
-
-
-def wanted_scale(resolution: Resolution, prefix: str = "") -> Scale | None:
-    """Check a resolution and return its scale; prefix: of its parameters' names, `real-` for `real_mag`."""
-    resolution.check(prefix.replace("-", "_"))
-    return resolution.scale()

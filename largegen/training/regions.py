@@ -12,7 +12,7 @@ import numpy as np
 from largegen.embeddings.file import EmbeddingFile
 from largegen.errors import InputError
 from largegen.slides.slide import Slide
-from largegen.slides.tissue import REGION_TILES
+from largegen.slides.tissue import REGION_TILES, box_sums
 from largegen.training.held_out import HeldOut
 
 STARTS_PER_SIDE = 8  # regions of one level start an eighth of their side apart, or a tile's stride if that is more
@@ -74,10 +74,8 @@ def find_regions(file: EmbeddingFile, level: int, min_tissue: float = REGION_TIL
     padded = np.pad(tissue, reach)
     # At multiples of the step, so that some regions are whole blocks of `split`.
     rows, cols = (np.arange(-(reach // step) * step, size, step) for size in tissue.shape)
-    count = np.zeros((len(rows), len(cols)), int)
-    for down in range(0, reach + 1, apart):
-        for right in range(0, reach + 1, apart):
-            count += padded[np.ix_(rows + reach + down, cols + reach + right)]
+    top, left = rows[:, None] + reach, cols + reach
+    count = box_sums(padded, top, top + side * apart, left, left + side * apart, step=apart)
     kept = np.argwhere(count >= max(1, min_tissue * side**2))
     return TrainingRegions(file, level, np.stack([rows[kept[:, 0]], cols[kept[:, 1]]], 1))
 

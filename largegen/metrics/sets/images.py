@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from largegen.embeddings.source import slide_path_of
 from largegen.errors import InputError, SlideError
 from largegen.slides.find import IMAGE_SUFFIXES, find_files
-from largegen.slides.resolution import SCALE_TOLERANCE, UNKNOWN, Resolution, Scale, flag_for
+from largegen.slides.resolution import SCALE_TOLERANCE, UNKNOWN, Resolution, Scale, parameter_for
 from largegen.slides.slide import Slide, open_slide
 
 SCAN_THREADS = 2  # threads that read headers
@@ -89,7 +89,7 @@ class _Set:
             if found.scale.size > scale.size * (1 + SCALE_TOLERANCE):
                 raise InputError(
                     f"{found.path}: has {found.scale}, too coarse for {scale}, and enlarged pixels would spoil the "
-                    f"distance; compare at {flag_for(found.scale)} or coarser, or give finer {self.name} images"
+                    f"distance; compare at {parameter_for(found.scale)} or coarser, or give finer {self.name} images"
                 )
         return tuple(_image(found, scale, self.source) for found in self.found)
 
@@ -175,11 +175,11 @@ def _group(scale: Scale, real_set: _Set, fake_set: _Set, tissue: bool | None) ->
 def _check_unit(one: _Set, wanted: Scale) -> None:
     """Raise InputError unless the images of a set have a resolution of the wanted kind."""
     if one.unit == "px":
-        raise one.unknown(one.found[0], f"so it cannot be read at {flag_for(wanted)}", wanted.unit)
+        raise one.unknown(one.found[0], f"so it cannot be read at {parameter_for(wanted)}", wanted.unit)
     if one.unit != wanted.unit:
         names = "`gsd`" if one.unit == "m" else "`mag` or `mpp`"
         first = one.found[0]
-        raise InputError(f"{first.path}: has {first.scale} and cannot be read at {flag_for(wanted)}; use {names}")
+        raise InputError(f"{first.path}: has {first.scale} and cannot be read at {parameter_for(wanted)}; use {names}")
 
 
 def _two_kinds(one: _Found, other: _Found) -> InputError:

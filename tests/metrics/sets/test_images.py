@@ -122,7 +122,7 @@ def test_a_target_is_what_both_are_read_at(tmp_path):
     with pytest.raises(InputError, match=r"has 1 um/px \(10x\), too coarse for 0\.5 um/px \(20x\)") as error:
         resolution_groups([slide], fakes, AT_20X)
     assert one_line(error, fakes[1])
-    with pytest.raises(InputError, match=r"cannot be read at --gsd 1; use `mag` or `mpp`"):
+    with pytest.raises(InputError, match=r"cannot be read at `gsd` 1; use `mag` or `mpp`"):
         resolution_groups([slide], fakes, Resolution(gsd=1.0))
     for bad in (Resolution(mpp=-1), Resolution(mag=20, gsd=1)):
         with pytest.raises(InputError, match="`m"):
@@ -131,7 +131,7 @@ def test_a_target_is_what_both_are_read_at(tmp_path):
 
 def test_real_images_are_not_enlarged(tmp_path):
     real = save_slide(tmp_path / "real.svs", tissue_like(700, 600), mpp=1.0)
-    with pytest.raises(InputError, match=r"has 1 um/px \(10x\), too coarse .*--mpp 1 or coarser.*finer real") as error:
+    with pytest.raises(InputError, match=r"has 1 um/px \(10x\), too coarse .*`mpp` 1 or coarser.*finer real") as error:
         resolution_groups([real], [ours(tmp_path / "a.png", mpp=0.5)])
     assert one_line(error, real)
 
