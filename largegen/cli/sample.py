@@ -76,7 +76,7 @@ def sample(
 
 
 def _level(model: "Model", mag: float | None, level: int | None) -> int:
-    """The level that was asked for. Raises InputError for one that the model has not."""
+    """Find the level that was asked for. Raises InputError for one that the model does not have."""
     if mag is not None:
         wanted = f"{mag:g}x"
         if wanted not in model.level_names:

@@ -192,5 +192,5 @@ def write_embeddings(
 
 
 def _plain(value: Any) -> Any:
-    """An attribute as h5py gives it => a plain Python value."""
+    """Turn an attribute as h5py gives it into a plain Python value."""
     return value.tolist() if isinstance(value, np.ndarray | np.generic) else value

@@ -107,6 +107,7 @@ class Autoencoder:
 
     @property
     def channels(self) -> int:
+        """Channels of a latent."""
         return self.vae.config.latent_channels
 
     @property
@@ -123,6 +124,7 @@ class Autoencoder:
         return network_digest(self.vae, (self._mean.tolist(), self._std.tolist()))
 
     def to(self, device: torch.device, dtype: torch.dtype) -> "Autoencoder":
+        """Move the network and the normalisation to a device, the network as `dtype`."""
         # Not ModelMixin.to, which warns of layers to be kept in fp32 though there are none.
         nn.Module.to(self.vae, device=device, dtype=dtype, memory_format=torch.channels_last)
         self._mean, self._std = self._mean.to(device), self._std.to(device)

@@ -36,7 +36,7 @@ class KnownEmbeddings:
 
 
 def know_embeddings(embeddings: Tensor) -> KnownEmbeddings:
-    """The statistics of training embeddings (N, D), N > D."""
+    """Compute the statistics of training embeddings (N, D), N > D."""
     unit = F.normalize(embeddings.float().cpu(), dim=-1).double()
     covariance = torch.cov(unit.T)
     covariance += RIDGE * covariance.trace() / len(covariance) * torch.eye(len(covariance), dtype=torch.float64)

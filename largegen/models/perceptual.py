@@ -8,7 +8,9 @@ from largegen.errors import InputError
 
 
 def load_perceptual(network: str = "vgg") -> nn.Module:
-    """The shift-tolerant LPIPS of Ghildyal & Liu (ECCV 2022): images (B, 3, H, W) in [-1, 1], twice -> (B, 1, 1, 1).
+    """Load the shift-tolerant LPIPS of Ghildyal & Liu (ECCV 2022).
+
+    It takes images (B, 3, H, W) in [-1, 1], twice, and gives (B, 1, 1, 1).
 
     network: `vgg` or `alex`. Raises InputError where the package that carries the weights is missing.
     """

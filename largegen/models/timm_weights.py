@@ -92,7 +92,7 @@ def _to_timm_names(state: State, net: "torch.nn.Module") -> State:
 
 
 def _from_first_swin(state: State) -> State:
-    """The names of Microsoft's Swin and of timm before 0.9 => timm's.
+    """Turn the names of Microsoft's Swin and of timm before 0.9 into timm's.
 
     They merge patches at the end of a stage, timm does at the start of the next. They also store two tables that
     follow from the shapes.
@@ -106,7 +106,7 @@ def _from_first_swin(state: State) -> State:
 
 
 def _from_transformers(state: State) -> State:
-    """A transformers ViTModel's weights => timm's names; query, key and value become one matrix."""
+    """Give the weights of a transformers ViTModel timm's names; query, key and value become one matrix."""
     import torch
 
     state = {name.removeprefix("vit."): value for name, value in state.items()}

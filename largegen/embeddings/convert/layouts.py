@@ -108,7 +108,7 @@ def tile_metadata(raw: Mapping[str, Any]) -> TileMetadata:
 
 
 def _number(value: Any) -> float | None:
-    """The first of a value's numbers where it is positive."""
+    """Return the first of a value's numbers where it is positive."""
     first = _first(value)
     return float(first) if isinstance(first, np.number | float | int) and first > 0 else None
 
