@@ -1,8 +1,5 @@
 """`largegen generate`."""
 
-import logging
-import shlex
-import sys
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated
@@ -52,14 +49,10 @@ def generate(
     check_output(out, overwrite, wanted)
     from largegen.images.generate_file import estimate_generate, generate_file
     from largegen.models.model import load_model
-    from largegen.runtime.distributed import process_group
     from largegen.sampling.generate import resolve_defaults
 
     network = load_model(model, device, precision)
-    main = process_group(network.device).is_main_process
-    if not main:
-        shared.set_up_logging(logging.ERROR)
-    progress = shared.show_progress()
+    main = shared.is_main_process(network.device)
     settings = resolve_defaults(sampling, network)
     with ExitStack() as stack:
         source = chosen.open(stack, network, shared.show_progress())
@@ -75,12 +68,10 @@ def generate(
         place,
         out,
         sampling,
-        command=shlex.join(["largegen", *sys.argv[1:]]),
+        command=shared.command_line(),
         overwrite=overwrite,
-        progress=progress,
+        progress=shared.show_progress(),
         save_every_s=save_every,
     )
-    if main and json:
-        shared.print_json(report)
-    elif main:
-        typer.echo(f"{out}: {place.width}x{place.height} px")
+    if main:
+        shared.report(report, f"{out}: {place.width}x{place.height} px", json)

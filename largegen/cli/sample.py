@@ -1,7 +1,5 @@
 """`largegen sample`."""
 
-import shlex
-import sys
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -46,7 +44,7 @@ def sample(
     sampling.check()
     chosen = reference.check()
     if mag is not None and level is not None:
-        raise InputError("--mag, --level: give only one of them")
+        raise InputError("`mag`, `level`: give only one of them")
     from largegen.images.sample_file import sample_file, sheet_size
     from largegen.images.write import check_output
     from largegen.models.model import load_model
@@ -65,14 +63,11 @@ def sample(
             count,
             out,
             sampling,
-            command=shlex.join(["largegen", *sys.argv[1:]]),
+            command=shared.command_line(),
             overwrite=overwrite,
             progress=shared.show_progress(),
         )
-    if json:
-        shared.print_json(report)
-    else:
-        typer.echo(f"{out}: {count} patches at {report['magnification']}")
+    shared.report(report, f"{out}: {count} patches at {report['magnification']}", json)
 
 
 def _level(model: "Model", mag: float | None, level: int | None) -> int:

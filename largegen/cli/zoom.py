@@ -1,7 +1,5 @@
 """`largegen zoom`."""
 
-import shlex
-import sys
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated
@@ -55,7 +53,7 @@ def zoom(
 
     wanted, corner = parse_size(size), parse_corner(region) if region else None
     if wanted is None:
-        raise InputError(f"--size {size}: zoom makes squares of a given side")
+        raise InputError(f"`size` {size}: zoom makes squares of a given side")
     out = out or Path(f"{chosen.name}_zoom_{size}.tif")
     check_output(out, overwrite, wanted)
     from largegen.images.zoom_file import estimate_zoom, zoom_file
@@ -85,13 +83,11 @@ def zoom(
         out,
         sampling,
         zooming,
-        command=shlex.join(["largegen", *sys.argv[1:]]),
+        command=shared.command_line(),
         levels=levels,
         overwrite=overwrite,
         progress=shared.show_progress(),
         save_every_s=save_every,
     )
-    if json:
-        shared.print_json(report)
-    else:
-        typer.echo(f"{out}: {place.width}x{place.height} px, {report['guide_psnr']:.1f} dB from its guide")
+    done = f"{out}: {place.width}x{place.height} px, {report['guide_psnr']:.1f} dB from its guide"
+    shared.report(report, done, json)

@@ -1,10 +1,13 @@
 """The library names its parameters in backticks; what the command line says of them are its flags."""
 
+import ast
 import json
 import logging
+import re
 
 import pytest
 import typer
+from helpers import ROOT
 
 from largegen.cli import app, flags, run
 from largegen.errors import InputError
@@ -74,3 +77,15 @@ def test_the_error_of_one_input_of_several_names_flags_in_json(monkeypatch, capf
     out, err = capfd.readouterr()
     assert [result["error"] for result in json.loads(out)["slides"]] == ["lower --tissue-threshold"] * 2
     assert err == "error: lower --tissue-threshold\n" * 2
+
+
+def test_the_library_names_no_flags():
+    """Its errors and warnings are for users of Python too; a whole command in backticks may be named."""
+    for path in sorted((ROOT / "largegen").rglob("*.py")):
+        if path.parent.name == "cli":
+            continue
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Raise) and node.exc:
+                texts = [part.value for part in ast.walk(node.exc) if isinstance(part, ast.Constant)]
+                text = re.sub("`largegen [^`]*`", "", "".join(t for t in texts if isinstance(t, str)))
+                assert not re.search(r"(^|[\s,;:(])--[a-z]", text), f"{path}: {text}"
