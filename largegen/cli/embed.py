@@ -98,10 +98,10 @@ def embed(
     if slide is not None or dataset is not None:
         raise InputError("`slide`, `dataset`: only with --import")
     from largegen.embeddings.embed import EmbedOptions
-    from largegen.slides.find import find_slides
+    from largegen.slides.find import find_files
     from largegen.slides.slide import open_slide
 
-    paths = find_slides(slides)
+    paths = find_files(slides)
     refuse_same_names(paths)
     network = _load(encoder or "starter", encoder_weights, device, precision)
     options = EmbedOptions(tile_px or 256, overlap_px or 0, tissue_threshold, not no_tissue_filter, batch_size, workers)

@@ -57,10 +57,10 @@ class SlideOptions(shared.ResolutionOptions):
 
     def open(self, paths: list[Path]) -> "list[tuple[Slide, float]]":
         """Open slides, scenes and directories of them: (slide, level-0 px per px at the resolution asked for)."""
-        from largegen.slides.find import find_slides
+        from largegen.slides.find import find_files
         from largegen.slides.slide import open_slide
 
         check_only_one(native=self.native, mag=self.mag, mpp=self.mpp, gsd=self.gsd)
         target = self.target()
-        slides = [open_slide(path, *self.source()) for path in find_slides(paths)]
+        slides = [open_slide(path, *self.source()) for path in find_files(paths)]
         return [(slide, 1.0 if self.native else target.downsample(slide)) for slide in slides]

@@ -65,6 +65,3 @@ def _walk(directory: Path, suffixes: Sequence[str], recursive: bool) -> Iterator
         below[:] = [name for name in below if recursive and name[0] != "." and name not in trees]
         dicom = [file for file in files if file.suffix.lower() == ".dcm"]
         yield from (file for file in files if file not in dicom[1:])
-
-
-find_slides = find_files

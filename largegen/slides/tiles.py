@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from largegen.errors import InputError
-from largegen.slides.tissue import box_fractions, nearest_cells, sliding_sums
+from largegen.slides.tissue import box_fractions, nearest_cells
 
 if TYPE_CHECKING:
     from largegen.slides.slide import Slide
@@ -117,6 +117,3 @@ def draw_preview(slide: "Slide", grid: TileGrid, keep: np.ndarray, path: Path, m
             draw.rectangle(box, fill=(128, 128, 128, 110), outline=(128, 128, 128, 255))
     with atomic(Path(path)) as temporary:
         image.save(temporary, "PNG")
-
-
-held_in_rectangles = sliding_sums

@@ -122,7 +122,3 @@ def nearest_cells(start: np.ndarray, stop: np.ndarray, count: int) -> tuple[np.n
     """Round extents to the cells [first, last) of a mask's side of `count`: at least one, and none outside."""
     first = np.minimum(np.round(start).astype(int), count - 1)
     return first, np.clip(np.round(stop).astype(int), first + 1, count)
-
-
-TISSUE_FRACTION, DATA_FRACTION = EMBEDDED_TILE
-MIN_TISSUE = REGION_TILES

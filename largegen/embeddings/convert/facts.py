@@ -8,7 +8,7 @@ from largegen.embeddings.convert.grid_fit import TileSize
 from largegen.embeddings.convert.layouts import TileMetadata
 from largegen.errors import InputError
 from largegen.models.encoder_registry import EncoderSpec
-from largegen.slides.resolution import check_positive, mpp_of
+from largegen.slides.resolution import Resolution, check_positive, mpp_of
 
 if TYPE_CHECKING:
     from largegen.slides.slide import Slide
@@ -83,8 +83,8 @@ class ImportFacts:
         if self.slide:
             return self.slide.downsample_for(mag=mag, mpp=mpp, gsd_m=gsd)
         own = self.options.source_gsd if gsd else self._source_mpp
-        wanted = gsd or mpp or (mpp_of(mag) if mag else None)
-        return wanted / own if own and wanted else None
+        wanted = Resolution(mpp, mag, gsd).scale()
+        return wanted.size / own if own and wanted else None
 
     def mpp(self, downsample: float) -> float | None:
         """Return the micrometres per level-0 px; those of the tiles tell it where level 0's are not known."""
