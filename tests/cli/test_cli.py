@@ -5,7 +5,6 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -60,11 +59,12 @@ def test_help_is_quick_and_loads_no_library():
         "heavy = {'torch', 'timm', 'diffusers', 'h5py', 'pyvips', 'openslide', 'numpy'} & set(sys.modules); "
         "sys.exit(f'{heavy} loaded' if heavy else 0)"
     )
-    seconds = []
+    seconds = []  # of the processor: the clock also tells what else the machine does
     for _ in range(5):
-        started = time.perf_counter()
+        before = os.times()
         done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-        seconds.append(time.perf_counter() - started)
+        after = os.times()
+        seconds.append(after.children_user + after.children_system - before.children_user - before.children_system)
         assert done.returncode == 0, done.stderr
     assert "embed" in done.stdout and min(seconds) < 0.3
 

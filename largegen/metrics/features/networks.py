@@ -149,7 +149,7 @@ def _inception(weights: Path | None, device: "torch.device", dtype: "torch.dtype
 
 def _clip(weights: Path | None, device: "torch.device", dtype: "torch.dtype | None") -> FeatureNetwork:
     """Load CLIP's ViT-B/32 image tower; features are image embeddings of any length, as its `encode_image` gives."""
-    encoder = load_encoder(CLIP, weights, device, dtype, "`clip_weights`")
+    encoder = load_encoder(CLIP, weights, device, dtype, "clip_weights")
     return FeatureNetwork(
         name="clip",
         title="CLIP ViT-B/32",
