@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from largegen.models.autoencoder import Autoencoder
 from largegen.models.encoder import load_encoder
+from largegen.models.encoder_registry import IMAGENET_MEAN, IMAGENET_STD
 from largegen.models.storage import save_weights
 from largegen.runtime.files import write_json
 from largegen.version import __version__
@@ -23,7 +24,6 @@ from largegen.version import __version__
 ARCHITECTURE, DIM, TILE_PX, INPUT_PX = "resnet10t", 256, 256, 128
 TILES, OF_ONE_IMAGE, SHIFT_PX = 48, 8, 32
 TEMPERATURE, CONTRAST = 0.1, 0.2
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class TileEncoder(nn.Module):
