@@ -42,7 +42,7 @@ def _command(name: str, command: Any) -> Iterator[str]:
     yield f"## {name} {{ #{name} }}"
     for paragraph in _paragraphs(command.help):
         yield from ("", _markdown(paragraph))
-    if command.epilog:  # an example, see largegen/cli/__init__.py
+    if command.epilog:  # an example, see largegen/cli/commands.py
         yield from ("", "```", command.epilog.splitlines()[-1].strip(), "```")
     types = typing.get_type_hints(command.callback)
     own = [parameter for parameter in command.params if parameter.name not in COMMON and not parameter.hidden]

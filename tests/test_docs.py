@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import typer
 
-from largegen.cli import COMMANDS, app
+from largegen.cli import app
+from largegen.cli.commands import COMMANDS
 
 GROUP = typer.main.get_command(app)
 

@@ -1,12 +1,7 @@
-"""The command line: one file per command. Here they are registered, and errors become messages and exit codes."""
+"""The command line: one file per command. Here it starts, and errors become messages and exit codes."""
 
 import errno
-import functools
-import importlib
-import inspect
 import io
-import keyword
-import logging
 import os
 import sys
 import traceback
@@ -14,55 +9,17 @@ from typing import Annotated, Any
 
 import typer
 
-from largegen.cli.derived import Command, with_derived_options, with_parameters
-from largegen.cli.flags import in_flags, speak_for
-from largegen.cli.options import Config, Quiet, Verbose, set_up_logging
+from largegen.cli.commands import Group
+from largegen.cli.flags import in_flags
 from largegen.errors import LargegenError
 from largegen.runtime.private_api import usage_error
 from largegen.version import __version__
-
-# The commands in the order of the work, by stage, each with an example of its use.
-STAGES = {
-    "Prepare": {
-        "embed": "largegen embed slides/ --out embeddings/ --preview",
-        "import": "largegen import trident/ --out embeddings/ --encoder uni_v1",
-        "encoders": "largegen encoders",
-        "convert": "largegen convert ZoomLDM/brca --out models/zoomldm",
-    },
-    "Train": {
-        "train": "largegen train embeddings/ --vae runs/vae --out runs/mine",
-        "train-vae": "largegen train-vae slides/ --out runs/vae",
-        "train-encoder": "largegen train-encoder slides/ --out runs/encoder",
-    },
-    "Generate": {
-        "generate": "largegen generate --ref slide.svs --size 4096 --out image.tif",
-        "zoom": "largegen zoom --ref slide.svs --size 4096 --out image.tif",
-        "sample": "largegen sample --ref slide.svs --mag 5 --out sheet.png",
-    },
-    "Evaluate": {
-        "eval": "largegen eval --real slide.svs --fake image.tif --report report.html",
-        "info": "largegen info image.tif",
-    },
-}
-COMMANDS = tuple(name for stage in STAGES.values() for name in stage)
 
 RESUMABLE = ("embed", "train", "train-vae", "train-encoder", "generate", "zoom")
 RESUME_HINT = "the same command again resumes where it stopped (training: with --resume latest)"
 START_OVER_HINT = "nothing is kept, and the same command starts over"
 
 UsageError: Any = usage_error()
-
-
-class Group(typer.core.TyperGroup):
-    """The commands, listed by stage: as rich would in panels, but in plain text."""
-
-    def format_commands(self, ctx: Any, formatter: Any) -> None:
-        """Write one section of the help for each stage."""
-        limit = formatter.width - 6 - max(map(len, self.commands))
-        for stage, names in STAGES.items():
-            with formatter.section(stage):
-                rows = [(name, self.commands[name].get_short_help_str(limit)) for name in names]
-                formatter.write_dl(rows, col_max=max(map(len, self.commands)), col_spacing=2)
 
 
 app = typer.Typer(
@@ -81,40 +38,13 @@ def root(
     version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
 ) -> None:
     """Print the version or the help, where no command is given."""
-    set_up_logging(logging.INFO)  # -v and -q of the command change it
+    from largegen.cli.options import set_up_logging  # here, as --help does without it
+
+    set_up_logging()  # -v and -q of the command change it
     if version:
         typer.echo(f"largegen {__version__}")
     elif context.invoked_subcommand is None:
         typer.echo(context.get_help())
-
-
-def _common(context: typer.Context, config: Config = None, verbose: Verbose = 0, quiet: Quiet = False) -> None:
-    """Take the options that every command has; their callbacks do all the work."""
-
-
-def with_common_options(function: Command) -> Command:
-    """Give a command `--config`, `-v` and `-q` without its having to declare them; messages speak of its flags."""
-    own = inspect.signature(function, eval_str=True).parameters
-    added = {k: p for k, p in inspect.signature(_common).parameters.items() if k not in own}
-
-    @functools.wraps(function)
-    def command(context: typer.Context, **options: Any) -> Any:
-        speak_for(context.command)
-        return function(**{name: value for name, value in options.items() if name in own})
-
-    return with_parameters(command, [*own.values(), *added.values()])
-
-
-for _stage, _examples in STAGES.items():
-    for _name, _example in _examples.items():
-        _stem = _name.replace("-", "_") + "_" * keyword.iskeyword(_name)
-        _module = importlib.import_module(f"largegen.cli.{_stem}")
-        app.command(
-            _name,
-            cls=_module.EvalCommand if _name == "eval" else None,
-            rich_help_panel=_stage,
-            epilog=f"\b\nExample:\n  {_example}",
-        )(with_common_options(with_derived_options(getattr(_module, _stem))))
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -49,7 +49,7 @@ def convert(
     overwrite: shared.Overwrite = False,
     json: shared.Json = False,
 ) -> None:
-    """Convert a published checkpoint to a model directory.
+    """Run `largegen convert`; its purpose stands in commands.py.
 
     No code in the checkpoint is run. Every tensor is used, or reported as left out with the reason.
     """

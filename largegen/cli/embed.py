@@ -67,7 +67,7 @@ def embed(
     dry_run: shared.DryRun = False,
     json: shared.Json = False,
 ) -> int:
-    """Embed the tissue tiles of slides and scenes.
+    """Run `largegen embed`; its purpose stands in commands.py.
 
     Writes one HDF5 file per slide, which the readers of TRIDENT and CLAM open too. Complete files are kept, and an
     interrupted run resumes where it stopped. With --import, embedding files of other projects are converted instead.

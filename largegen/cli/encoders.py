@@ -8,7 +8,7 @@ from largegen.cli.options import Json, print_json
 
 
 def encoders(json: Json = False) -> None:
-    """List the encoders known by name.
+    """Run `largegen encoders`; its purpose stands in commands.py.
 
     Each with the dimension of its embeddings, its input size, precision and licence. --encoder also takes any timm
     model name, hf-hub:ORG/NAME and local-dir:DIR.

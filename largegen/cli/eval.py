@@ -126,7 +126,7 @@ def eval(
     dry_run: shared.DryRun = False,
     json: shared.Json = False,
 ) -> int:
-    """Measure generated images against real ones.
+    """Run `largegen eval`; its purpose stands in commands.py.
 
     Computes all metrics that the inputs and the available weights allow, with confidence intervals, and says why others
     are left out. On several devices: accelerate launch --num_processes 2 -m largegen eval ...

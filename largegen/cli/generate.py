@@ -32,7 +32,7 @@ def generate(
     dry_run: shared.DryRun = False,
     json: shared.Json = False,
 ) -> None:
-    """Generate a large image that is laid out like a reference.
+    """Run `largegen generate`; its purpose stands in commands.py.
 
     Embeds the reference (or reads its embedding file), samples overlapping or shifted windows conditioned on the
     interpolated embeddings, and writes a pyramidal TIFF or what the suffix of --out says. After an interruption, the

@@ -56,7 +56,7 @@ def import_(
     ] = False,
     json: shared.Json = False,
 ) -> int:
-    """Import embedding files of ZoomLDM, TRIDENT or CLAM.
+    """Run `largegen import`; its purpose stands in commands.py.
 
     Writes each as <name>.h5, as `embed` does. Encoder, tile size and resolution are the file's own where it says them;
     otherwise give them here.

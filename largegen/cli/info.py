@@ -20,7 +20,7 @@ def info(
     source_mag: SourceMag = None,
     json: Json = False,
 ) -> None:
-    """Describe an input or output: size, resolution, provenance.
+    """Run `largegen info`; its purpose stands in commands.py.
 
     For a model, autoencoder or encoder: architecture, size of the weights and licence.
     """

@@ -1,5 +1,7 @@
 """Options that several commands share, and what -v, -q, --json and --config do in all of them."""
 
+import functools
+import inspect
 import json
 import logging
 import shlex
@@ -12,7 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from largegen.cli.flags import in_flags
+from largegen.cli.derived import Command, with_parameters
+from largegen.cli.flags import in_flags, speak_for
 from largegen.errors import InputError, LargegenError
 from largegen.slides.resolution import Resolution
 
@@ -22,7 +25,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("largegen")
 
 
-def set_up_logging(level: int) -> None:
+def set_up_logging(level: int = logging.INFO) -> None:
     """Send the package's messages of `level` and above to stderr, one per line."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Formatter())
@@ -225,6 +228,23 @@ class ResolutionOptions(SourceOptions):
         found = Resolution(self.mpp, self.mag, self.gsd)
         found.check()
         return found
+
+
+def _common(context: typer.Context, config: Config = None, verbose: Verbose = 0, quiet: Quiet = False) -> None:
+    """Take the options that every command has; their callbacks do all the work."""
+
+
+def with_common_options(function: Command) -> Command:
+    """Give a command `--config`, `-v` and `-q` without its having to declare them; messages speak of its flags."""
+    own = inspect.signature(function, eval_str=True).parameters
+    added = {k: p for k, p in inspect.signature(_common).parameters.items() if k not in own}
+
+    @functools.wraps(function)
+    def command(context: typer.Context, **options: Any) -> Any:
+        speak_for(context.command)
+        return function(**{name: value for name, value in options.items() if name in own})
+
+    return with_parameters(command, [*own.values(), *added.values()])
 
 
 def one_by_one(

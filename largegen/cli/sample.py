@@ -37,7 +37,7 @@ def sample(
     overwrite: shared.Overwrite = False,
     json: shared.Json = False,
 ) -> None:
-    """Sample single patches, as a contact sheet.
+    """Run `largegen sample`; its purpose stands in commands.py.
 
     All are at one magnification, each conditioned on the embeddings at a random place of a reference.
     """

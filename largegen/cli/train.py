@@ -20,7 +20,7 @@ def train(
     cohort: Annotated[CohortConfig, Fields(orientations="--turns", held_out="--validation")],
     loop: Loop = LoopConfig(steps=100_000, validate_every=1000, checkpoint_every=1000),
 ) -> None:
-    """Train a diffusion model conditioned on embeddings.
+    """Run `largegen train`; its purpose stands in commands.py.
 
     Trains on slides and their embedding files, in the latent space of an autoencoder. For several GPUs, or several
     processes on a CPU (with --device cpu), start it with:

@@ -18,7 +18,7 @@ def train_encoder(
     resolution: SlideOptions,
     loop: Loop = LoopConfig(batch_size=128, learning_rate=1e-3, warmup_steps=100, schedule="cosine", ema_decay=0.999),
 ) -> None:
-    """Train a small tile encoder on slides, without labels.
+    """Run `largegen train-encoder`; its purpose stands in commands.py.
 
     The loss is contrastive: embeddings of nearby crops become similar, those of all others in the batch dissimilar.
     Crops are not augmented in colour or scale, so embeddings keep both. Use the result with `embed --encoder`.

@@ -22,7 +22,7 @@ def train_vae(
         steps=20_000, batch_size=16, learning_rate=5e-4, warmup_steps=100, schedule="cosine", ema_decay=0.999
     ),
 ) -> None:
-    """Train an autoencoder on tiles of slides.
+    """Run `largegen train-vae`; its purpose stands in commands.py.
 
     Its latent space is what `train --vae` works in. The loss is L1, a structural term (1 - SSIM), a small
     Kullback-Leibler term and, with --perceptual, ST-LPIPS; no network is downloaded.

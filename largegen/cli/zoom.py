@@ -40,7 +40,7 @@ def zoom(
     dry_run: shared.DryRun = False,
     json: shared.Json = False,
 ) -> None:
-    """Generate a large image under a low-magnification guide.
+    """Run `largegen zoom`; its purpose stands in commands.py.
 
     The guide is one patch at the magnification that shows the whole image (1.25x for 4096 px at 20x), conditioned on
     all embeddings under it; the image, downsampled, matches the guide. After an interruption, the same command resumes.

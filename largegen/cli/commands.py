@@ -1,0 +1,115 @@
+"""The commands: what the help lists of each, and how it is made of its file when it is called."""
+
+import importlib
+import keyword
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+import typer
+
+
+class About(NamedTuple):
+    """What the help says of a command; its file need not be read for it."""
+
+    purpose: str
+    example: str
+
+
+# The commands in the order of the work, by stage.
+STAGES = {
+    "Prepare": {
+        "embed": About(
+            "Embed the tissue tiles of slides and scenes.", "largegen embed slides/ --out embeddings/ --preview"
+        ),
+        "import": About(
+            "Import embedding files of ZoomLDM, TRIDENT or CLAM.",
+            "largegen import trident/ --out embeddings/ --encoder uni_v1",
+        ),
+        "encoders": About("List the encoders known by name.", "largegen encoders"),
+        "convert": About(
+            "Convert a published checkpoint to a model directory.", "largegen convert ZoomLDM/brca --out models/zoomldm"
+        ),
+    },
+    "Train": {
+        "train": About(
+            "Train a diffusion model conditioned on embeddings.",
+            "largegen train embeddings/ --vae runs/vae --out runs/mine",
+        ),
+        "train-vae": About("Train an autoencoder on tiles of slides.", "largegen train-vae slides/ --out runs/vae"),
+        "train-encoder": About(
+            "Train a small tile encoder on slides, without labels.", "largegen train-encoder slides/ --out runs/encoder"
+        ),
+    },
+    "Generate": {
+        "generate": About(
+            "Generate a large image that is laid out like a reference.",
+            "largegen generate --ref slide.svs --size 4096 --out image.tif",
+        ),
+        "zoom": About(
+            "Generate a large image under a low-magnification guide.",
+            "largegen zoom --ref slide.svs --size 4096 --out image.tif",
+        ),
+        "sample": About(
+            "Sample single patches, as a contact sheet.", "largegen sample --ref slide.svs --mag 5 --out sheet.png"
+        ),
+    },
+    "Evaluate": {
+        "eval": About(
+            "Measure generated images against real ones.",
+            "largegen eval --real slide.svs --fake image.tif --report report.html",
+        ),
+        "info": About("Describe an input or output: size, resolution, provenance.", "largegen info image.tif"),
+    },
+}
+COMMANDS = {name: stage for stage, names in STAGES.items() for name in names}
+
+
+class Commands(Mapping[str, Any]):
+    """The commands by name, each made when it is asked for."""
+
+    def __init__(self) -> None:
+        self._made: dict[str, Any] = {}
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(COMMANDS)
+
+    def __len__(self) -> int:
+        return len(COMMANDS)
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in self._made:
+            self._made[name] = _make(name, COMMANDS[name])
+        return self._made[name]
+
+
+def _make(name: str, stage: str) -> Any:
+    from largegen.cli.derived import with_derived_options
+    from largegen.cli.options import with_common_options
+
+    stem = name.replace("-", "_") + "_" * keyword.iskeyword(name)
+    module = importlib.import_module(f"largegen.cli.{stem}")
+    function, about = getattr(module, stem), STAGES[stage][name]
+    _, _, details = (function.__doc__ or "").partition("\n\n")
+    app = typer.Typer(add_completion=False, rich_markup_mode=None)
+    app.command(
+        name,
+        cls=module.EvalCommand if name == "eval" else None,
+        rich_help_panel=stage,
+        help=f"{about.purpose}\n\n{details}",
+        epilog=f"\b\nExample:\n  {about.example}",
+    )(with_common_options(with_derived_options(function)))
+    return typer.main.get_command(app)
+
+
+class Group(typer.core.TyperGroup):
+    """The commands, listed by stage: as rich would in panels, but in plain text and without reading their files."""
+
+    def __init__(self, **attributes: Any) -> None:
+        super().__init__(**{**attributes, "commands": Commands()})
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """Write one section of the help for each stage."""
+        for stage, commands in STAGES.items():
+            with formatter.section(stage):
+                rows = [(name, about.purpose) for name, about in commands.items()]
+                formatter.write_dl(rows, col_max=max(map(len, COMMANDS)), col_spacing=2)
