@@ -53,6 +53,42 @@ def slide_path(make_slide) -> Path:
 
 
 @pytest.fixture(scope="session")
+def model(tmp_path_factory):
+    """A tiny model of one magnification, tiles of 64 px, on the CPU. Read only."""
+    from helpers.models import save_encoder, save_model
+
+    from largegen import load_model
+
+    folder = tmp_path_factory.mktemp("tiny")
+    return load_model(save_model(folder / "model", save_encoder(folder / "encoder")), "cpu", "fp32")
+
+
+@pytest.fixture(scope="session")
+def grid(model):
+    """Random embeddings of 3x4 tiles for `model`. Read only."""
+    from helpers.models import flat_grid
+
+    return flat_grid(model, 3, 4)
+
+
+@pytest.fixture(scope="session")
+def zoom_model_path(tmp_path_factory) -> Path:
+    """The directory of a tiny model of four magnifications. Read only."""
+    from helpers.models import save_encoder, save_model
+
+    folder = tmp_path_factory.mktemp("tiny")
+    return save_model(folder / "model", save_encoder(folder / "encoder"), levels=4)
+
+
+@pytest.fixture(scope="session")
+def zoom_model(zoom_model_path):
+    """The model of `zoom_model_path` on the CPU. Read only."""
+    from largegen import load_model
+
+    return load_model(zoom_model_path, "cpu", "fp32")
+
+
+@pytest.fixture(scope="session")
 def scene_path(tmp_path_factory) -> Path:
     """A 600x500 px GeoTIFF, R G B NIR, EPSG:26914, 5 m/px; no data in its 100 leftmost columns. Read only."""
     import rasterio

@@ -26,6 +26,11 @@ def write(path, image, info, **options):
     return path
 
 
+def levels_apart(a, b) -> int:
+    """The largest difference of two images in grey levels."""
+    return int(np.abs(a.astype(int) - b.astype(int)).max())
+
+
 def pixels(path):
     import pyvips
 

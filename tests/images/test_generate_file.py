@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import rasterio
 from helpers.disk import small_disk
-from helpers.models import flat_grid, save_encoder, save_model
+from helpers.models import flat_grid
 
-from largegen import generate, load_model
+from largegen import generate
 from largegen.conditioning.area import ImageArea
 from largegen.errors import LockedError, OutputError
 from largegen.images.generate_file import generate_file
@@ -22,17 +22,6 @@ from largegen.slides.slide import open_slide
 
 QUICK = Sampling(steps=3)
 WHOLE = ImageArea(256, 192, 0, 0, 3, 4, full=False)
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("tiny")
-    return load_model(save_model(folder / "model", save_encoder(folder / "encoder")), "cpu", "fp32")
-
-
-@pytest.fixture(scope="module")
-def grid(model):
-    return flat_grid(model, 3, 4)
 
 
 def pixels(path) -> np.ndarray:

@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 import torch
-from helpers.models import WIDTH, flat_grid, save_encoder, save_model
+from helpers.images import levels_apart
+from helpers.models import WIDTH, flat_grid
 
-from largegen import generate, load_model
+from largegen import generate
 from largegen.errors import InputError
 from largegen.sampling.cost import count_calls
 from largegen.sampling.generate import resolve_defaults
@@ -13,21 +14,6 @@ from largegen.sampling.noise import noise
 from largegen.sampling.schedulers import SCHEDULERS
 from largegen.sampling.settings import SCHEDULERS as NAMES
 from largegen.sampling.settings import Sampling
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("tiny")
-    return load_model(save_model(folder / "model", save_encoder(folder / "encoder")), "cpu", "fp32")
-
-
-@pytest.fixture(scope="module")
-def grid(model):
-    return flat_grid(model, 3, 4)
-
-
-def levels_apart(a, b) -> int:
-    return int(np.abs(a.astype(int) - b.astype(int)).max())
 
 
 def test_the_settings_names_are_the_samplers():

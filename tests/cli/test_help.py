@@ -1,0 +1,68 @@
+"""The help, the version and completion: what they say, and how quickly."""
+
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+
+from largegen.cli import run
+from largegen.cli.commands import COMMANDS, STAGES
+from largegen.version import __version__
+
+TRAIN = ["train-vae", "train-encoder"]
+
+
+def test_help_is_quick_and_loads_no_library():
+    program = (
+        "import sys; from largegen.cli import run; run(['--help']); "
+        "heavy = {'torch', 'timm', 'diffusers', 'h5py', 'pyvips', 'openslide', 'numpy', 'largegen.cli.embed'}; "
+        "sys.exit(f'{heavy} loaded' if (heavy := heavy & set(sys.modules)) else 0)"
+    )
+    seconds = []
+    for _ in range(5):
+        start = time.perf_counter()
+        done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+        seconds.append(time.perf_counter() - start)
+        assert done.returncode == 0, done.stderr
+    assert "embed" in done.stdout and min(seconds) < 0.3
+
+
+def test_help_lists_commands_by_stage_each_in_a_sentence(capfd):
+    assert run(["--help"]) == 0
+    text = capfd.readouterr().out
+    places = [text.index(f"\n{stage}:\n") for stage in STAGES]
+    assert places == sorted(places) and "..." not in text[places[0] :]
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_of_a_command_says_its_purpose_and_ends_with_an_example(name, capfd):
+    assert run([name, "--help"]) == 0
+    about = STAGES[COMMANDS[name]][name]
+    text = capfd.readouterr().out
+    assert f"\n  {about.purpose}\n" in text and text.endswith(f"\n  Example:\n    {about.example}\n")
+
+
+@pytest.mark.parametrize(
+    ("words", "found"),
+    [("largegen gene", ["generate"]), ("largegen generate --guid", ["--guidance"]), ("largegen train-", TRAIN)],
+)
+def test_bash_completes_commands_and_options(words, found):
+    variables = {"_LARGEGEN_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(words.count(" "))}
+    command = [sys.executable, "-m", "largegen"]
+    done = subprocess.run(command, env={**os.environ, **variables}, capture_output=True, text=True)
+    assert done.stdout.split() == found, done.stderr
+
+
+def test_completion_can_be_installed(capfd):
+    variables = {"_LARGEGEN_COMPLETE": "source_bash"}
+    command = [sys.executable, "-m", "largegen"]
+    done = subprocess.run(command, env={**os.environ, **variables}, capture_output=True, text=True)
+    assert "complete -o default -F _largegen_completion largegen" in done.stdout, done.stderr
+    assert run(["--help"]) == 0 and "--install-completion" in capfd.readouterr().out
+
+
+def test_version_and_no_command(capfd):
+    assert run(["--version"]) == 0 and capfd.readouterr().out == f"largegen {__version__}\n"
+    assert run([]) == 0 and "Prepare:" in capfd.readouterr().out
