@@ -28,6 +28,7 @@ def embed(
     ],
     out: shared.EmbeddingsOut,
     *,
+    recursive: shared.Recursive = False,
     resolution: shared.ResolutionOptions,
     tile_px: Annotated[
         int | None,
@@ -79,6 +80,7 @@ def embed(
         return import_files(
             slides,
             out,
+            recursive=recursive,
             encoder=encoder,
             dataset=dataset,
             slide=slide,
@@ -98,11 +100,17 @@ def embed(
     if slide is not None or dataset is not None:
         raise InputError("`slide`, `dataset`: only with --import")
     from largegen.embeddings.embed import EmbedOptions
+    from largegen.runtime.outputs import check_writable
+    from largegen.slides.by_products import is_preview
     from largegen.slides.find import find_files
-    from largegen.slides.slide import open_slide
+    from largegen.slides.slide import open_slide, slide_name
 
-    paths = find_files(slides)
+    paths = find_files(slides, recursive=recursive, by_products=False)
     refuse_same_names(paths)
+    if preview and not dry_run:
+        for path in paths:
+            file = out / f"{slide_name(path)}.png"
+            check_writable(file, overwrite or is_preview(file))
     network = _load(encoder or "starter", encoder_weights, device, precision)
     options = EmbedOptions(tile_px or 256, overlap_px or 0, tissue_threshold, not no_tissue_filter, batch_size, workers)
 

@@ -22,6 +22,7 @@ def import_(
     ],
     out: shared.EmbeddingsOut,
     *,
+    recursive: shared.Recursive = False,
     encoder: Annotated[
         str | None,
         typer.Option(
@@ -70,7 +71,7 @@ def import_(
     options = ImportOptions(
         encoder, dataset, tile_px, overlap_px, mag, mpp, gsd, source.source_mag, source.source_mpp, source.source_gsd
     )
-    paths = find_files(files, SUFFIXES, what="embedding files")
+    paths = find_files(files, SUFFIXES, what="embedding files", recursive=recursive)
     if slide is not None and len(paths) > 1:
         raise InputError("`slide`: with one file to import; the others are of other slides")
     refuse_same_names(paths)
@@ -116,9 +117,11 @@ def _import_one(
 
 def refuse_same_names(paths: list[Path]) -> None:
     """Raise an InputError where two inputs would be written to one file."""
+    from largegen.slides.slide import slide_name
+
     names: dict[str, Path] = {}
     for path in paths:
-        name = path.stem.removesuffix(".ome")
+        name = slide_name(path)
         if name in names:
             raise InputError(f"{path} and {names[name]}: both would be written to {name}.h5; rename one")
         names[name] = path

@@ -7,7 +7,7 @@ import logging
 import shlex
 import sys
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -17,6 +17,7 @@ import typer
 from largegen.cli.derived import Command, with_parameters
 from largegen.cli.flags import in_flags, speak_for
 from largegen.errors import InputError, LargegenError
+from largegen.runtime.outputs import forget_inputs, protect
 from largegen.slides.resolution import Resolution
 
 if TYPE_CHECKING:
@@ -69,6 +70,24 @@ def is_main_process(device: "torch.device") -> bool:
 def command_line() -> str:
     """Quote this command as images record it."""
     return shlex.join(["largegen", *sys.argv[1:]])
+
+
+OUTPUTS = ("out", "report", "save_stats", "cache")  # options that name what is written; other paths are inputs
+INPUTS = ("source", "model", "vae", "init_from")  # texts that may be paths
+
+
+def protect_inputs(options: Mapping[str, Any]) -> None:
+    """Let no output of the command that begins be one of the paths among its options."""
+    forget_inputs()
+    for name, value in options.items():
+        paths = [one for one in (value if isinstance(value, list) else [value]) if isinstance(one, Path)]
+        if name in INPUTS and isinstance(value, str):
+            paths += [Path(value), Path(value) / "model"]
+        if name not in OUTPUTS and paths:
+            from largegen.slides.find import belonging
+
+            for path in paths:
+                protect([path, *belonging(path)])
 
 
 def report(content: dict[str, Any], text: str, json: bool) -> None:
@@ -143,6 +162,7 @@ Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
 Precision = Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16.")]
 Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an existing output.")]
+Recursive = Annotated[bool, typer.Option("--recursive", help="Search directories with all folders below them.")]
 DryRun = Annotated[
     bool,
     typer.Option(
@@ -242,6 +262,7 @@ def with_common_options(function: Command) -> Command:
     @functools.wraps(function)
     def command(context: typer.Context, **options: Any) -> Any:
         speak_for(context.command)
+        protect_inputs(options)
         return function(**{name: value for name, value in options.items() if name in own})
 
     return with_parameters(command, [*own.values(), *added.values()])

@@ -36,8 +36,10 @@ class Run:
         """Train `task` and report it with `result`, a text with `{model}` in it for the trained model's directory."""
         from accelerate import PartialState
 
+        from largegen.training.checkpoints import check_directory
         from largegen.training.run import plan, train
 
+        check_directory(self.out, config.overwrite)
         report = plan(task, self.out, config) if self.dry_run else train(task, self.out, config)
         if not PartialState().is_main_process:
             return
@@ -51,6 +53,7 @@ class Run:
 class SlideOptions(shared.ResolutionOptions):
     """At what resolution slides are taken."""
 
+    recursive: shared.Recursive = False
     native: Annotated[
         bool, typer.Option("--native", help="Take every slide at its own full resolution, whatever that is.")
     ] = False
@@ -62,5 +65,6 @@ class SlideOptions(shared.ResolutionOptions):
 
         check_only_one(native=self.native, mag=self.mag, mpp=self.mpp, gsd=self.gsd)
         target = self.target()
-        slides = [open_slide(path, *self.source()) for path in find_files(paths)]
+        found = find_files(paths, recursive=self.recursive, by_products=False)
+        slides = [open_slide(path, *self.source()) for path in found]
         return [(slide, 1.0 if self.native else target.downsample(slide)) for slide in slides]

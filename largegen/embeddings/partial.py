@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from largegen.embeddings.settings import EmbeddingSettings
+from largegen.errors import OutputError
 from largegen.runtime.files import atomic, remove, write_errors, write_json
 
 log = logging.getLogger(__name__)
@@ -40,6 +41,11 @@ class Blocks:
                     earlier = EmbeddingSettings.from_dict(json.loads(record.read_text(encoding="utf-8")))
                 except (OSError, ValueError, KeyError, TypeError):
                     earlier = None
+                    others = [file for file in self.directory.iterdir() if file.name[0] != "."]
+                    if others and not record.exists():
+                        raise OutputError(
+                            f"{self.directory}: is in the way; rename it or choose another `out`"
+                        ) from None
                 if earlier is None or earlier.difference(settings):
                     log.info("%s: of other settings; starting over", self.directory)
                     remove(self.directory)

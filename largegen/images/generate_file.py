@@ -25,6 +25,7 @@ from largegen.sampling.cost import about, count_calls, count_decoded, memory_mb,
 from largegen.sampling.generate import decode_bands, resolve_defaults, sample_latents
 from largegen.sampling.resume import Checkpoint
 from largegen.sampling.settings import Sampling
+from largegen.slides.image_info import ImageInfo
 
 DISK_BYTES_PER_PX = 4  # of an image file at most: a pyramid of a third more than 3 bytes per pixel
 
@@ -73,9 +74,10 @@ def generate_file(
     colour = grid.source.background
     skip = pure_background(grid.tissue, model.window, height, width) if area.full else None
     partial = out.with_name(f".{out.name}.partial")
+    info = image_info(model, grid, area, sampling, command)
     started = time.perf_counter()
     with ExitStack() as stack:
-        run_on_main(processes, lambda: lock_output(stack, out, overwrite, (area.width, area.height), partial))
+        run_on_main(processes, lambda: lock_output(stack, out, overwrite, info, partial))
         canvas = sample_latents(
             model,
             torch.from_numpy(grid.features),
@@ -91,7 +93,7 @@ def generate_file(
 
         def write() -> None:
             bands = decode_bands(model, canvas, sampling, skip, colour, progress)
-            write_image(out, bands, image_info(model, grid, area, sampling, command))
+            write_image(out, bands, info)
             partial.unlink(missing_ok=True)
 
         run_on_main(processes, write)
@@ -131,10 +133,10 @@ def estimate_generate(
     }
 
 
-def lock_output(stack: ExitStack, out: Path, overwrite: bool, size: tuple[int, int], *partials: Path) -> None:
+def lock_output(stack: ExitStack, out: Path, overwrite: bool, info: ImageInfo, *partials: Path) -> None:
     """Lock an output for as long as `stack` lives, check that it can be written, and clear up after killed runs."""
     stack.enter_context(lock(out))
-    check_output(out, overwrite, size)
+    check_output(out, overwrite, (info.width, info.height), place=info.georeference is not None)
     for path in (out, *partials):
         remove_leftovers(path, parts=True)
 

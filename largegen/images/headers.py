@@ -37,13 +37,18 @@ def ome_xml(info: ImageInfo) -> str:
     return f'<?xml version="1.0" encoding="UTF-8"?>{xml}'
 
 
-def world_file(path: Path, georeference: "Georeference") -> tuple[Path, str]:
-    """Return the name (.tfw, .pgw, .jgw) and content of the world file of an image."""
+def world_file_path(path: Path) -> Path:
+    """Name the world file of an image: .tfw, .pgw or .jgw."""
     suffix = path.suffix.lower()
+    return path.with_suffix(f".{suffix[1]}{suffix[-1]}w")
+
+
+def world_lines(georeference: "Georeference") -> str:
+    """Write the content of a world file."""
     a, b, c, d, e, f = georeference.transform[:6]
     # A world file gives the centre of the first pixel, the transform its corner.
     lines = (a, d, b, e, c + (a + b) / 2, f + (d + e) / 2)
-    return path.with_suffix(f".{suffix[1]}{suffix[-1]}w"), "".join(f"{float(value)!r}\n" for value in lines)
+    return "".join(f"{float(value)!r}\n" for value in lines)
 
 
 def clear_resolution(path: Path) -> None:

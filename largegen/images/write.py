@@ -8,17 +8,19 @@ slides/image_info.py and headers.py.
 import logging
 import warnings
 from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from largegen.errors import InputError
-from largegen.images.headers import clear_resolution, ome_xml, world_file
+from largegen.errors import InputError, OutputError
+from largegen.images.headers import clear_resolution, ome_xml, world_file_path, world_lines
 from largegen.images.stream import save_bands
 from largegen.runtime.files import atomic, remove
 from largegen.runtime.outputs import check_new, check_writable
+from largegen.slides.by_products import read_sidecar
 from largegen.slides.deepzoom_reader import tiles_directory
 from largegen.slides.image_info import Georeference, ImageInfo, sidecar
 
@@ -57,24 +59,42 @@ def output_format(path: Path) -> str:
     raise InputError(f"{path}: unknown output format; use one of the suffixes {', '.join(sorted(FORMATS))}")
 
 
-def check_output(path: Path, overwrite: bool = False, size: tuple[int, int] | None = None) -> None:
-    """Find out before the work whether an image can be written.
+def check_output(path: Path, overwrite: bool = False, size: tuple[int, int] | None = None, place: bool = False) -> None:
+    """Find out before the work whether an image, and all that goes beside it, can be written.
 
     Args:
         path: of the file; its suffix names the format.
-        overwrite: whether it may exist.
+        overwrite: whether it, and what others have put where something goes beside it, may exist.
         size: (width, height) in px, where it is known.
+        place: whether it has a place on Earth, and so perhaps a world file.
 
     Raises:
-        InputError: for an unknown suffix or a JPEG that is too large.
+        InputError: for an unknown suffix, a JPEG that is too large, or an input that would be replaced.
         OutputError: where the file exists and `overwrite` is False, or where its directory cannot be written.
     """
     path = Path(path)
     if output_format(path) == "jpeg" and size is not None and max(size) > JPEG_MAX_PX:
         raise InputError(f"{path}: a JPEG holds at most {JPEG_MAX_PX} px a side; use .tif, .png or .dzi")
     check_writable(path, overwrite)
+    # What a killed run, or one whose image was deleted, has left beside it is ours to replace.
+    ours = read_sidecar(path) is not None
+    check_new(sidecar(path), overwrite or ours)
+    if place and (world := world_path(path)):
+        check_new(world, overwrite or ours)
     if output_format(path) == "deepzoom":
-        check_new(tiles_directory(path), overwrite)
+        tiles = tiles_directory(path)
+        check_new(tiles, overwrite or ours)
+        if tiles.is_dir() and (others := [one.name for one in tiles.iterdir() if not _is_of_deepzoom(one.name)]):
+            raise OutputError(f"{tiles}: holds {others[0]}, which is no part of a DeepZoom image; choose another `out`")
+
+
+def world_path(path: Path) -> Path | None:
+    """Name the world file beside an image of a scene; None for formats that hold the place inside, or nowhere."""
+    return None if output_format(path) in ("tiff", "deepzoom") else world_file_path(path)
+
+
+def _is_of_deepzoom(name: str) -> bool:
+    return name.isdecimal() or name == "vips-properties.xml"
 
 
 def write_image(
@@ -101,13 +121,19 @@ def write_image(
     path = Path(path)
     check_output(path, overwrite=True, size=(info.width, info.height))
     save = SAVERS[output_format(path)]
-    with atomic(path) as temporary, atomic(sidecar(path)) as record:
+    place = info.georeference
+    world = world_path(path) if place else None
+    with atomic(path) as temporary:
         partial_tiles = tiles_directory(temporary)
         try:
-            save_bands(bands, info.width, info.height, lambda image: save(image, temporary, info, jpeg_quality))
-            record.write_text(info.text() + "\n", encoding="utf-8")
-            if info.georeference is not None:
-                _georeference(path, temporary, info.georeference)
+            # Renamed in the order sidecar, world file, tiles, image: the sidecar says that the others are ours.
+            with atomic(world) if world else nullcontext() as temporary_world, atomic(sidecar(path)) as record:
+                save_bands(bands, info.width, info.height, lambda image: save(image, temporary, info, jpeg_quality))
+                record.write_text(info.text() + "\n", encoding="utf-8")
+                if place and temporary_world:
+                    temporary_world.write_text(world_lines(place), encoding="utf-8")
+                elif place and output_format(path) == "tiff":
+                    _write_geotiff_tags(temporary, place)
             if partial_tiles.exists():
                 remove(tiles_directory(path))
                 partial_tiles.replace(tiles_directory(path))
@@ -186,19 +212,6 @@ SAVERS: dict[str, Callable[["pyvips.Image", Path, ImageInfo, int], None]] = {
     "png": _save_png,
     "jpeg": _save_jpeg,
 }
-
-
-def _georeference(path: Path, temporary: Path, place: Georeference) -> None:
-    """Give a scene's image its place on Earth: GeoTIFF tags, or a world file, or the JSON only."""
-    kind = output_format(path)
-    if kind == "deepzoom":
-        return
-    if kind == "tiff":
-        _write_geotiff_tags(temporary, place)
-        return
-    world, lines = world_file(path, place)
-    with atomic(world) as temporary_world:
-        temporary_world.write_text(lines, encoding="utf-8")
 
 
 def _write_geotiff_tags(path: Path, place: Georeference) -> None:

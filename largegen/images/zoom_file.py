@@ -24,6 +24,7 @@ from largegen.sampling.settings import Sampling, Zooming
 from largegen.sampling.zoom.downsample import BandDownsampler, guide_downsampler, guide_psnr, tee_bands
 from largegen.sampling.zoom.guide import guide_image
 from largegen.sampling.zoom.zoom import count_work, level_of, zoom_latents
+from largegen.slides.by_products import read_sidecar
 
 
 def zoom_file(
@@ -74,9 +75,10 @@ def zoom_file(
     started = time.perf_counter()
     with ExitStack() as stack:
         partials = (partial, part_path(partial, "draft"), part_path(partial, "seams"))
-        lock_output(stack, out, overwrite, (area.width, area.height), *partials)
+        lock_output(stack, out, overwrite, info, *partials)
         for path in (guide_out, *level_files.values()):
-            check_output(path, overwrite or any(p.exists() for p in partials))
+            unfinished = any(p.exists() for p in partials) and read_sidecar(path) is not None
+            check_output(path, overwrite or unfinished, place=info.georeference is not None)
         guide, canvas = zoom_latents(
             model,
             torch.from_numpy(grid.features),

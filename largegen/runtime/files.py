@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from largegen.errors import LargegenError, ModelError, OutputError
+from largegen.runtime.outputs import refuse_input
 
 
 def cache_directory() -> Path:
@@ -67,9 +68,11 @@ def atomic(path: Path) -> Iterator[Path]:
         path: A file or a directory. The temporary has the same suffix, so writers that choose a format by it work.
 
     Raises:
+        InputError: Where `path` is an input of the running command.
         OutputError: Where the file system refuses.
     """
     path = Path(path)
+    refuse_input(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp{path.suffix}")
     try:
         with write_errors(path):

@@ -102,10 +102,10 @@ def read_provenance(path: Path, header: str | None = None) -> dict[str, Any] | N
         What ImageInfo.record wrote, from the file itself or from `<path>.json`; None if it is not an image of ours.
     """
     path = Path(path)
-    record = _find_record(_read_header(path) if header is None else header)
+    record = find_record(_read_header(path) if header is None else header)
     if record is None and path.exists() and sidecar(path).exists():
         with contextlib.suppress(OSError, UnicodeDecodeError):
-            record = _find_record(sidecar(path).read_text(encoding="utf-8"))
+            record = find_record(sidecar(path).read_text(encoding="utf-8"))
     return record
 
 
@@ -128,7 +128,8 @@ def _read_header(path: Path) -> str:
         return ""
 
 
-def _find_record(text: str) -> dict[str, Any] | None:
+def find_record(text: str) -> dict[str, Any] | None:
+    """Find what ImageInfo.record wrote in a text; None where it is not there."""
     if text.startswith("<?xml") and "generated_by" in text:  # OME-XML
         with contextlib.suppress(ET.ParseError):
             text = ET.fromstring(text).findtext(".//{*}CommentAnnotation/{*}Value", default="")

@@ -46,7 +46,7 @@ class Slide:
 
     def __init__(self, path: Path, source: Resolution, check: bool):
         self.path = path
-        self.name = path.stem.removesuffix(".ome")
+        self.name = slide_name(path)
         self._source = source
         self._reader: Reader = open_reader(path, check)
         self.reader, self.lossy = self._reader.name, self._reader.lossy
@@ -264,6 +264,11 @@ class Slide:
         if downsample < 0.5:
             log.warning("%s: asked for %.1fx finer pixels than it has", self.path, 1 / downsample)
         return downsample
+
+
+def slide_name(path: Path) -> str:
+    """Name a slide: its file without the suffixes."""
+    return path.stem.removesuffix(".ome")
 
 
 def open_slide(

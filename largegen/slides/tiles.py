@@ -100,8 +100,10 @@ def draw_preview(slide: "Slide", grid: TileGrid, keep: np.ndarray, path: Path, m
         max_px: longer side at most.
     """
     from PIL import Image, ImageDraw
+    from PIL.PngImagePlugin import PngInfo
 
     from largegen.runtime.files import atomic
+    from largegen.slides.by_products import PREVIEW_KEY, PREVIEW_TEXT
 
     image = Image.fromarray(slide.thumbnail(max_px))
     draw = ImageDraw.Draw(image, "RGBA")
@@ -115,5 +117,7 @@ def draw_preview(slide: "Slide", grid: TileGrid, keep: np.ndarray, path: Path, m
             draw.rectangle(box, outline=(0, 110, 60, 255))
         else:
             draw.rectangle(box, fill=(128, 128, 128, 110), outline=(128, 128, 128, 255))
+    mark = PngInfo()
+    mark.add_text(PREVIEW_KEY, PREVIEW_TEXT)
     with atomic(Path(path)) as temporary:
-        image.save(temporary, "PNG")
+        image.save(temporary, "PNG", pnginfo=mark)

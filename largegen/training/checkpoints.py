@@ -11,6 +11,7 @@ from safetensors import SafetensorError
 
 from largegen.errors import InputError, OutputError, TrainingError
 from largegen.runtime.files import remove, remove_leftovers, replace, write_errors
+from largegen.runtime.outputs import check_new
 from largegen.runtime.private_api import prepared_models
 
 # What a run must share with the one that it resumes: the rest of its settings may change on the way.
@@ -19,6 +20,8 @@ TASK_KEYS = (
     *("kind", "encoder_fingerprint", "embedding_dim", "tile_px", "prediction", "channels", "latent_channels"),
     *("autoencoder", "conditioner", "levels", "trained_on", "slides"),
 )
+
+RUN_FILES = ("config.json", "metrics.jsonl", "loss.png", "samples", "tensorboard", "model")  # beside checkpoints
 
 
 def checkpoints(out: Path) -> list[Path]:
@@ -60,6 +63,21 @@ def find_checkpoint(out: Path, resume: str | None, overwrite: bool) -> Path | No
     if there and path.resolve().parent != out.resolve():
         raise OutputError(f"{out}: holds another run than that of `resume` {path}; choose another `out`")
     return path
+
+
+def check_directory(out: Path, overwrite: bool = False) -> None:
+    """Find out before the work whether a run may write its files into `out`.
+
+    Raises:
+        InputError: One of them is, or holds, an input of the running command.
+        OutputError: One is there and is not of a run of ours, and `overwrite` is False.
+    """
+    try:
+        ours = "task" in json.loads((out / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, TypeError):
+        ours = bool(checkpoints(out))
+    for name in RUN_FILES:
+        check_new(out / name, overwrite or ours)
 
 
 def check_same_run(checkpoint: Path, settings: dict[str, Any]) -> None:

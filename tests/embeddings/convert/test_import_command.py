@@ -134,7 +134,7 @@ def test_a_directory_stands_for_its_files(tmp_path, command):
     assert code == 0 and re.findall(r"(\w)\.h5: 4 tiles", out) == ["a", "b", "c", "d"]
     assert all(EmbeddingFile(file).settings.encoder == "phikon" for file in (tmp_path / "out").iterdir())
     (folder / "a.npz").write_bytes(zipped(features=random(2, 2, 768)))
-    code, _, err = command(folder, "--overwrite")
+    code, _, err = command(folder, "--overwrite", "-q")
     assert code == 2
     assert_one_line(err, "both would be written to a.h5")
 
