@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from encoder import TILE_PX, TileEncoder
 from loop import train_for
-from maps import Maps, Region, orient, shrunk, to_float
+from maps import Maps, orient, recoloured, shrunk, to_float
 from torch import Tensor
 
 from largegen.conditioning.interpolation import slerp
@@ -17,48 +17,59 @@ from largegen.models.autoencoder import Autoencoder
 from largegen.models.model import Model
 
 STRIDE_PX = 128  # between embedded tiles
-WAYS = {"cuda": (0, 2, 5, 7)}  # orientations of the images, where the device is quick; else one
-WINDOW, BATCH = 32, 32
+WAYS = {"cuda": 8}  # orientations of the images, every second one recoloured, where the device is quick; else one
+WINDOW = 32
+BATCH, SMALL_BATCH = {"cuda": 256}, 32  # elsewhere the small one
 BETWEEN = 0.5  # of the windows at the finest level lie between tiles
 DROPOUT, CONDITION_NOISE = 0.1, 0.1
+MIDDLE = 0.5  # of the timesteps are drawn from a bell around the middle, the others evenly
 
 
 class Samples:
-    """Latents of all regions at all levels and the embeddings of their tiles, on one device."""
+    """Latents of all images at all levels and the embeddings of their tiles, on one device."""
 
     def __init__(
         self,
-        regions: list[Region],
+        images: list[Tensor],
         autoencoder: Autoencoder,
         encoder: TileEncoder,
         odds: tuple[float, ...],
         device: torch.device,
     ):
-        self.device, self.odds = device, torch.tensor(odds, device=device)
+        self.device = device
         latents, embeddings, levels, grids = [], [], [], []
-        for region in regions:
-            image = region.read().to(device)
-            for way in WAYS.get(device.type, (0,)):
-                laid = orient(image, way)
-                embeddings.append(embed(laid, encoder).movedim(-1, 0))
+        plain, rng = [], torch.Generator().manual_seed(0)
+        for number, image in enumerate(images):
+            for way in range(WAYS.get(device.type, 1)):
+                laid = orient(image.to(device), way)
+                changed = device.type in WAYS and (number + way) % 2 == 1
+                laid = recoloured(laid, rng) if changed else laid
+                tiles = embed(laid, encoder)
+                embeddings.append(tiles.movedim(-1, 0))
+                if not changed:
+                    plain.append(tiles.flatten(0, 1).cpu())
                 for level in range(len(odds)):
                     smaller = shrunk(laid, level)
                     smaller = smaller[:, : smaller.shape[1] // 8 * 8, : smaller.shape[2] // 8 * 8]
                     if min(smaller.shape[1:]) >= TILE_PX:
-                        latents.append(encode(smaller, autoencoder).half())
+                        latents.append(autoencoder.encode(to_float(smaller[None]))[0].half())
                         levels.append(level)
                         grids.append(len(embeddings) - 1)
         self.latents, self.embeddings = Maps(latents), Maps(embeddings)
+        self.plain = torch.cat(plain)  # (N, DIM): those of images that are not recoloured
         self.levels, self.grids = (torch.tensor(x, device=device) for x in (levels, grids))
         self.only = [(self.levels == level).float() for level in range(len(odds))]
+        self.odds = [odd if level in levels else 0 for level, odd in enumerate(odds)]  # none where images are too small
         self.multiples = [1] + [max(1, STRIDE_PX // 8 >> level) for level in range(1, len(odds))]
 
     @classmethod
     def kept(cls, path: Path, *arguments) -> "Samples":
-        """The samples kept in a file from an interrupted run, or new ones."""
+        """The samples kept in a file from an interrupted run, or new ones; a GPU makes them anew, which is quicker."""
         if path.exists():
             return torch.load(path, weights_only=False)  # our own file
         samples = cls(*arguments)
+        if samples.device.type in WAYS:
+            return samples
         path.parent.mkdir(parents=True, exist_ok=True)
         torch.save(samples, f"{path}.new")
         Path(f"{path}.new").rename(path)
@@ -66,9 +77,9 @@ class Samples:
 
     def draw(self, count: int, generator: torch.Generator) -> list[tuple[int, Tensor, Tensor]]:
         """(level, latents (n, C, 32, 32), grids of embeddings (n, 2^level, 2^level, D)) of `count` windows in all."""
-        chosen = torch.multinomial(self.odds, count, True, generator=generator).bincount(minlength=len(self.odds))
+        counts = [max(1, round(count * odds)) if odds else 0 for odds in self.odds[1:]]
         parts = []
-        for level, n in enumerate(chosen.tolist()):
+        for level, n in enumerate([count - sum(counts), *counts]):
             if not n:
                 continue
             if level:
@@ -78,11 +89,10 @@ class Samples:
                 between = round(n * BETWEEN)
                 places = [
                     self.latents.draw(n - between, WINDOW, generator, self.only[0], STRIDE_PX // 8),
-                    self.latents.draw(max(between, 1), WINDOW, generator, self.only[0])[:3],
+                    self.latents.draw(between, WINDOW, generator, self.only[0]),
                 ]
-                grids = [self._grid(*places[0], 0), self._between(*places[1], generator)]
-                which, rows, cols = (torch.cat(parts)[:n] for parts in zip(*places, strict=True))
-                grid = torch.cat(grids)[:n]
+                grid = torch.cat([self._grid(*places[0], 0), self._between(*places[1], generator)])
+                which, rows, cols = (torch.cat(parts) for parts in zip(*places, strict=True))
             parts.append((level, self.latents.squares(which, rows, cols, WINDOW).float(), grid))
         return parts
 
@@ -115,46 +125,55 @@ class Samples:
         return slerp(upper, lower, v)[:, None, None]
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def embed(image: Tensor, encoder: TileEncoder) -> Tensor:
     """(3, H, W) uint8 -> (rows, cols, DIM) of its tiles every STRIDE_PX."""
     tiles = image.unfold(1, TILE_PX, STRIDE_PX).unfold(2, TILE_PX, STRIDE_PX).movedim(0, 2)  # (rows, cols, 3, h, w)
-    parts = []
-    for row in tiles:
-        with torch.autocast(image.device.type, torch.bfloat16):
-            parts.append(torch.cat([encoder(to_float(part)) for part in row.split(32)]))
-    return torch.stack(parts)
+    rows, cols = tiles.shape[:2]
+    several = max(1, 192 // cols) if image.device.type == "cuda" else 1  # rows of tiles at once
+    with torch.autocast(image.device.type, torch.bfloat16):
+        parts = [encoder(to_float(part.flatten(0, 1))) for part in tiles.split(several)]
+    return torch.cat(parts).unflatten(0, (rows, cols))
 
 
-def encode(image: Tensor, autoencoder: Autoencoder) -> Tensor:
-    """(3, H, W) uint8 -> normalised latents (C, H/8, W/8), in squares of 1024 px."""
-    rows = [
-        torch.cat([autoencoder.encode(to_float(square[None]))[0] for square in band.split(1024, 2)], 2)
-        for band in image.split(1024, 1)
-    ]
-    return torch.cat(rows, 1)
+def compiled(model: Model, device: torch.device):
+    """The denoiser, on a GPU compiled and warmed up for forward and backward on batches as they are trained on."""
+    if device.type != "cuda":
+        return model.unet
+    unet, batch = torch.compile(model.unet, dynamic=False), BATCH[device.type]
+    latents = torch.randn(batch, model.autoencoder.channels, WINDOW, WINDOW, device=device)
+    latents = latents.contiguous(memory_format=torch.channels_last)
+    context = torch.randn(batch, 65, model.unet.config.cross_attention_dim, device=device, requires_grad=True)
+    timestep = torch.randint(1000, (batch,), device=device)
+    with torch.autocast(device.type, torch.bfloat16):
+        unet(latents, timestep, context, return_dict=False)[0].float().mean().backward()
+    model.unet.zero_grad(set_to_none=True)
+    return unet
 
 
-def train_denoiser(model: Model, samples: Samples, out: Path, seconds: float, rate: float) -> Model:
-    """Train the model's denoiser and conditioner on, and keep their averages."""
-    device, scheduler = samples.device, model.scheduler
-    unet, conditioner = model.unet.requires_grad_(True), model.conditioner.requires_grad_(True)
+def train_denoiser(model: Model, unet, samples: Samples, out: Path, seconds: float, rate: float) -> Model:
+    """Train the model's denoiser (given also as `compiled` gives it) and conditioner, and keep their averages."""
+    device, scheduler, conditioner = samples.device, model.scheduler, model.conditioner
     weights = model.autoencoder.importance.sqrt().to(device)
     weights = weights / weights.mean()
     alphas = scheduler.alphas_cumprod.to(device)
+    batch = BATCH.get(device.type, SMALL_BATCH)
 
     def loss_of(generator: torch.Generator) -> dict[str, Tensor]:
-        parts = samples.draw(BATCH, generator)
+        parts = samples.draw(batch, generator)
         latents = torch.cat([latents for _, latents, _ in parts])
         arranged = []
         for level, _, grids in parts:
             noise = torch.randn(grids.shape, generator=generator, device=device) * grids.shape[-1] ** -0.5
             amount = CONDITION_NOISE * torch.rand(len(grids), 1, 1, 1, generator=generator, device=device)
             arranged.append(conditioner.arrange(grids + amount * noise, level))
-        context = conditioner(*(torch.cat(p) for p in zip(*arranged, strict=True)))
+        context = conditioner(*(torch.cat(p) for p in zip(*arranged, strict=True))).float()
         drop = torch.rand(len(latents), generator=generator, device=device) < DROPOUT
         context = torch.where(drop[:, None, None], conditioner.null(1), context)
-        timestep = torch.randint(len(alphas), (len(latents),), generator=generator, device=device)
+        even = torch.rand(len(latents), generator=generator, device=device)
+        bell = torch.randn(len(latents), generator=generator, device=device).sigmoid()
+        middle = torch.rand(len(latents), generator=generator, device=device) < MIDDLE
+        timestep = (torch.where(middle, bell, even) * len(alphas)).long().clamp(max=len(alphas) - 1)
         noise = torch.randn(latents.shape, generator=generator, device=device)
         a = alphas[timestep][:, None, None, None]
         noisy = (a.sqrt() * latents + (1 - a).sqrt() * noise).contiguous(memory_format=torch.channels_last)
@@ -164,6 +183,6 @@ def train_denoiser(model: Model, samples: Samples, out: Path, seconds: float, ra
         fine = errors[: len(parts[0][1])].mean()
         return {"loss": errors.mean(), "finest": fine.detach()}
 
-    trained = train_for(seconds, {"unet": unet, "conditioner": conditioner}, loss_of, out, rate=rate)
+    trained = train_for(seconds, {"unet": model.unet, "conditioner": conditioner}, loss_of, out, rate=rate)
     model.unet, model.conditioner = trained["unet"], trained["conditioner"]
     return model

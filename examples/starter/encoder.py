@@ -5,6 +5,7 @@ each latent channel in 4 x 4 parts): regression, so it learns from few samples. 
 itself moved a little, against other tiles of the same slide. Stain and scale are never changed, so they stay in.
 """
 
+import random
 from pathlib import Path
 
 import timm
@@ -15,14 +16,13 @@ from maps import Maps, orient, to_float
 from torch import Tensor, nn
 
 from largegen.models.autoencoder import Autoencoder
-from largegen.models.encoder import load_encoder
 from largegen.models.encoder_registry import IMAGENET_MEAN, IMAGENET_STD
 from largegen.models.storage import save_weights
 from largegen.runtime.files import write_json
 from largegen.version import __version__
 
 ARCHITECTURE, DIM, TILE_PX, INPUT_PX = "resnet10t", 256, 256, 128
-TILES, OF_ONE_IMAGE, SHIFT_PX = 48, 8, 32
+TILES, FEW_TILES, OF_ONE_IMAGE, SHIFT_PX = {"cuda": 192}, 48, 8, 32  # a step; elsewhere; of them from one image
 TEMPERATURE, CONTRAST = 0.1, 0.2
 
 
@@ -50,18 +50,13 @@ def facts(tiles: Tensor, autoencoder: Autoencoder) -> Tensor:
     return torch.cat([layout, texture], 1)
 
 
-def train_encoder(
-    maps: Maps, autoencoder: Autoencoder, start: Path | None, out: Path, seconds: float, device: torch.device
-) -> TileEncoder:
-    """Train it on the images of `maps`, from the encoder of the model `start` if given."""
+def train_encoder(maps: Maps, autoencoder: Autoencoder, out: Path, seconds: float, device: torch.device) -> TileEncoder:
+    """Train it on the images of `maps`."""
     torch.manual_seed(0)
     encoder = TileEncoder().to(device, memory_format=torch.channels_last)
     known = 3 * 64 + autoencoder.channels * 16
-    if start:
-        former = load_encoder(f"local-dir:{start / 'encoder'}", device="cpu")
-        encoder.network.load_state_dict(former.net.state_dict())
+    tiles, rng = TILES.get(device.type, FEW_TILES), random.Random(0)
     decoder = nn.Sequential(nn.Linear(DIM, 768), nn.GELU(), nn.Linear(768, known)).to(device)
-    centre = torch.zeros(known, device=device)
     generator = torch.Generator(device).manual_seed(2)
     with torch.no_grad():
         sample = to_float(maps.squares(*maps.draw(128, TILE_PX, generator), TILE_PX))
@@ -69,18 +64,17 @@ def train_encoder(
 
     def loss_of(generator: torch.Generator) -> dict[str, Tensor]:
         wide = TILE_PX + SHIFT_PX
-        which = maps.draw(TILES // OF_ONE_IMAGE, wide, generator)[0]
+        which = maps.draw(tiles // OF_ONE_IMAGE, wide, generator)[0]
         which = which.repeat_interleave(OF_ONE_IMAGE)  # several tiles of one image, anywhere in it
         room = maps.sizes[which] - wide + 1
-        at = (torch.rand(TILES, 2, generator=generator, device=device) * room).long().minimum(room - 1)
-        way = int(torch.randint(8, (), generator=generator, device=device))
-        squares = to_float(orient(maps.squares(which, *at.unbind(1), wide), way))
-        y, x = torch.randint(SHIFT_PX, (2,), generator=generator, device=device).tolist()
+        at = (torch.rand(tiles, 2, generator=generator, device=device) * room).long().minimum(room - 1)
+        squares = to_float(orient(maps.squares(which, *at.unbind(1), wide), rng.randrange(8)))
+        y, x = rng.randrange(SHIFT_PX), rng.randrange(SHIFT_PX)
         first, second = squares[..., :TILE_PX, :TILE_PX], squares[..., y : y + TILE_PX, x : x + TILE_PX]
         embedded = encoder(torch.cat([first, second]))
         a, b = embedded.chunk(2)
         similarity = a @ b.T / TEMPERATURE
-        own = torch.arange(TILES, device=device)
+        own = torch.arange(tiles, device=device)
         contrast = (F.cross_entropy(similarity, own) + F.cross_entropy(similarity.T, own)) / 2
         with torch.no_grad():
             target = facts(first, autoencoder).float() - centre

@@ -16,11 +16,6 @@ WARMUP = 0.03  # of the time
 EMA_DECAY = 0.999
 
 
-def quick(function: Callable, device: torch.device) -> Callable:
-    """The function, compiled where that pays within minutes."""
-    return torch.compile(function) if device.type == "cuda" else function
-
-
 def train_for(
     seconds: float,
     modules: dict[str, nn.Module],
@@ -39,7 +34,10 @@ def train_for(
     everything = nn.ModuleDict(modules)
     averaged = copy.deepcopy(everything).requires_grad_(False)
     trained = [p for p in everything.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(trained, rate, betas=(0.9, 0.99), weight_decay=weight_decay)
+    ours, theirs = list(averaged.parameters()), list(everything.parameters())
+    optimizer = torch.optim.AdamW(
+        trained, rate, betas=(0.9, 0.99), weight_decay=weight_decay, fused=device.type == "cuda"
+    )
     generator = torch.Generator(device).manual_seed(0)
     step, spent = 0, 0.0
     checkpoint = directory / "checkpoint.pt"
@@ -72,20 +70,20 @@ def train_for(
             step += 1
             decay = min(EMA_DECAY, (1 + step) / (10 + step))
             with torch.no_grad():
-                pairs = zip(averaged.parameters(), everything.parameters(), strict=True)
-                ours, theirs = zip(*pairs, strict=True)
-                torch._foreach_lerp_(list(ours), list(theirs), 1 - decay)
+                torch._foreach_lerp_(ours, theirs, 1 - decay)
+            if step % 50 == 0:  # reads the losses, so a GPU is waited for
+                for name, value in losses.items():
+                    sums[name] = 0.8 * sums.get(name, value.item()) + 0.2 * value.item()
             now = time.process_time() if device.type == "cpu" else time.monotonic()
             spent, before = spent + now - before, now
-            if step % 50 == 0 or spent >= seconds:
-                means = {name: round(value.item(), 5) for name, value in losses.items()}
-                for name, value in means.items():
-                    sums[name] = value if name not in sums else 0.8 * sums[name] + 0.2 * value
+            if step % 50 == 0:
                 line = {"step": step, "spent_s": round(spent, 1), **{k: round(v, 5) for k, v in sums.items()}}
                 log.write(json.dumps(line) + "\n")
                 log.flush()
             if now - saved_at > SAVE_EVERY_S:
                 saved_at = now
                 save()
+        for average, current in zip(averaged.buffers(), everything.buffers(), strict=True):
+            average.copy_(current)  # of normalisation layers, averages already
         save()
     return dict(averaged.eval().items())

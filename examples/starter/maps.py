@@ -1,6 +1,7 @@
 """Images and latents of many sizes on one device, and random squares of them without work on the host."""
 
 import csv
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,8 +24,10 @@ class Region:
     subject: str  # the slide or place that it is of
 
     def read(self) -> Tensor:
-        """(3, H, W) uint8."""
-        return torch.from_numpy(np.array(Image.open(self.path).convert("RGB"))).movedim(-1, 0)
+        """(3, H, W) uint8; of a packed image the bands that are there, one below the other (see pack.py)."""
+        paths = [self.path] if self.path.exists() else sorted(self.path.parent.glob(f"{self.path.stem}.band*.jpg"))
+        bands = [np.array(Image.open(path).convert("RGB")) for path in paths]
+        return torch.from_numpy(np.concatenate(bands)).movedim(-1, 0)
 
 
 def read_manifest(data: Path, split: str) -> list[Region]:
@@ -38,6 +41,12 @@ def read_manifest(data: Path, split: str) -> list[Region]:
                 subject = name.rsplit("-", 2)[0] if kind == "tissue" else name.split("-")[0]
                 regions.append(Region(data / row["file"], kind, split, subject))
     return regions
+
+
+def read_all(regions: list[Region]) -> list[Tensor]:
+    """The images of regions, (3, H, W) uint8 each."""
+    with ThreadPoolExecutor() as pool:
+        return list(pool.map(Region.read, regions))
 
 
 class Maps:
@@ -87,3 +96,17 @@ def orient(squares: Tensor, way: int) -> Tensor:
     """One of the 8 flips and quarter turns of (..., H, W)."""
     squares = squares.rot90(way % 4, (-2, -1))
     return squares.flip(-1) if way >= 4 else squares
+
+
+def recoloured(image: Tensor, generator: torch.Generator) -> Tensor:
+    """(3, H, W) uint8 as another scanner or stain batch might show it: a mixture of its optical densities.
+
+    Each density is scaled by 0.75 to 1.3, and up to 12 % of either other one is added or taken away; glass stays glass.
+    """
+    gains = torch.exp(0.26 * (2 * torch.rand(3, generator=generator) - 1))
+    mixing = 0.12 * (2 * torch.rand(3, 3, generator=generator) - 1)
+    mixing.fill_diagonal_(0)
+    mixing += torch.diag(gains - mixing.sum(1))  # greys keep their hue, all but
+    density = -((image.float() + 1) / 256).log()
+    mixed = torch.einsum("ij,jhw->ihw", mixing.to(image.device), density)
+    return ((-mixed).exp() * 256 - 1).clamp(0, 255).round().to(torch.uint8)
