@@ -6,6 +6,7 @@ DIR holds manifest.csv and the images (see README.md). Runs on a GPU or on the C
 """
 
 import argparse
+import shutil
 import time
 from pathlib import Path
 
@@ -80,6 +81,7 @@ def train_shared(regions: list[Region], out: Path, seconds: float, device: torch
     subjects = sorted({region.subject for region in regions})
     (out / "model").mkdir(exist_ok=True)
     export_encoder(encoder, out / "model" / "encoder.new", subjects)
+    shutil.rmtree(out / "model" / "encoder", ignore_errors=True)  # of an earlier run
     (out / "model" / "encoder.new").rename(out / "model" / "encoder")
     say("shared: done")
 
