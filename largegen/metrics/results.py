@@ -67,7 +67,8 @@ class Evaluation:
 
     def as_dict(self) -> dict[str, Any]:
         """Return the JSON object: strict, so null stands for what is infinite."""
-        return _finite(asdict(self))
+        content: dict[str, Any] = _finite(asdict(self))
+        return content
 
 
 def _finite(content: Any) -> Any:

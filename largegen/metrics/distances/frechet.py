@@ -145,8 +145,8 @@ def _sum_of_singular_values(matrix: np.ndarray, tolerance: float) -> float:
     squares = eigvalsh(matrix @ matrix.T if len(matrix) <= matrix.shape[1] else matrix.T @ matrix, overwrite_a=True)
     blur = np.sqrt(len(squares)) * np.finfo(float).eps * squares[-1]
     if (blur / np.sqrt(squares.clip(blur))).sum() <= tolerance:
-        return np.sqrt(squares.clip(0)).sum()
-    return svdvals(matrix, overwrite_a=True).sum()
+        return float(np.sqrt(squares.clip(0)).sum())
+    return float(svdvals(matrix, overwrite_a=True).sum())
 
 
 def _factor(covariance: np.ndarray) -> np.ndarray:

@@ -123,7 +123,8 @@ def _inception(weights: Path | None, device: "torch.device", dtype: "torch.dtype
     def features(batch: np.ndarray) -> np.ndarray:  # (B, 299, 299, 3) float32 in [0, 255]
         with torch.inference_mode():
             x = torch.from_numpy(batch).to(device).permute(0, 3, 1, 2)  # BHWC => BCHW, as it lies: channels last
-            return layers(((x - 128) / 128).to(dtype)).flatten(1).to(torch.float32).cpu().numpy()
+            found = layers(((x - 128) / 128).to(dtype)).flatten(1)
+            return np.asarray(found.to(torch.float32).cpu())
 
     try:
         dim = features(np.zeros((1, INCEPTION_PX, INCEPTION_PX, 3), np.float32)).shape[1]
@@ -202,7 +203,7 @@ def _vgg16(device: "torch.device") -> FeatureNetwork:
             for part in to_network(batch).split(VGG_BATCH):
                 layers = network.net(network.scaling_layer(part.to(device)))
                 parts.append(torch.cat([layer.mean((2, 3)) for layer in layers], 1).cpu())
-        return torch.cat(parts).numpy()
+        return np.asarray(torch.cat(parts))
 
     return FeatureNetwork(
         name="vgg16",
@@ -227,7 +228,8 @@ def _encoder(name: str, weights: Path | None, device: "torch.device", dtype: "to
 
     def features(batch: np.ndarray) -> np.ndarray:  # (B, H, W, 3) uint8
         embeddings = encoder.encode(batch)
-        return embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
+        unit: np.ndarray = embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
+        return unit
 
     spec = encoder.spec
     own_directory = spec.source.startswith("local-dir:")  # whose path means nothing on another machine

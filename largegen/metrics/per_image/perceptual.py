@@ -28,4 +28,4 @@ def perceptual_distances(batches: Iterable[Batch], network: nn.Module, device: t
         for _, real, fake in batches:
             for pair in zip(to_network(real).split(TILE_BATCH), to_network(fake).split(TILE_BATCH), strict=True):
                 found.append(network(*(side.to(device) for side in pair)).flatten().double().cpu())
-    return torch.cat(found).numpy()
+    return np.asarray(torch.cat(found))

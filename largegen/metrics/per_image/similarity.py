@@ -73,7 +73,8 @@ def unit(embeddings: np.ndarray) -> np.ndarray:
     lengths = np.linalg.norm(values, axis=-1, keepdims=True)
     if not np.isfinite(lengths).all() or not lengths.all():
         raise InputError("an embedding is zero or not finite; try fp32 as `precision`")
-    return values / lengths
+    scaled: np.ndarray = values / lengths
+    return scaled
 
 
 def retrieval(generated: np.ndarray, real: np.ndarray) -> int:

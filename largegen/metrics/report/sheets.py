@@ -96,4 +96,5 @@ def _thumbnail(image: SetImage) -> np.ndarray:
 
 def _evenly(numbers: np.ndarray, count: int) -> np.ndarray:
     """Take up to `count` of the numbers, evenly taken."""
-    return numbers[np.linspace(0, len(numbers) - 1, min(count, len(numbers))).round().astype(int)]
+    taken: np.ndarray = numbers[np.linspace(0, len(numbers) - 1, min(count, len(numbers))).round().astype(int)]
+    return taken
