@@ -1,16 +1,12 @@
 """Which embeddings a model was trained on, so that it can tell when a reference is unlike all of them."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
-from largegen.errors import ModelError
-from largegen.models.storage import save_tensors
+from largegen.models.storage import SavedTensors
 
 QUANTILE = 0.999  # of the training embeddings' distances, beyond which an embedding counts as unlike them
 RIDGE = 0.1  # of the mean variance: directions in which the training embeddings hardly vary count less
@@ -18,7 +14,7 @@ UNLIKE_SHARE = 0.5  # of a reference's tiles beyond the quantile, from which on 
 
 
 @dataclass(frozen=True)
-class KnownEmbeddings:
+class KnownEmbeddings(SavedTensors):
     """Mean and covariance of the training embeddings' directions, as a distance (Mahalanobis) and a limit of it."""
 
     mean: Tensor  # (D,) float32, of unit embeddings
@@ -44,18 +40,3 @@ def know_embeddings(embeddings: Tensor) -> KnownEmbeddings:
     known = KnownEmbeddings(unit.mean(0).float(), whitening, torch.tensor(torch.inf))
     limit = known.distances(embeddings).quantile(QUANTILE)
     return KnownEmbeddings(known.mean, known.whitening, limit)
-
-
-def save_known_embeddings(known: KnownEmbeddings, path: Path) -> None:
-    """Write the statistics as safetensors."""
-    save_tensors({"mean": known.mean, "whitening": known.whitening.contiguous(), "limit": known.limit}, path)
-
-
-def load_known_embeddings(path: Path) -> KnownEmbeddings | None:
-    """Read what `save_known_embeddings` wrote, None where there is no file. Raises ModelError for a damaged one."""
-    if not path.exists():
-        return None
-    try:
-        return KnownEmbeddings(**load_file(path))
-    except (OSError, SafetensorError, TypeError) as error:
-        raise ModelError(f"{path}: damaged: {error}") from error

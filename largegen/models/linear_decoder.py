@@ -2,20 +2,16 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
-from largegen.errors import ModelError
-from largegen.models.storage import save_tensors
+from largegen.models.storage import SavedTensors
 
 
 @dataclass(frozen=True)
-class LinearDecoder:
+class LinearDecoder(SavedTensors):
     """The affine map from one latent to its square of pixels that comes closest to an autoencoder's decoder."""
 
     weight: Tensor  # (3, f, f, C)
@@ -46,22 +42,3 @@ def fit_linear_decoder(decode: Callable[[Tensor], Tensor], latents: Tensor) -> L
         weight=solution[:-1].T.reshape(3, factor, factor, -1),
         bias=solution[-1].reshape(3, factor, factor),
     )
-
-
-def save_linear_decoder(decoder: LinearDecoder, path: Path) -> None:
-    """Write a linear decoder as safetensors."""
-    save_tensors({"weight": decoder.weight.contiguous(), "bias": decoder.bias.contiguous()}, path)
-
-
-def load_linear_decoder(path: Path) -> LinearDecoder | None:
-    """Read what `save_linear_decoder` wrote; None where there is no such file.
-
-    Raises:
-        ModelError: For a damaged one.
-    """
-    if not path.exists():
-        return None
-    try:
-        return LinearDecoder(**load_file(path))
-    except (OSError, SafetensorError, TypeError) as error:
-        raise ModelError(f"{path}: damaged: {error}") from error

@@ -15,7 +15,7 @@ from largegen.models.conditioners import CONDITIONERS
 from largegen.models.denoiser import DENOISERS, NOISE_SCHEDULE, DenoiserConfig, build_denoiser, to_eps
 from largegen.models.directory import find_model, read_index, write_model
 from largegen.models.info import ModelInfo
-from largegen.models.linear_decoder import LinearDecoder, load_linear_decoder, save_linear_decoder
+from largegen.models.linear_decoder import LinearDecoder
 from largegen.models.storage import load_network
 from largegen.runtime.device import keep_freed_memory, resolve_device, resolve_precision
 from largegen.runtime.files import atomic
@@ -159,7 +159,7 @@ class Model:
         for _ in write_model(directory, parts, self.scheduler, self.info, dtype):
             pass
         if self.linear_decoder:
-            save_linear_decoder(self.linear_decoder, directory / LINEAR_DECODER)
+            self.linear_decoder.save(directory / LINEAR_DECODER)
         if encoder:
             shutil.copytree(encoder, directory / "encoder")
 
@@ -209,7 +209,7 @@ def load_model(name_or_dir: str | Path = "starter", device: str = "auto", precis
     ):
         if found != wanted:
             raise ModelError(f"{directory}: unet has {part} {found}, but its other networks {wanted}")
-    autoencoder, linear = Autoencoder(vae), load_linear_decoder(directory / LINEAR_DECODER)
+    autoencoder, linear = Autoencoder(vae), LinearDecoder.load(directory / LINEAR_DECODER)
     if linear and tuple(linear.weight.shape[1:]) != (autoencoder.factor, autoencoder.factor, autoencoder.channels):
         raise ModelError(f"{directory / LINEAR_DECODER}: does not match the autoencoder")
     model = Model(autoencoder, unet, conditioner, scheduler, index.info, directory, linear)

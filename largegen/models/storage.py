@@ -3,11 +3,12 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from accelerate import init_empty_weights
-from safetensors.torch import save_file
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from largegen.errors import ModelError
@@ -37,6 +38,24 @@ def save_tensors(tensors: dict[str, torch.Tensor], path: Path) -> None:
     mode = path.stat().st_mode
     save_file(tensors, path, {"format": "pt"})
     path.chmod(mode)
+
+
+class SavedTensors:
+    """A dataclass whose fields are tensors, and its safetensors file."""
+
+    def save(self, path: Path) -> None:
+        """Write the fields."""
+        save_tensors({name: value.contiguous() for name, value in vars(self).items()}, path)
+
+    @classmethod
+    def load(cls, path: Path) -> Self | None:
+        """Read what `save` wrote; None where there is no file. Raises ModelError for a damaged one."""
+        if not path.exists():
+            return None
+        try:
+            return cls(**load_file(path))
+        except (OSError, SafetensorError, TypeError) as error:
+            raise ModelError(f"{path}: damaged: {error}") from error
 
 
 def load_network(directory: Path, classes: Mapping[str, Any], class_name: str | None = None) -> nn.Module:

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from largegen.errors import ModelError
-from largegen.models.known_embeddings import know_embeddings, load_known_embeddings, save_known_embeddings
+from largegen.models.known_embeddings import KnownEmbeddings, know_embeddings
 
 
 def cloud(count, dim=16, away=0.0, seed=0):
@@ -37,16 +37,16 @@ def test_a_thousandth_of_the_training_embeddings_lies_beyond_the_limit():
 
 def test_saved_and_loaded_they_are_the_same(tmp_path):
     known = know_embeddings(cloud(500))
-    save_known_embeddings(known, tmp_path / "known.safetensors")
-    again = load_known_embeddings(tmp_path / "known.safetensors")
+    known.save(tmp_path / "known.safetensors")
+    again = KnownEmbeddings.load(tmp_path / "known.safetensors")
     assert torch.equal(again.distances(cloud(20)), known.distances(cloud(20)))
 
 
 def test_a_model_may_have_none(tmp_path):
-    assert load_known_embeddings(tmp_path / "known.safetensors") is None
+    assert KnownEmbeddings.load(tmp_path / "known.safetensors") is None
 
 
 def test_a_damaged_file_is_named(tmp_path):
     (tmp_path / "known.safetensors").write_bytes(b"not tensors")
     with pytest.raises(ModelError, match=r"known\.safetensors: damaged"):
-        load_known_embeddings(tmp_path / "known.safetensors")
+        KnownEmbeddings.load(tmp_path / "known.safetensors")

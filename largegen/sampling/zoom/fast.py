@@ -30,18 +30,10 @@ def zoom_fast(
     checkpoint: Checkpoint | None = None,
     progress: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """Sample a draft, its guide, and the canvas under the guide.
+    """Sample a draft, its guide, and the canvas under the guide; the draft has a checkpoint of its own.
 
-    Args:
-        model: with several levels.
-        features: (k, k, D), one embedding for each tile, on the model's device.
-        level: whose single patch shows the whole image: k = 2^level.
-        sampling: as `generate.resolve_defaults` gives it.
-        checkpoint: what a killed run resumes from; the draft has one beside it.
-        progress: show progress bars.
-
-    Returns:
-        Latents of the guide (1, C, w, w) and of the image (1, C, k w, k w), float32 on the CPU.
+    Takes and returns what `zoom.zoom_latents` does, with the features on the model's device, and with the level whose
+    single patch shows the whole image: 2^level tiles a side.
     """
     side = len(features)
     size = (side * model.tile_px, side * model.tile_px)

@@ -31,19 +31,10 @@ def zoom_published(
     checkpoint: Checkpoint | None = None,
     progress: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """Sample a guide and tiles at once, and then remove the seams between the tiles.
+    """Sample a guide and tiles at once, and then remove the seams between the tiles; this has a checkpoint of its own.
 
-    Args:
-        model: with several levels.
-        features: (k, k, D), one embedding for each tile, on the model's device.
-        level: whose single patch shows the whole image: k = 2^level.
-        sampling: as `generate.resolve_defaults` gives it.
-        zooming: settings of the method.
-        checkpoint: what a killed run resumes from; the pass against seams has one beside it.
-        progress: show progress bars.
-
-    Returns:
-        Latents of the guide (1, C, w, w) and of the image (1, C, k w, k w), float32 on the CPU.
+    Takes and returns what `zoom.zoom_latents` does, with the features on the model's device, and with the level whose
+    single patch shows the whole image: 2^level tiles a side.
     """
     side, window, channels = len(features), model.window, model.autoencoder.channels
     start = noise(sampling.seed, INITIAL, 0, 0, side * window, side * window, channels)

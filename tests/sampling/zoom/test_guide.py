@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from largegen.errors import InputError, ModelError
-from largegen.models.linear_decoder import LinearDecoder, fit_linear_decoder, load_linear_decoder, save_linear_decoder
+from largegen.models.linear_decoder import LinearDecoder, fit_linear_decoder
 from largegen.sampling.zoom.guide import GuideConstraint
 
 FACTOR, CHANNELS = 8, 12
@@ -94,10 +94,10 @@ def test_scales_that_do_not_fit(decoder):
 
 
 def test_it_is_saved_and_loaded(decoder, tmp_path):
-    assert load_linear_decoder(tmp_path / "linear.safetensors") is None
-    save_linear_decoder(decoder, tmp_path / "linear.safetensors")
-    loaded = load_linear_decoder(tmp_path / "linear.safetensors")
+    assert LinearDecoder.load(tmp_path / "linear.safetensors") is None
+    decoder.save(tmp_path / "linear.safetensors")
+    loaded = LinearDecoder.load(tmp_path / "linear.safetensors")
     assert torch.equal(loaded.weight, decoder.weight) and torch.equal(loaded.bias, decoder.bias)
     (tmp_path / "linear.safetensors").write_bytes(b"no")
     with pytest.raises(ModelError, match="damaged"):
-        load_linear_decoder(tmp_path / "linear.safetensors")
+        LinearDecoder.load(tmp_path / "linear.safetensors")
