@@ -1,6 +1,6 @@
 """`largegen embed`: slides -> embedding files."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -9,10 +9,11 @@ import typer
 from largegen.cli import options as shared
 from largegen.cli.import_ import import_ as import_files
 from largegen.cli.import_ import refuse_same_names
+from largegen.embeddings.options import EmbedOptions
 from largegen.errors import InputError
+from largegen.models.encoder_registry import ENCODER_HELP
 
 if TYPE_CHECKING:
-    from largegen.embeddings.embed import EmbedOptions
     from largegen.models.encoder import Encoder
     from largegen.slides.resolution import Resolution
     from largegen.slides.slide import Slide
@@ -37,16 +38,13 @@ def embed(
     overlap_px: Annotated[
         int | None, typer.Option("--overlap", min=0, help="Pixels that neighbouring tiles share.", show_default="0")
     ] = None,
-    tissue_threshold: shared.TissueThreshold = None,
-    no_tissue_filter: shared.NoTissueFilter = False,
+    options: EmbedOptions,
     preview: Annotated[
         bool,
         typer.Option("--preview", help="Also write <slide>.png: a thumbnail with the tiles drawn on it."),
     ] = False,
-    encoder: Annotated[str | None, typer.Option(help=shared.ENCODER_HELP, show_default="starter")] = None,
+    encoder: Annotated[str | None, typer.Option(help=ENCODER_HELP, show_default="starter")] = None,
     encoder_weights: shared.EncoderWeights = None,
-    batch_size: shared.BatchSize = 32,
-    workers: shared.Workers = 2,
     device: shared.Device = "auto",
     precision: shared.Precision = "auto",
     keep_going: shared.KeepGoing = False,
@@ -75,7 +73,7 @@ def embed(
     """
     target = resolution.target()
     if import_:
-        if preview or no_tissue_filter or tissue_threshold is not None:
+        if preview or not options.tissue_filter or options.tissue_threshold is not None:
             raise InputError("--import: `preview` and the tissue filter are for slides only")
         return import_files(
             slides,
@@ -99,7 +97,6 @@ def embed(
         )
     if slide is not None or dataset is not None:
         raise InputError("`slide`, `dataset`: only with --import")
-    from largegen.embeddings.embed import EmbedOptions
     from largegen.runtime.outputs import check_writable
     from largegen.slides.by_products import is_preview
     from largegen.slides.find import find_files
@@ -112,7 +109,7 @@ def embed(
             file = out / f"{slide_name(path)}.png"
             check_writable(file, overwrite or is_preview(file))
     network = _load(encoder or "starter", encoder_weights, device, precision)
-    options = EmbedOptions(tile_px or 256, overlap_px or 0, tissue_threshold, not no_tissue_filter, batch_size, workers)
+    options = replace(options, tile_px=tile_px or options.tile_px, overlap_px=overlap_px or options.overlap_px)
 
     def one(path: Path) -> dict[str, Any]:
         with open_slide(path, *resolution.source()) as slide:
@@ -144,7 +141,7 @@ def _embed_one(
     encoder: "Encoder",
     out: Path,
     target: "Resolution",
-    options: "EmbedOptions",
+    options: EmbedOptions,
     preview: bool,
     overwrite: bool,
 ) -> dict[str, Any]:
@@ -173,7 +170,7 @@ def _embed_one(
 
 
 def _estimate(
-    slide: "Slide", encoder: "Encoder", out: Path, target: "Resolution", options: "EmbedOptions"
+    slide: "Slide", encoder: "Encoder", out: Path, target: "Resolution", options: EmbedOptions
 ) -> dict[str, Any]:
     from largegen.embeddings.embed import estimate
 

@@ -1,5 +1,6 @@
 """`largegen eval`."""
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -7,7 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from largegen.cli import options as shared
+from largegen.cli.derived import Fields
 from largegen.cli.flags import in_flags
+from largegen.metrics.request import CropSettings, EvaluationConfig, EvaluationOutputs, SetsRequest, parse_metric
+from largegen.slides.resolution import Resolution
 
 if TYPE_CHECKING:
     from largegen.metrics.results import Evaluation
@@ -50,6 +54,7 @@ def eval(
         list[Path],
         typer.Option(help="Generated images: folders, images, .tif, .dzi; several may follow.", metavar="PATH..."),
     ],
+    *,
     metrics: Annotated[
         str,
         typer.Option(
@@ -59,16 +64,9 @@ def eval(
             show_default="all that inputs and weights allow",
         ),
     ] = "",
-    crops: Annotated[int, typer.Option(min=2, help="Crops of each set and magnification.")] = 10_000,
-    crop_px: Annotated[int, typer.Option(min=16, help="Side of a crop in pixels.")] = 256,
+    crops: Annotated[CropSettings, Fields("count", "size_px", "seed", count="--crops", size_px="--crop-px")],
     grid: Annotated[bool, typer.Option("--grid", help="Take crops side by side instead of at random places.")] = False,
-    no_tissue_filter: Annotated[
-        bool,
-        typer.Option(
-            "--no-tissue-filter",
-            help="Also take crops of empty glass; by default crops of slides, and so of generated images, show tissue.",
-        ),
-    ] = False,
+    sets: SetsRequest,
     mag: Annotated[
         float | None, typer.Option(help="Compare at this magnification.", show_default="the generated images' own")
     ] = None,
@@ -84,45 +82,8 @@ def eval(
     ] = None,
     fake_mpp: Annotated[float | None, typer.Option(help="Microns per pixel of the generated images, likewise.")] = None,
     fake_gsd: Annotated[float | None, typer.Option(help="Metres per pixel of the generated scenes, likewise.")] = None,
-    pairs: Annotated[
-        Path | None,
-        typer.Option(
-            help="CSV of generated,real[,x,y]: the real image, and the place on it, that each was generated from.",
-            show_default="from the images' metadata",
-        ),
-    ] = None,
-    encoder: Annotated[
-        str | None,
-        typer.Option(
-            help="Encoder of fd, kid and precision-recall. " + shared.ENCODER_HELP,
-            show_default="starter, and the one in the images' metadata",
-        ),
-    ] = None,
-    encoder_weights: shared.EncoderWeights = None,
-    inception_weights: Annotated[
-        Path | None,
-        typer.Option(help="inception-2015-12-05.pt, for FID.", show_default="~/.cache/largegen, or downloaded"),
-    ] = None,
-    clip_weights: Annotated[
-        Path | None,
-        typer.Option(help="Weights of CLIP ViT-B/32, for CLIP FID.", show_default="the hub's, by its own cache"),
-    ] = None,
-    save_stats: Annotated[
-        Path | None, typer.Option(help="Save the real set's statistics to this .npz, for --real later.")
-    ] = None,
-    report: Annotated[Path | None, typer.Option(help="Also write a report with images, as HTML.")] = None,
-    replicates: Annotated[
-        int, typer.Option(min=0, help="Bootstrap resamplings per confidence interval; 0 for no intervals.")
-    ] = 20,
-    batch_size: shared.BatchSize = 32,
-    workers: shared.Workers = 2,
-    device: shared.Device = "auto",
-    seed: shared.Seed = 0,
-    keep_going: Annotated[
-        bool,
-        typer.Option("--keep-going", help="Leave out damaged images instead of stopping; the exit code is then 3."),
-    ] = False,
-    overwrite: shared.Overwrite = False,
+    config: EvaluationConfig,
+    outputs: EvaluationOutputs,
     dry_run: shared.DryRun = False,
     json: shared.Json = False,
 ) -> int:
@@ -132,45 +93,27 @@ def eval(
     are left out. On several devices: accelerate launch --num_processes 2 -m largegen eval ...
     """
     names = [name for name in metrics.replace(" ", "").split(",") if name]
-    from largegen.metrics.request import EvaluationConfig, parse_metric
-
     wanted = tuple(dict.fromkeys(map(parse_metric, names)))
     from accelerate import PartialState
 
-    from largegen.metrics.evaluate_files import EvaluationOutputs, evaluate_files, plan_files
-    from largegen.metrics.sets.crops import CropSettings
-    from largegen.metrics.sets.sets import SetsRequest
-    from largegen.runtime.device import resolve_device
-    from largegen.slides.resolution import Resolution
+    from largegen.metrics.evaluate_files import evaluate_files, plan_files
 
-    request = SetsRequest(
-        real,
-        fake,
+    request = replace(
+        sets,
+        real=real,
+        fake=fake,
         target=Resolution(mpp, mag, gsd),
         real_source=Resolution(real_mpp, real_mag, real_gsd),
         fake_source=Resolution(fake_mpp, fake_mag, fake_gsd),
-        pairs=pairs,
-        tissue_filter=not no_tissue_filter,
-        keep_going=keep_going,
     )
-    config = EvaluationConfig(
-        metrics=wanted,
-        crops=CropSettings(crops, crop_px, "grid" if grid else "random", seed),
-        encoder=encoder,
-        weights={"inception": inception_weights, "clip": clip_weights, "encoder": encoder_weights},
-        replicates=replicates,
-        batch_size=batch_size,
-        workers=workers,
-        device=resolve_device(device),
-    )
-    outputs = EvaluationOutputs(report, save_stats, overwrite)
+    config = replace(config, metrics=wanted, crops=replace(crops, placement="grid" if grid else "random"))
     if dry_run:
         plan_files(request, config, outputs, shared.print_json)
         return 0
     tell = partial(_say, json=json)
     complete = evaluate_files(request, config, outputs, tell, in_flags, progress=shared.show_progress())
-    if report and not json and PartialState().is_main_process:
-        typer.echo(f"{report}: report with images")
+    if outputs.report and not json and PartialState().is_main_process:
+        typer.echo(f"{outputs.report}: report with images")
     return 0 if complete else 3
 
 

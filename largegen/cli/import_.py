@@ -8,6 +8,7 @@ import typer
 
 from largegen.cli import options as shared
 from largegen.errors import InputError
+from largegen.models.encoder_registry import ENCODER_HELP
 from largegen.slides.resolution import Resolution
 
 if TYPE_CHECKING:
@@ -25,9 +26,7 @@ def import_(
     recursive: shared.Recursive = False,
     encoder: Annotated[
         str | None,
-        typer.Option(
-            help="Encoder that the embeddings were made with. " + shared.ENCODER_HELP, show_default="the file's"
-        ),
+        typer.Option(help="Encoder that the embeddings were made with. " + ENCODER_HELP, show_default="the file's"),
     ] = None,
     dataset: Annotated[
         str | None, typer.Option(help="Which array, if a file has several: feat_20x, or 3/feat_20x in a list.")

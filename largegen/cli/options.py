@@ -17,6 +17,7 @@ import typer
 from largegen.cli.derived import Command, with_parameters
 from largegen.cli.flags import in_flags, speak_for
 from largegen.errors import InputError, LargegenError
+from largegen.models.encoder_registry import ENCODER_WEIGHTS
 from largegen.runtime.outputs import forget_inputs, protect
 from largegen.slides.resolution import Resolution
 
@@ -160,7 +161,6 @@ Quiet = Annotated[
 EmbeddingsOut = Annotated[Path, typer.Option("--out", help="Directory for the embedding files, <slide>.h5.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
 Precision = Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16.")]
-Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an existing output.")]
 Recursive = Annotated[bool, typer.Option("--recursive", help="Search directories with all folders below them.")]
 DryRun = Annotated[
@@ -185,8 +185,6 @@ Corner = Annotated[
         show_default="most tissue",
     ),
 ]
-BatchSize = Annotated[int, typer.Option(min=1, help="Tiles or crops per batch.")]
-Workers = Annotated[int, typer.Option(min=0, help="Threads that read tiles ahead of the network.")]
 Mag = Annotated[
     float | None,
     typer.Option(help="Work at this magnification: 20 is 0.5 um/px (slides).", show_default="20 for slides"),
@@ -207,19 +205,8 @@ SourceGsd = Annotated[
     float | None,
     typer.Option(help="Metres per pixel of the input scene, if its metadata lack it or are wrong."),
 ]
-TissueThreshold = Annotated[
-    float | None,
-    typer.Option(min=0.0, max=1.0, help="Colour saturation above which a pixel is tissue.", show_default="Otsu's"),
-]
-NoTissueFilter = Annotated[
-    bool, typer.Option("--no-tissue-filter", help="Take every tile, including empty glass and no data.")
-]
 ExportPrecision = Annotated[str, typer.Option(help="Precision of the exported weights: fp32, fp16 or bf16.")]
-ENCODER_HELP = "A name from `largegen encoders`, a timm model name, hf-hub:ORG/NAME or local-dir:DIR."
-EncoderWeights = Annotated[
-    Path | None,
-    typer.Option(help="Encoder weights from a .safetensors, .pth or .bin file, to work offline or if no hub has them."),
-]
+EncoderWeights = Annotated[Path | None, typer.Option(help=ENCODER_WEIGHTS.help)]
 
 
 @dataclass(frozen=True)

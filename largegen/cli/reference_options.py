@@ -8,6 +8,7 @@ import typer
 
 from largegen.cli import options as shared
 from largegen.conditioning.open_reference import ReferenceOptions
+from largegen.embeddings.options import TISSUE_FILTER, TISSUE_THRESHOLD
 from largegen.errors import InputError
 
 
@@ -17,8 +18,8 @@ class Reference(shared.ResolutionOptions):
 
     ref: Annotated[Path | None, typer.Option(help="Reference slide or scene; the tiles it needs are embedded.")] = None
     embeddings: Annotated[Path | None, typer.Option(help="Embedding file to use instead of --ref.")] = None
-    tissue_threshold: shared.TissueThreshold = None
-    no_tissue_filter: shared.NoTissueFilter = False
+    tissue_threshold: Annotated[float | None, TISSUE_THRESHOLD] = None
+    tissue_filter: Annotated[bool, TISSUE_FILTER] = True
     encoder_weights: shared.EncoderWeights = None
     region_encoder_weights: Annotated[
         Path | None,
@@ -49,8 +50,8 @@ class Reference(shared.ResolutionOptions):
             raise InputError("give `ref=SLIDE` or `embeddings=FILE.h5`")
         target = self.target()
         with_both = ("ref", "embeddings", "region_embeddings", "no_region")
-        of_slides = [getattr(self, f.name) for f in fields(self) if f.name not in with_both]
-        if self.embeddings and any(value is not None and value is not False for value in of_slides):
+        of_slides = [f for f in fields(self) if f.name not in with_both]
+        if self.embeddings and any(getattr(self, f.name) != f.default for f in of_slides):
             raise InputError("`embeddings`: resolution, tissue filter, encoder and cache are options of `ref` only")
         return ReferenceOptions(
             ref=self.ref,
@@ -58,7 +59,7 @@ class Reference(shared.ResolutionOptions):
             target=target,
             source=self.source(),
             tissue_threshold=self.tissue_threshold,
-            tissue_filter=not self.no_tissue_filter,
+            tissue_filter=self.tissue_filter,
             encoder_weights=self.encoder_weights,
             region_encoder_weights=self.region_encoder_weights,
             cache=self.cache,

@@ -82,7 +82,7 @@ class ReferenceOptions:
     def _slide(self, stack: ExitStack, model: "Model", progress: bool) -> "SlideOnDemand":
         """Open the slide at the resolution asked for, by default the model's own."""
         from largegen.conditioning.reference import SlideOnDemand
-        from largegen.embeddings.embed import EmbedOptions
+        from largegen.embeddings.options import EmbedOptions
         from largegen.slides.slide import open_slide
 
         slide = stack.enter_context(open_slide(self.ref or Path(), *self.source))

@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 
 from largegen.conditioning.area import ImageArea, check_size, most_tissue
-from largegen.embeddings.embed import EmbedOptions, Rectangle, embed_slide, plan_tiles
+from largegen.embeddings.embed import Rectangle, embed_slide, plan_tiles
 from largegen.embeddings.file import EmbeddingFile
 from largegen.embeddings.grid import EmbeddingGrid
+from largegen.embeddings.options import EmbedOptions
 from largegen.errors import EmbeddingFileError, InputError
 from largegen.models.encoder import STARTER_DIR, Encoder, load_encoder
 from largegen.models.model import Model

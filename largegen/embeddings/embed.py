@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from largegen.embeddings.file import EmbeddingFile, write_embeddings
+from largegen.embeddings.options import EmbedOptions
 from largegen.embeddings.partial import Blocks
 from largegen.embeddings.settings import EmbeddingSettings, trident_attributes
 from largegen.errors import InputError, ModelError, OutputError
@@ -37,18 +38,6 @@ log = logging.getLogger(__name__)
 
 TRIAL_TILES = 4  # that an estimate embeds to see how long one takes
 Rectangle = tuple[int, int, int, int]  # row, column, rows, columns of a slide's tile grid
-
-
-@dataclass(frozen=True)
-class EmbedOptions:
-    """How slides are embedded: their tiles, which of them count as tissue, and how the work is done."""
-
-    tile_px: int = 256  # side of a tile, in px at the working resolution
-    overlap_px: int = 0  # shared by neighbouring tiles, in the same px
-    tissue_threshold: float | None = None  # saturation in [0, 1] from which a pixel is tissue; None: Otsu's
-    tissue_filter: bool = True  # False: every tile is embedded
-    batch_size: int = 32  # tiles that the encoder sees at once
-    workers: int = 2  # threads that read ahead; 0: none
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 
 from largegen.metrics.comparison import Comparison
-from largegen.metrics.request import are_patches
 from largegen.metrics.set_figures import sample_warnings
+from largegen.metrics.sets.images import are_patches
 
 MAX_CROPS_PER_AREA = 4  # crops per room for one from which on they say little of what another draw would give
 

@@ -10,10 +10,10 @@ import numpy as np
 from largegen.errors import HubError, InputError, ModelError
 from largegen.metrics.features.extract import extract
 from largegen.metrics.features.networks import FeatureNetwork, load_network
-from largegen.metrics.request import EvaluationConfig, are_patches
+from largegen.metrics.request import CropSettings, EvaluationConfig
 from largegen.metrics.results import IncompatibleStatistics, NotApplicable
-from largegen.metrics.sets.crops import WHOLE_PX, Crops, CropSettings, Samples, whole_images
-from largegen.metrics.sets.images import ResolutionGroup, SetImage
+from largegen.metrics.sets.crops import WHOLE_PX, Crops, Samples, whole_images
+from largegen.metrics.sets.images import ResolutionGroup, SetImage, are_patches
 from largegen.metrics.sets.sets import Sets
 from largegen.metrics.sets.statistics import Statistics, check_same_key
 from largegen.runtime.distributed import main_first, run_on_main
@@ -71,7 +71,7 @@ class Comparison:
         if name not in self._networks:
             try:
                 weights = self.config.weights.get(name.partition(":")[0])
-                load = partial(load_network, name, weights, self.config.device)
+                load = partial(load_network, name, weights, self.config.torch_device)
                 self._networks[name] = main_first(self.processes, load)
             except (HubError, ModelError) as error:
                 self._networks[name] = error

@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 from largegen.errors import HubError, InputError, ModelError
 from largegen.metrics import image_figures, set_figures
+from largegen.metrics.catalogue import CATALOGUE
 from largegen.metrics.caveats import describe_set, warnings_of
 from largegen.metrics.comparison import Comparison
-from largegen.metrics.request import STARTER, EvaluationConfig, Metric, are_patches, metrics_of
+from largegen.metrics.request import STARTER, VGG, EvaluationConfig, Metric, parse_metric
 from largegen.metrics.results import Evaluation, Figure, IncompatibleStatistics, LeftOut, LevelFigures, NotApplicable
 from largegen.metrics.sets.crops import Crops
-from largegen.metrics.sets.images import ResolutionGroup, SetImage
+from largegen.metrics.sets.images import ResolutionGroup, SetImage, are_patches
 from largegen.metrics.sets.sets import Sets
 from largegen.runtime.distributed import run_on_main
 from largegen.version import __version__
@@ -46,7 +47,7 @@ def evaluate(
     levels, left_out = [], _LeftOut(several=len(sets.groups) > 1)
     for group in sets.groups:
         figures: list[Figure] = []
-        for metric in metrics_of(group, config):
+        for metric in _metrics_of(group, config):
             try:
                 _check(metric, group, comparison)
                 figures += _measure(metric, group, comparison)
@@ -82,16 +83,29 @@ def plan(sets: Sets, config: EvaluationConfig) -> dict[str, Any]:
             "level": group.name,
             "real": count(group.real) if group.real else "saved statistics",
             "fake": count(group.fake),
-            "metrics": [metric.name for metric in metrics_of(group, config)],
+            "metrics": [metric.name for metric in _metrics_of(group, config)],
         }
         for group in sets.groups
     ]
     return {"levels": levels, "settings": _settings(config)}
 
 
+def _metrics_of(group: ResolutionGroup, config: EvaluationConfig) -> list[Metric]:
+    """List the metrics asked for, or all that there are for patches or for large images."""
+    if config.metrics:
+        return list(config.metrics)
+    made_with = group.fake[0].provenance.get("encoder")
+    encoders = [config.encoder] if config.encoder else dict.fromkeys(filter(None, (STARTER, made_with)))
+    fid = "patch-fid" if are_patches(group.fake, config.crops.size_px) else "crop-fid"
+    names = [fid, "kid", "precision-recall", "clip-fid"]
+    names += [f"{kind}:{encoder}" for encoder in encoders for kind in ("fd", "kid", "precision-recall")]
+    names += [f"fd:{VGG}", *(name for name, kind in CATALOGUE.items() if not kind.spaces)]
+    return [parse_metric(name) for name in names]
+
+
 def _settings(config: EvaluationConfig) -> dict[str, Any]:
     settings = {**asdict(config.crops), "encoder": config.encoder or STARTER, "replicates": config.replicates}
-    return {**settings, "device": str(config.device), "largegen": __version__}
+    return {**settings, "device": str(config.torch_device), "largegen": __version__}
 
 
 def _require(metric: Metric, comparison: Comparison) -> None:

@@ -38,7 +38,7 @@ def check(metric: Metric, group: ResolutionGroup, sets: Sets, config: Evaluation
     if metric.kind in ("embedding-similarity", "lpips"):
         paired(group, sets)
     if metric.kind == "lpips":
-        perceptual_network(config.device)
+        perceptual_network(config.torch_device)
 
 
 def measure(metric: Metric, group: ResolutionGroup, sets: Sets, config: EvaluationConfig) -> Figure:
@@ -161,7 +161,7 @@ def similarity_figure(group: ResolutionGroup, sets: Sets, config: EvaluationConf
     The encoder is the one asked for, else that which the images say they were made with, else the starter.
     """
     name = config.encoder or _made_by(group, paired(group, sets)).get("encoder") or STARTER
-    encoder = load_encoder(name, config.weights.get("encoder"), config.device)
+    encoder = load_encoder(name, config.encoder_weights, config.torch_device)
 
     def compare(tiles: PairTiles) -> Similarity:
         return similarity(*embed_pairs(tiles.batches(config.batch_size, config.workers), encoder), tiles.places[:, 0])
@@ -182,10 +182,10 @@ def similarity_figure(group: ResolutionGroup, sets: Sets, config: EvaluationConf
 
 def perceptual_figure(group: ResolutionGroup, sets: Sets, config: EvaluationConfig) -> Figure:
     """Compute the mean ST-LPIPS between tiles of the images and the real ones in their places (Ghildyal & Liu 2022)."""
-    network = perceptual_network(config.device)
+    network = perceptual_network(config.torch_device)
 
     def compare(tiles: PairTiles) -> np.ndarray:
-        return perceptual_distances(tiles.batches(config.batch_size, config.workers), network, config.device)
+        return perceptual_distances(tiles.batches(config.batch_size, config.workers), network, config.torch_device)
 
     values = _of_tiles(group, sets, compare)
     return Figure(

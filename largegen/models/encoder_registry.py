@@ -11,6 +11,12 @@ from types import MappingProxyType
 from typing import Any
 
 from largegen.runtime.hub import page_of
+from largegen.runtime.setting import Setting
+
+ENCODER_HELP = "A name from `largegen encoders`, a timm model name, hf-hub:ORG/NAME or local-dir:DIR."
+ENCODER_WEIGHTS = Setting(
+    "Encoder weights from a .safetensors, .pth or .bin file, to work offline or if no hub has them."
+)
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)

@@ -20,7 +20,8 @@ from torch import nn
 
 from largegen.metrics.features.extract import extract
 from largegen.metrics.features.networks import load_network
-from largegen.metrics.sets.crops import Crops, CropSettings
+from largegen.metrics.request import CropSettings
+from largegen.metrics.sets.crops import Crops
 from largegen.metrics.sets.images import find_images, resolution_groups
 from largegen.runtime.distributed import process_group
 

@@ -16,8 +16,8 @@ import numpy as np
 import torch
 
 from largegen.conditioning.reference import SlideOnDemand, encoder_of, slide_reference
-from largegen.embeddings.embed import EmbedOptions
 from largegen.embeddings.grid import EmbeddingGrid
+from largegen.embeddings.options import EmbedOptions
 from largegen.errors import LargegenError
 from largegen.models.encoder import Encoder, load_encoder
 from largegen.models.model import Model

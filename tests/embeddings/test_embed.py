@@ -14,8 +14,9 @@ from helpers import ROOT, TESTS
 from helpers.embeddings import MeanColour, embed, leftovers
 
 from largegen.embeddings import partial
-from largegen.embeddings.embed import EmbedOptions, plan_tiles
+from largegen.embeddings.embed import plan_tiles
 from largegen.embeddings.file import EmbeddingFile, read_grid
+from largegen.embeddings.options import EmbedOptions
 from largegen.errors import InputError, LockedError, ModelError, OutputError
 from largegen.runtime.lock import lock
 from largegen.slides.slide import open_slide

@@ -10,8 +10,9 @@ import torch
 
 from largegen.embeddings.convert.convert import import_embeddings
 from largegen.embeddings.convert.facts import ImportOptions
-from largegen.embeddings.embed import EmbedOptions, embed_slide
+from largegen.embeddings.embed import embed_slide
 from largegen.embeddings.file import read_grid
+from largegen.embeddings.options import EmbedOptions
 
 OPTIONS = {field.name for field in fields(EmbedOptions)}
 

@@ -6,7 +6,7 @@ import torch
 from helpers.models import TILE_PX, WIDTH
 
 from largegen.conditioning.reference import SlideOnDemand, slide_reference
-from largegen.embeddings.embed import EmbedOptions
+from largegen.embeddings.options import EmbedOptions
 from largegen.sampling.generate import resolve_defaults
 from largegen.sampling.patches import choose_places, grids_at, sample_patches
 from largegen.sampling.settings import Sampling

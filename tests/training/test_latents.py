@@ -6,8 +6,9 @@ import torch
 from helpers.disk import small_disk
 from helpers.models import save_encoder
 
-from largegen.embeddings.embed import EmbedOptions, embed_slide
+from largegen.embeddings.embed import embed_slide
 from largegen.embeddings.file import EmbeddingFile
+from largegen.embeddings.options import EmbedOptions
 from largegen.embeddings.source import find_slide
 from largegen.errors import EmbeddingFileError, OutputError
 from largegen.models.autoencoder import Autoencoder

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from largegen.embeddings.embed import EmbedOptions, embed_slide
+from largegen.embeddings.embed import embed_slide
 from largegen.embeddings.file import EmbeddingFile
+from largegen.embeddings.options import EmbedOptions
 from largegen.errors import InputError
 from largegen.slides.slide import open_slide
 from largegen.training.regions import EmbeddingGrids, find_regions, split

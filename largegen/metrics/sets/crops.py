@@ -9,13 +9,12 @@ from collections import OrderedDict
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass
 from functools import partial
-from typing import Literal
 
 import numpy as np
 
-from largegen.errors import InputError, SlideError
+from largegen.errors import SlideError
+from largegen.metrics.request import CropSettings
 from largegen.metrics.results import NotApplicable
 from largegen.metrics.sets.crop_area import CropArea, crop_area_of
 from largegen.metrics.sets.images import Failed, SetImage
@@ -27,23 +26,6 @@ MAX_OPEN_SLIDES = 4  # crops come image by image, so that few need to be open
 WHOLE_PX = 1024  # shorter side that whole images are shrunk to
 Prepare = Callable[[np.ndarray], np.ndarray]
 _Read = tuple[list[int], list[np.ndarray], dict[int, str]]  # numbers, samples, images that fail and why
-
-
-@dataclass(frozen=True)
-class CropSettings:
-    """Which crops of a set are compared."""
-
-    count: int  # of crops, over the whole set
-    size_px: int = 256  # side, in px at the working resolution
-    placement: Literal["random", "grid"] = "random"  # anywhere, also over one another; or side by side
-    seed: int = 0
-
-    def check(self) -> None:
-        """Raise InputError for settings that make no sense."""
-        if self.count < 1 or self.size_px < 1:
-            raise InputError(f"{self.count} crops of {self.size_px} px: both must be positive")
-        if self.placement not in ("random", "grid"):
-            raise InputError(f"crops placed {self.placement}: use random or grid")
 
 
 class Samples:

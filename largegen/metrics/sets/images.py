@@ -242,3 +242,8 @@ def _look(slide: Slide, source: Resolution) -> _Found:
     tissue = slide.kind != "image" and not slide.provenance
     size = slide.width, slide.height
     return _Found(Path(slide.path), *size, scale, slide.lossy, tissue, slide.provenance)
+
+
+def are_patches(images: Sequence[SetImage], size_px: int) -> bool:
+    """Tell whether the images are themselves crops: all are of their size."""
+    return all((image.width, image.height) == (size_px, size_px) for image in images)

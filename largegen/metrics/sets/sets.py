@@ -1,14 +1,13 @@
 """The real and the generated set of an evaluation: images, or statistics of an earlier one, and their pairs."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from largegen.errors import InputError, SlideError
+from largegen.metrics.request import SetsRequest
 from largegen.metrics.sets.images import Failed, ResolutionGroup, find_images, resolution_groups
 from largegen.metrics.sets.pairs import Pair, find_pairs, given_pairs
 from largegen.metrics.sets.statistics import Statistics, load_statistics
-from largegen.slides.resolution import UNKNOWN, Resolution
 
 
 @dataclass(frozen=True)
@@ -34,20 +33,6 @@ class Sets:
     def left_out(self) -> set[Path]:
         """The images that were left out."""
         return {path for path, _ in self.failed or ()}
-
-
-@dataclass(frozen=True)
-class SetsRequest:
-    """What is to be compared with what, as it is asked for."""
-
-    real: Sequence[Path]  # images, slides, folders, embedding files, or one .npz of statistics
-    fake: Sequence[Path]
-    target: Resolution = UNKNOWN  # to compare at; none: the generated images' own, see images.resolution_groups
-    real_source: Resolution = UNKNOWN  # of the real images, where their metadata lack it
-    fake_source: Resolution = UNKNOWN
-    pairs: Path | None = None  # CSV file, see pairs.given_pairs; None: what generated images say of their making
-    tissue_filter: bool = True  # crops of slides, and of the images compared with them, are of tissue only
-    keep_going: bool = False  # leave out damaged images
 
 
 def open_sets(request: SetsRequest) -> Sets:

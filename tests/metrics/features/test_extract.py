@@ -12,7 +12,8 @@ from largegen.metrics.distances.frechet import gaussian_of
 from largegen.metrics.features import extract as module
 from largegen.metrics.features.extract import extract
 from largegen.metrics.features.networks import FeatureNetwork
-from largegen.metrics.sets.crops import Crops, CropSettings, Samples
+from largegen.metrics.request import CropSettings
+from largegen.metrics.sets.crops import Crops, Samples
 from largegen.metrics.sets.images import SetImage
 from largegen.runtime.distributed import process_group
 

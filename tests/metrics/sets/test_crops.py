@@ -8,8 +8,9 @@ import pytest
 from helpers.slides import save_slide, tissue_like
 
 from largegen.errors import InputError, SlideError
+from largegen.metrics.request import CropSettings
 from largegen.metrics.sets import crops as module
-from largegen.metrics.sets.crops import Crops, CropSettings, whole_images
+from largegen.metrics.sets.crops import Crops, whole_images
 from largegen.metrics.sets.images import SetImage, resolution_groups
 from largegen.slides.resolution import Resolution
 from largegen.slides.slide import open_slide
