@@ -6,14 +6,15 @@ from typing import Annotated, Any
 import typer
 
 from largegen.cli.options import Json, SourceMag, SourceMpp, print_json
-from largegen.errors import InputError
+from largegen.errors import InputError, ModelError
 
 
 def info(
     path: Annotated[
         Path,
         typer.Argument(
-            help="A slide, scene, embedding file or generated image; a model's, autoencoder's or encoder's directory."
+            help="A slide, scene, embedding file or generated image; a model's, autoencoder's or encoder's directory;"
+            " or a bundled model's name."
         ),
     ],
     source_mpp: SourceMpp = None,
@@ -24,12 +25,10 @@ def info(
 
     For a model, autoencoder or encoder: architecture, size of the weights and licence.
     """
-    if not path.exists():
-        raise InputError(f"{path}: no such file or directory")
-    if path.is_dir():
+    if not path.is_file():
         from largegen.models.describe import describe_directory
 
-        found = describe_directory(path)
+        found = describe_directory(_directory(path))
     elif _is_embedding_file(path):
         found = _embedding_file(path)
     else:
@@ -38,6 +37,18 @@ def info(
         print_json(found)
     else:
         _print_text(found)
+
+
+def _directory(path: Path) -> Path:
+    """Return the directory that is meant, as `--model` finds it: by a name, or by its path."""
+    from largegen.models.directory import find_model
+
+    try:
+        return find_model(str(path))
+    except ModelError as error:
+        if path.is_dir():  # of an autoencoder or encoder
+            return path
+        raise InputError(f"{path}: no such file or directory, and no model's name") from error
 
 
 def _is_embedding_file(path: Path) -> bool:

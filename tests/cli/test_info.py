@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import torch
 from helpers.commands import assert_one_line
 
 from largegen.cli import run
+from largegen.models.directory import BUNDLED
 
 
 def test_encoders_lists_width_and_licence(capfd):
@@ -100,6 +102,14 @@ def test_info_of_a_model(capfd, tmp_path):
     (tmp_path / "model" / "unet").rename(tmp_path / "elsewhere")
     assert run(["info", str(tmp_path / "model")]) == 2
     assert_one_line(capfd.readouterr().err, "unet/ is missing")
+
+
+def test_info_of_a_name_is_that_of_the_model(capfd, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    found = info(capfd, "starter")
+    assert (found["what"], found["name"]) == ("model", "starter") and Path(found["path"]) == BUNDLED["starter"]
+    (tmp_path / "starter").mkdir()  # `--model starter` is the bundled one all the same
+    assert info(capfd, "starter") == found
 
 
 @pytest.mark.parametrize("name", ["text.txt", "text.svs", "cut.h5", "folder", "absent"])
