@@ -17,8 +17,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from largegen.errors import InputError, LargegenError
-from largegen.sampling.batches import WindowBatches, keep_contexts
-from largegen.sampling.denoise import ConditionAt, Correct, Denoise, guided
+from largegen.sampling.denoise import ConditionAt, Correct, Denoise, WindowBatches, guided, keep_contexts
 from largegen.sampling.noise import INITIAL
 from largegen.sampling.plan import CanvasPlan, plan_canvas
 from largegen.sampling.resume import Checkpoint, ProgressSaver

@@ -14,9 +14,8 @@ from helpers.denoisers import (
 )
 
 from largegen.errors import InputError, LargegenError, ModelError
-from largegen.sampling.batches import WindowBatches
 from largegen.sampling.canvas import canvas_steps
-from largegen.sampling.denoise import guided
+from largegen.sampling.denoise import WindowBatches, guided
 from largegen.sampling.noise import noise
 from largegen.sampling.plan import plan_canvas
 from largegen.sampling.schedulers import make_scheduler
