@@ -21,7 +21,7 @@ from largegen.models.autoencoder import Autoencoder, load_autoencoder
 from largegen.models.denoiser import DenoiserConfig, SummarizerConfig
 from largegen.models.encoder import load_encoder
 from largegen.models.info import ModelInfo, TrainingSlide
-from largegen.models.known_embeddings import know_embeddings, save_known_embeddings
+from largegen.models.known_embeddings import know_embeddings
 from largegen.models.linear_decoder import fit_linear_decoder
 from largegen.models.local_autoencoder import LocalAutoencoder
 from largegen.models.model import Model, build_model
@@ -114,8 +114,8 @@ def train_kind(kind: str, regions: list[Region], out: Path, seconds: float, devi
     latents = samples.latents.squares(*latents, 32).float()
     model.linear_decoder = fit_linear_decoder(autoencoder.decode, latents)
     model.autoencoder = load_autoencoder(out)  # as it is on disk
+    model.known = know_embeddings(samples.plain)
     model.save(out / "model" / kind, torch.float16)
-    save_known_embeddings(know_embeddings(samples.plain), out / "model" / kind / "known_embeddings.safetensors")
     say(f"{kind}: done")
 
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from largegen.conditioning.area import ImageArea, pure_background
+from largegen.conditioning.familiarity import count_unlike
 from largegen.embeddings.grid import EmbeddingGrid
 from largegen.images.provenance import image_info
 from largegen.images.write import check_output, write_image
@@ -74,7 +75,8 @@ def generate_file(
     colour = grid.source.background
     skip = pure_background(grid.tissue, model.window, height, width) if area.full else None
     partial = out.with_name(f".{out.name}.partial")
-    info = image_info(model, grid, area, sampling, command)
+    unlike = count_unlike(model, grid)
+    info = image_info(model, grid, area, sampling, command, unlike)
     started = time.perf_counter()
     with ExitStack() as stack:
         run_on_main(processes, lambda: lock_output(stack, out, overwrite, info, partial))
@@ -102,6 +104,7 @@ def generate_file(
         "width": area.width,
         "height": area.height,
         "reference_xy": list(grid.origin_xy),
+        "unlike_tiles": unlike,
         "denoiser_calls": count_calls(sampling, model.window, height, width, skip),
         "sample_seconds": round(sampled - started, 2),
         "decode_seconds": round(time.perf_counter() - sampled, 2),

@@ -27,6 +27,7 @@ class Provenance:
     reference: str | None = None  # the name of the slide, scene or embedding file
     reference_xy: tuple[int, int] | None = None  # the image's corner, level-0 px; None: a sheet lies nowhere
     reference_downsample: float | None = None  # level-0 px per px of an image at the base magnification
+    unlike_tiles: int | None = None  # of the reference, unlike all that the model was trained on; None: not known
     tile_px: int | None = None  # side of a window's image
     latent_px: int | None = None  # px per latent
     seed: int | None = None
@@ -68,6 +69,7 @@ def image_info(
     area: "ImageArea",
     sampling: Sampling,
     command: str,
+    unlike: int | None = None,
     **more: Any,
 ) -> ImageInfo:
     """Describe an image: resolution and place are its reference's.
@@ -78,6 +80,7 @@ def image_info(
         area: of the image on the reference.
         sampling: as `generate.resolve_defaults` gives it.
         command: that made it.
+        unlike: as `count_unlike` gives it.
         more: further fields of `Provenance`.
     """
     import diffusers
@@ -101,6 +104,7 @@ def image_info(
         reference=source.name,
         reference_xy=grid.origin_xy,
         reference_downsample=scale,
+        unlike_tiles=unlike,
         tile_px=model.tile_px,
         latent_px=model.factor,
         seed=sampling.seed,

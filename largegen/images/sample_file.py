@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from largegen.conditioning.area import ImageArea
+from largegen.conditioning.familiarity import count_unlike
 from largegen.conditioning.reference import Reference
 from largegen.images.contact_sheet import lay_out
 from largegen.images.provenance import image_info
@@ -68,8 +69,9 @@ def sample_file(
     height, width = sheet.shape[:2]
     about = {"level": level, "magnification": model.level_names[level], "patches": count}
     area = ImageArea(width, height, 0, 0, 1, 1, full=False)
-    info = image_info(model, grid, area, sampling, command, **about)
+    unlike = count_unlike(model, grid)
+    info = image_info(model, grid, area, sampling, command, unlike, **about)
     with lock(out):
         check_output(out, overwrite, (width, height))
         write_image(out, [(0, sheet)], info.of_a_sheet(2**level))
-    return {"out": str(out), **about}
+    return {"out": str(out), **about, "unlike_tiles": unlike}

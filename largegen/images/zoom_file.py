@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from largegen.conditioning.area import ImageArea
+from largegen.conditioning.familiarity import count_unlike
 from largegen.embeddings.grid import EmbeddingGrid
 from largegen.images.generate_file import DISK_BYTES_PER_PX, fingerprint_of, lock_output
 from largegen.images.provenance import image_info
@@ -67,7 +68,8 @@ def zoom_file(
     """
     sampling = zooming.canvas_sampling(resolve_defaults(sampling, model), model.window)
     level = level_of(model, (area.width, area.height))
-    info = image_info(model, grid, area, sampling, command, zoom=zooming.as_dict())
+    unlike = count_unlike(model, grid)
+    info = image_info(model, grid, area, sampling, command, unlike, zoom=zooming.as_dict())
     names = level_names(info.mpp, level + 1)
     level_files = {k: side_file(out, names[k]) for k in range(1, level)} if levels else {}
     guide_out = side_file(out, "guide")
@@ -108,6 +110,7 @@ def zoom_file(
         "width": area.width,
         "height": area.height,
         "reference_xy": list(grid.origin_xy),
+        "unlike_tiles": unlike,
         "guide_magnification": names[level],
         "guide_psnr": round(guide_psnr(image, seen.image), 2),
         "sample_seconds": round(sampled - started, 2),

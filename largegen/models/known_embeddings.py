@@ -9,6 +9,7 @@ from torch import Tensor
 from largegen.models.storage import SavedTensors
 
 QUANTILE = 0.999  # of the training embeddings' distances, beyond which an embedding counts as unlike them
+FEWEST = 10  # training embeddings per dimension: of fewer, the quantile says little about others
 RIDGE = 0.1  # of the mean variance: directions in which the training embeddings hardly vary count less
 UNLIKE_SHARE = 0.5  # of a reference's tiles beyond the quantile, from which on the reference is unlike
 

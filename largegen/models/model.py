@@ -15,6 +15,7 @@ from largegen.models.conditioners import CONDITIONERS
 from largegen.models.denoiser import DENOISERS, NOISE_SCHEDULE, DenoiserConfig, build_denoiser, to_eps
 from largegen.models.directory import find_model, read_index, write_model
 from largegen.models.info import ModelInfo
+from largegen.models.known_embeddings import KnownEmbeddings
 from largegen.models.linear_decoder import LinearDecoder
 from largegen.models.storage import load_network
 from largegen.runtime.device import keep_freed_memory, resolve_device, resolve_precision
@@ -24,6 +25,7 @@ from largegen.slides.resolution import mag_of
 log = logging.getLogger(__name__)
 
 LINEAR_DECODER = "linear_decoder.safetensors"
+KNOWN_EMBEDDINGS = "known_embeddings.safetensors"
 
 
 class Model:
@@ -37,6 +39,7 @@ class Model:
         info: What travels with the weights.
         directory: Where it was loaded from; None for a new one.
         linear_decoder: See linear_decoder.py; None where the model has none.
+        known: Statistics of its training embeddings; None where the model has none.
     """
 
     def __init__(
@@ -48,10 +51,11 @@ class Model:
         info: ModelInfo,
         directory: Path | None = None,
         linear_decoder: LinearDecoder | None = None,
+        known: KnownEmbeddings | None = None,
     ):
         self.autoencoder, self.unet, self.conditioner = autoencoder, unet, conditioner
         self.scheduler, self.info, self.directory = scheduler, info, directory
-        self.linear_decoder = linear_decoder
+        self.linear_decoder, self.known = linear_decoder, known
 
     @property
     def device(self) -> torch.device:
@@ -160,6 +164,8 @@ class Model:
             pass
         if self.linear_decoder:
             self.linear_decoder.save(directory / LINEAR_DECODER)
+        if self.known:
+            self.known.save(directory / KNOWN_EMBEDDINGS)
         if encoder:
             shutil.copytree(encoder, directory / "encoder")
 
@@ -212,7 +218,10 @@ def load_model(name_or_dir: str | Path = "starter", device: str = "auto", precis
     autoencoder, linear = Autoencoder(vae), LinearDecoder.load(directory / LINEAR_DECODER)
     if linear and tuple(linear.weight.shape[1:]) != (autoencoder.factor, autoencoder.factor, autoencoder.channels):
         raise ModelError(f"{directory / LINEAR_DECODER}: does not match the autoencoder")
-    model = Model(autoencoder, unet, conditioner, scheduler, index.info, directory, linear)
+    known = KnownEmbeddings.load(directory / KNOWN_EMBEDDINGS)
+    if known and len(known.mean) != index.info.embedding_dim:
+        raise ModelError(f"{directory / KNOWN_EMBEDDINGS}: does not match the conditioner")
+    model = Model(autoencoder, unet, conditioner, scheduler, index.info, directory, linear, known)
     return model.to(target, dtype)
 
 

@@ -5,6 +5,7 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from largegen.embeddings.cohort import check_together, find_embeddings, working_gsd, working_mpp
@@ -17,6 +18,7 @@ from largegen.models.denoiser import PRESETS
 from largegen.models.directory import BUNDLED, find_model, read_index
 from largegen.models.encoder import load_encoder
 from largegen.models.info import ModelInfo, TrainingSlide
+from largegen.models.known_embeddings import FEWEST, KnownEmbeddings, know_embeddings
 from largegen.models.model import build_model, start_from
 from largegen.runtime.device import export_dtype, resolve_precision
 from largegen.training.accelerator import make_accelerator
@@ -30,6 +32,7 @@ from largegen.version import __version__
 
 log = logging.getLogger(__name__)
 
+KNOWN_TILES = 100_000  # whose statistics are taken, at most
 CONDITIONER_CLASSES = {"patch": "PatchConditioner", "summarizer": "Summarizer"}
 
 
@@ -54,6 +57,7 @@ def denoiser_task(config: CohortConfig, loop: LoopConfig, encode: bool = True) -
     form, conditioner = PRESETS[config.preset], CONDITIONER_CLASSES[config.conditioner]
     info = _info(config, files, settings)
     model = build_model(form, conditioner, autoencoder, settings.dim, settings.tile_px, info, config.levels)
+    model.known = _known(files, settings.dim)
     if config.init_from:
         start_from(model, find_model(config.init_from))
     dtype = resolve_precision("auto", processes.device)
@@ -79,6 +83,16 @@ def denoiser_task(config: CohortConfig, loop: LoopConfig, encode: bool = True) -
     task = DiffusionTask(dataset, model, form, _encoder_directory(settings.encoder), export, sample_metrics)
     autoencoder.to(processes.device, torch.float32)
     return task
+
+
+def _known(files: Sequence[EmbeddingFile], dim: int) -> KnownEmbeddings | None:
+    """Statistics of the training embeddings; None of too few."""
+    count = sum(file.count for file in files)
+    if count < FEWEST * dim:
+        log.info("%d tiles: too few to know what is unlike them; the model will not warn of strange references", count)
+        return None
+    every = -(-count // KNOWN_TILES)
+    return know_embeddings(torch.from_numpy(np.concatenate([file.features()[::every] for file in files])))
 
 
 def _sample_metrics(config: CohortConfig, own: str, dataset: LatentRegions, device: torch.device) -> SampleMetrics:

@@ -12,6 +12,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from largegen.cli import run
+from largegen.embeddings.file import EmbeddingFile
 from largegen.models.encoder import load_encoder
 from largegen.models.model import load_model
 from largegen.models.storage import WEIGHTS
@@ -53,6 +54,7 @@ def test_train_makes_a_model(short, embeddings):
     assert names(short / "model") == [
         "conditioner",
         "encoder",
+        "known_embeddings.safetensors",
         "linear_decoder.safetensors",
         "model_index.json",
         "scheduler",
@@ -73,6 +75,14 @@ def test_train_makes_a_model(short, embeddings):
     assert 0 < validation < training and training + validation <= count
 
 
+def test_the_model_knows_what_it_was_trained_on(short, embeddings):
+    known = load_model(short, "cpu", "fp32").known
+    features = torch.from_numpy(EmbeddingFile(embeddings / "a.h5").features())
+    assert len(features) >= 160
+    assert known.unlike(features) <= 0.01 * len(features)
+    assert known.unlike(-features) == len(features)
+
+
 def test_the_denoiser_learns(trained):
     found = losses(trained)
     assert np.mean(found[-10:]) < 0.85 * np.mean(found[:10])
@@ -90,7 +100,7 @@ def test_weights_are_as_readable_as_other_files(vae, encoder, short):
     usual = (short / "usual").stat().st_mode
     (short / "usual").unlink()
     found = {file: file.stat().st_mode for out in (vae, encoder, short) for file in out.glob("model/**/*.safetensors")}
-    assert len(found) == 7 and set(found.values()) == {usual}
+    assert len(found) == 8 and set(found.values()) == {usual}
 
 
 def test_the_model_has_the_autoencoder_that_it_was_given(short, vae):

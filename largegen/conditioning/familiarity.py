@@ -1,0 +1,61 @@
+"""Whether a model was trained on anything like a reference."""
+
+import logging
+from typing import TYPE_CHECKING
+
+import torch
+
+from largegen.models.known_embeddings import UNLIKE_SHARE
+
+if TYPE_CHECKING:
+    from largegen.embeddings.grid import EmbeddingGrid
+    from largegen.models.model import Model
+
+log = logging.getLogger(__name__)
+
+DARK = 64  # mean RGB of a background below which a slide is of fluorescence
+SCALE = 1.5  # ratio of resolutions from which on they are named as different
+
+
+def count_unlike(model: "Model", grid: "EmbeddingGrid") -> int | None:
+    """Count the tissue tiles of a reference that are unlike all that a model was trained on; warn of many.
+
+    Args:
+        model: What it was trained on is known by its statistics, see `KnownEmbeddings`.
+        grid: The reference's embeddings.
+
+    Returns:
+        The number of tiles; None where the model has no statistics.
+    """
+    if model.known is None:
+        return None
+    tissue = grid.tissue if grid.tissue.any() else ~grid.tissue
+    features = torch.as_tensor(grid.features[tissue])[:, : model.info.embedding_dim]
+    unlike, tiles, reasons = model.known.unlike(features), len(features), differences(model, grid)
+    if unlike > UNLIKE_SHARE * tiles or reasons:
+        log.warning(
+            "%s: %d of its %d tiles are unlike all that model %s was trained on%s: the image may not resemble it;"
+            " another `model` may do better, or one trained on such images (`train --init-from`)",
+            grid.source.name,
+            unlike,
+            tiles,
+            model.info.name,
+            f" ({' and '.join(reasons)})" if reasons else "",
+        )
+    return unlike
+
+
+def differences(model: "Model", grid: "EmbeddingGrid") -> list[str]:
+    """Name what differs between a reference and the slides or scenes that a model was trained on."""
+    source, reasons = grid.source, []
+    trained_gsd = min((slide.gsd_m for slide in model.info.trained_on if slide.gsd_m), default=None)
+    if model.mpp and source.gsd_m:
+        reasons.append("a scene, and it knows slides only")
+    elif trained_gsd and not model.mpp and source.mpp:
+        reasons.append("a slide, and it knows scenes only")
+    elif source.kind != "scene" and sum(source.background) / 3 < DARK:
+        reasons.append("dark around the tissue, as fluorescence is")
+    for found, trained, unit in ((source.mpp, model.mpp, "um"), (source.gsd_m, trained_gsd, "m")):
+        if found and trained and not 1 / SCALE < found * grid.downsample / trained < SCALE:
+            reasons.append(f"{found * grid.downsample:.3g} {unit} per pixel, where it knows {trained:.3g}")
+    return reasons
