@@ -13,6 +13,7 @@ from largegen.cli.commands import Group
 from largegen.cli.flags import in_flags
 from largegen.errors import LargegenError
 from largegen.runtime.private_api import usage_error
+from largegen.runtime.signals import EXIT_TERMINATED, heed_sigterm
 from largegen.version import __version__
 
 RESUMABLE = ("embed", "train", "train-vae", "train-encoder", "generate", "zoom")
@@ -25,7 +26,7 @@ UsageError: Any = usage_error()
 app = typer.Typer(
     cls=Group,
     help="Generate large histopathology and satellite images from self-supervised embeddings.",
-    epilog="Exit codes: 0 done, 1 failed, 2 wrong usage or input, 3 some inputs failed, 130 interrupted.",
+    epilog="Exit codes: 0 done, 1 failed, 2 wrong usage or input, 3 some inputs failed, 130 interrupted, 143 SIGTERM.",
     context_settings={"help_option_names": ["-h", "--help"]},
     rich_markup_mode=None,  # plain help: importing rich would double the time of --help
     pretty_exceptions_enable=False,
@@ -51,13 +52,14 @@ def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit with the code that `run` gives."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # names of files that a pipe's encoding on Windows lacks
+    heed_sigterm()
     sys.exit(run(arguments))
 
 
 def run(arguments: list[str] | None = None) -> int:
     """Run one command and return its exit code; every failure is one line on stderr.
 
-    0 done, 1 failed, 2 wrong usage or input, 3 some of several inputs failed, 130 interrupted.
+    0 done, 1 failed, 2 wrong usage or input, 3 some of several inputs failed, 130 interrupted, 143 terminated.
     With LARGEGEN_DEBUG=1 in the environment the traceback is printed as well.
     """
     try:
@@ -81,9 +83,10 @@ def run(arguments: list[str] | None = None) -> int:
             return _fail(error, "out of memory on the device; try a smaller --batch-size", 1)
         text = f"unexpected {type(error).__name__}: {error}; LARGEGEN_DEBUG=1 shows where"
         return _fail(error, text, 1)
-    if code == 130:
+    if code in (130, EXIT_TERMINATED):
         command, *_ = sys.argv[1:] if arguments is None else arguments
-        print(f"interrupted; {RESUME_HINT if command in RESUMABLE else START_OVER_HINT}", file=sys.stderr)
+        how = "interrupted" if code == 130 else "terminated by SIGTERM"
+        print(f"{how}; {RESUME_HINT if command in RESUMABLE else START_OVER_HINT}", file=sys.stderr)
     return code
 
 

@@ -19,6 +19,7 @@ from largegen.cli.flags import in_flags, speak_for
 from largegen.errors import InputError, LargegenError
 from largegen.models.encoder_registry import ENCODER_WEIGHTS
 from largegen.runtime.outputs import forget_inputs, protect
+from largegen.runtime.signals import EXIT_TERMINATED, Terminated
 from largegen.slides.resolution import Resolution
 
 if TYPE_CHECKING:
@@ -250,7 +251,10 @@ def with_common_options(function: Command) -> Command:
     def command(context: typer.Context, **options: Any) -> Any:
         speak_for(context.command)
         protect_inputs(options)
-        return function(**{name: value for name, value in options.items() if name in own})
+        try:
+            return function(**{name: value for name, value in options.items() if name in own})
+        except Terminated as error:  # Typer would take it for Ctrl-C
+            raise typer.Exit(EXIT_TERMINATED) from error
 
     return with_parameters(command, [*own.values(), *added.values()])
 

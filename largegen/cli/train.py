@@ -27,7 +27,8 @@ def train(
     accelerate launch --multi_gpu --num_processes 2 -m largegen train ...
     """
     cohort = replace(cohort, embeddings=tuple(embeddings)).resolve(run.out)
+    run.check(loop)
     from largegen.training.prepare import denoiser_task
 
-    task = denoiser_task(cohort, loop, encode=not run.dry_run)
+    task = denoiser_task(cohort, loop)
     run.train(task, loop, "denoiser, {steps} steps; use it as --model {model}")

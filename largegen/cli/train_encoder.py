@@ -23,6 +23,7 @@ def train_encoder(
     The loss is contrastive: embeddings of nearby crops become similar, those of all others in the batch dissimilar.
     Crops are not augmented in colour or scale, so embeddings keep both. Use the result with `embed --encoder`.
     """
+    run.check(loop)
     from largegen.runtime.device import export_dtype
     from largegen.training.tasks.encoder import EncoderTask
 

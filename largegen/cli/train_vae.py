@@ -28,6 +28,7 @@ def train_vae(
     Kullback-Leibler term and, with --perceptual, ST-LPIPS; no network is downloaded.
     """
     autoencoder = autoencoder.with_preset(preset)
+    run.check(loop)
     from largegen.training.tasks.autoencoder import AutoencoderTask
 
     task = AutoencoderTask(resolution.open(slides), autoencoder, loop.seed)

@@ -32,14 +32,19 @@ class Run:
     ] = False
     json: shared.Json = False
 
+    def check(self, config: LoopConfig) -> None:
+        """Check what can be known before the work that prepares a run. Raises InputError or OutputError."""
+        from largegen.training.run import check_run
+
+        if not self.dry_run:
+            check_run(self.out, config)
+
     def train(self, task: "Task", config: LoopConfig, result: str) -> None:
         """Train `task` and report it with `result`, a text with `{model}` in it for the trained model's directory."""
         from accelerate import PartialState
 
-        from largegen.training.checkpoints import check_directory
         from largegen.training.run import plan, train
 
-        check_directory(self.out, config.overwrite)
         report = plan(task, self.out, config) if self.dry_run else train(task, self.out, config)
         if not PartialState().is_main_process:
             return

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 STARTER_DIR = Path(__file__).parents[1] / "starter" / "encoder"
 DIRECTORY_FORMAT = "largegen-encoder"
+# Arguments of timm.create_model that name files to load.
+LOADS_FILES = {"pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir"}
 
 
 def encoder_names() -> tuple[str, ...]:
@@ -127,6 +129,9 @@ def _build(spec: EncoderSpec, device: str = "cpu") -> "torch.nn.Module":
     import torch
 
     kwargs = {"num_classes": 0} | dict(spec.timm_kwargs)
+    loading = sorted(LOADS_FILES & kwargs.keys()) + [spec.architecture] * (":" in spec.architecture)
+    if loading:
+        raise ModelError(f"encoder {spec.name}: its configuration has timm load another file ({loading[0]}); not done")
     if kwargs.get("mlp_layer") == "SwiGLUPacked":
         kwargs["mlp_layer"] = timm.layers.SwiGLUPacked
     if kwargs.get("embed_layer") == "ConvStem":

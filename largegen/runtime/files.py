@@ -119,6 +119,14 @@ def remove_leftovers(path: Path, parts: bool = False) -> None:
         remove(leftover)
 
 
+def remove_all_leftovers(folder: Path) -> None:
+    """Delete what killed writers left of any file in a folder; only for who alone writes there."""
+    ours = re.compile(r"\..+\.\d+(\.\d+)?\.tmp")
+    if folder.is_dir():
+        for leftover in [file for file in folder.iterdir() if ours.match(file.name)]:
+            remove(leftover)
+
+
 def _hidden(path: Path) -> Path:
     """Return a free name beside `path` for what is about to be deleted."""
     return next(

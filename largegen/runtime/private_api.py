@@ -5,20 +5,9 @@ that this file costs nothing.
 """
 
 from types import ModuleType
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    import torch
-    from accelerate import Accelerator
 
 # What a multistep scheduler of diffusers remembers from one step to the next; it has no method that saves it.
 SCHEDULER_MEMORY = ("model_outputs", "last_sample", "lower_order_nums", "this_order", "_step_index")
-
-
-def prepared_models(accelerator: "Accelerator") -> "list[torch.nn.Module]":
-    """Return the models that `accelerator.prepare` was given, which it saves in its checkpoints."""
-    models: list[torch.nn.Module] = accelerator._models
-    return models
 
 
 def cpu_has_bf16() -> bool:

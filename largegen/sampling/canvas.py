@@ -7,6 +7,7 @@ It knows no network: whatever predicts noise is passed in as a function. `canvas
 import json
 import logging
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -210,7 +211,7 @@ def sample_canvas(
         correct=correct,
         correct_steps=correct_steps,
     )
-    with bar:
+    with bar, saver.saved_on_interrupt() if saver else nullcontext():
         for step, canvas in work:
             check_finite(canvas, step, steps)
             if saver is not None:

@@ -3,6 +3,8 @@
 import json
 import logging
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -78,6 +80,7 @@ class ProgressSaver:
         self.processes = processes
         self._main = processes is None or processes.is_main_process
         self._saved_at, self._interval_s = time.monotonic(), checkpoint.save_every_s
+        self._unsaved: Progress | None = None  # of the last step
 
     def load(self) -> Progress | None:
         """Read the progress of the run before, in every process.
@@ -94,29 +97,48 @@ class ProgressSaver:
 
     def save(self, step: int, batch_size: int, canvas: Tensor, scheduler: "SchedulerMixin", last: bool) -> None:
         """Write the progress after `step` steps, if it is the last one or the last save is long enough ago."""
-        if not self._main or not (last or time.monotonic() - self._saved_at >= self._interval_s):
+        if not self._main:
+            return
+        self._unsaved = Progress(step, batch_size, canvas, memory_of(scheduler))
+        if last or time.monotonic() - self._saved_at >= self._interval_s:
+            self._write()
+
+    def _write(self) -> None:
+        if self._unsaved is None:
             return
         started = time.monotonic()
-        save_progress(self.checkpoint.path, self.fingerprint, step, batch_size, canvas, scheduler)
-        self._saved_at = time.monotonic()
+        save_progress(self.checkpoint.path, self.fingerprint, self._unsaved)
+        self._unsaved, self._saved_at = None, time.monotonic()
         every_s = self.checkpoint.save_every_s
         self._interval_s = every_s and max(every_s, SAVE_INTERVAL_RATIO * (self._saved_at - started))
 
+    @contextmanager
+    def saved_on_interrupt(self) -> Iterator[None]:
+        """Write what the last whole step gave, where SIGINT or SIGTERM interrupts the steps."""
+        try:
+            yield
+        except KeyboardInterrupt:
+            self._write()
+            raise
 
-def save_progress(
-    path: Path, fingerprint: str, step: int, batch_size: int, canvas: Tensor, scheduler: "SchedulerMixin"
-) -> None:
-    """Write the canvas after `step` steps of so many windows at once, and the scheduler's memory, as safetensors."""
-    tensors, numbers = {"canvas": canvas}, {}
+
+def memory_of(scheduler: "SchedulerMixin") -> dict[str, Any]:
+    """Take the memory of a scheduler as it is now: numbers and tensors, by names as Progress has them."""
+    found: dict[str, Any] = {}
     for name in SCHEDULER_MEMORY:
         value = getattr(scheduler, name, None)
         if isinstance(value, list):
-            tensors |= {f"{name}.{i}": item for i, item in enumerate(value) if item is not None}
-        elif isinstance(value, Tensor):
-            tensors[name] = value
+            found |= {f"{name}.{i}": item for i, item in enumerate(value) if item is not None}
         elif value is not None:
-            numbers[name] = value
-    metadata = {"step": str(step), "batch_size": str(batch_size), "memory": json.dumps(numbers)}
+            found[name] = value
+    return found
+
+
+def save_progress(path: Path, fingerprint: str, progress: Progress) -> None:
+    """Write a canvas and what belongs to it as safetensors."""
+    tensors = {"canvas": progress.canvas} | {k: v for k, v in progress.memory.items() if isinstance(v, Tensor)}
+    numbers = {name: value for name, value in progress.memory.items() if name not in tensors}
+    metadata = {"step": str(progress.step), "batch_size": str(progress.batch_size), "memory": json.dumps(numbers)}
     with atomic(path) as temporary:
         on_host = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
         save_file(on_host, temporary, metadata | {"fingerprint": fingerprint})

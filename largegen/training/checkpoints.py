@@ -1,25 +1,30 @@
 """The checkpoints of a training run: `checkpoint-N/`, complete or not there at all."""
 
 import json
-import pickle
+import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
-from safetensors import SafetensorError
+from accelerate import PartialState
 
 from largegen.errors import InputError, OutputError, TrainingError
-from largegen.runtime.files import remove, remove_leftovers, replace, write_errors
+from largegen.runtime.distributed import gather
+from largegen.runtime.files import remove, remove_all_leftovers, replace, write_errors
 from largegen.runtime.outputs import check_new
-from largegen.runtime.private_api import prepared_models
+from largegen.training.saved_state import DamagedCheckpoint, SavedState, read_state
+from largegen.training.state import TrainingState
+
+log = logging.getLogger(__name__)
 
 # What a run must share with the one that it resumes: the rest of its settings may change on the way.
 RUN_KEYS = ("seed", "batch_size")
 TASK_KEYS = (
     *("kind", "encoder_fingerprint", "embedding_dim", "tile_px", "prediction", "channels", "latent_channels"),
-    *("autoencoder", "conditioner", "levels", "trained_on", "slides"),
+    *("autoencoder", "conditioner", "levels", "trained_on", "slides", "held_out", "places"),
 )
+DATA_KEY = "data"  # a digest of the data: another version may read the same pixels a little differently
 
 RUN_FILES = ("config.json", "metrics.jsonl", "loss.png", "samples", "tensorboard", "model")  # beside checkpoints
 
@@ -35,8 +40,8 @@ def step_of(checkpoint: Path) -> int:
     return int(checkpoint.name.rpartition("-")[2])
 
 
-def find_checkpoint(out: Path, resume: str | None, overwrite: bool) -> Path | None:
-    """Find the checkpoint to resume from.
+def find_checkpoints(out: Path, resume: str | None, overwrite: bool) -> list[Path]:
+    """Find the checkpoints to resume from.
 
     Args:
         out: The run directory.
@@ -44,7 +49,7 @@ def find_checkpoint(out: Path, resume: str | None, overwrite: bool) -> Path | No
         overwrite: Start over where a run is.
 
     Returns:
-        The checkpoint; None to start over.
+        The checkpoint, and those that stand in for it where it is damaged, newest first; none to start over.
 
     Raises:
         OutputError: A run, or another one, is in the way.
@@ -54,15 +59,39 @@ def find_checkpoint(out: Path, resume: str | None, overwrite: bool) -> Path | No
     if resume is None:
         if (there or (out / "model").exists()) and not overwrite:
             raise OutputError(f"{out}: holds a run already; `resume=latest` continues it, `overwrite=True` starts over")
-        return None
+        return []
     if resume == "latest":
-        return there[-1] if there else None
+        return there[::-1]
     path = Path(resume)
     if path not in checkpoints(path.parent) or not path.is_dir():
         raise InputError(f"`resume` {path}: not a checkpoint directory; give `latest` or a path to checkpoint-N")
     if there and path.resolve().parent != out.resolve():
         raise OutputError(f"{out}: holds another run than that of `resume` {path}; choose another `out`")
-    return path
+    return [path]
+
+
+def read_checkpoint(candidates: Sequence[Path], processes: PartialState) -> tuple[Path, SavedState]:
+    """Read the first checkpoint that is whole; those that are not are named in a warning.
+
+    Args:
+        candidates: At least one, the wanted one first.
+        processes: Of the run; all of them read, and take the same one.
+
+    Raises:
+        DamagedCheckpoint: Where none is whole.
+        InputError: For one of another version.
+    """
+    for path, before in zip(candidates, [*candidates[1:], None], strict=True):
+        found: list[SavedState] = []
+        try:
+            gather(processes, lambda path=path, found=found: found.append(read_state(path, processes.process_index)))
+        except DamagedCheckpoint as error:
+            if before is None:
+                raise
+            log.warning("%s; resuming from %s", error, before.name)
+        else:
+            return path, found[0]
+    raise ValueError("no candidates")
 
 
 def check_directory(out: Path, overwrite: bool = False) -> None:
@@ -83,7 +112,8 @@ def check_directory(out: Path, overwrite: bool = False) -> None:
 def check_same_run(checkpoint: Path, settings: dict[str, Any]) -> None:
     """Raise InputError where the run of `checkpoint` is not the one that `settings`, those of config.json, describe.
 
-    A setting that the run's config.json lacks is not compared: earlier versions did not write it.
+    Other data of the same names are warned of. A setting that the run's config.json lacks is not compared: earlier
+    versions did not write it.
     """
     file = checkpoint.parent / "config.json"
     try:
@@ -98,22 +128,16 @@ def check_same_run(checkpoint: Path, settings: dict[str, Any]) -> None:
             if name in old and old[name] != new.get(name):
                 values = f"{name} {old[name]!s:.200}, not {new.get(name)!s:.200}"
                 raise InputError(f"`resume` {checkpoint}: that run has {values}; resume with the same, or start over")
+    old, new = before.get("task", {}).get(DATA_KEY), now["task"].get(DATA_KEY)
+    if old and old != new:
+        log.warning("`resume` %s: the data of that run were others, of the same names; going on with these", checkpoint)
 
 
-def load_checkpoint(accelerator: Accelerator, checkpoint: Path) -> None:
-    """Load everything that `save_checkpoint` saved. Raises InputError for one that is damaged or of another form."""
-    try:
-        accelerator.load_state(str(checkpoint))
-    except (OSError, RuntimeError, ValueError, KeyError, IndexError, SafetensorError, pickle.UnpicklingError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise InputError(f"{checkpoint}: damaged, or does not fit this run: {reason}") from error
-
-
-def save_checkpoint(accelerator: Accelerator, out: Path, step: int, keep: int) -> None:
+def save_checkpoint(state: TrainingState, out: Path, step: int, keep: int) -> None:
     """Write `checkpoint-N/`, under another name first, so that a kill leaves no broken one.
 
     Args:
-        accelerator: It knows what belongs to the state.
+        state: What is saved.
         out: The run directory.
         step: Optimizer steps so far.
         keep: How many of the latest checkpoints stay; 0: all.
@@ -122,16 +146,18 @@ def save_checkpoint(accelerator: Accelerator, out: Path, step: int, keep: int) -
         OutputError: It cannot be written; the checkpoints before it stay.
         TrainingError: A weight is not finite; likewise.
     """
+    accelerator = state.accelerator
     final, temporary = out / f"checkpoint-{step}", out / f".checkpoint-{step}.tmp"
     main = accelerator.is_main_process
-    if not all(torch.isfinite(p).all() for model in prepared_models(accelerator) for p in model.parameters()):
+    if not all(torch.isfinite(p).all() for p in state.bare_task.parameters()):
         raise TrainingError(f"step {step}: a weight is not finite; `resume` the last checkpoint, more gently")
-    if main:
-        remove(temporary)
-    accelerator.wait_for_everyone()
     try:
         with write_errors(final):
-            accelerator.save_state(str(temporary))
+            if main:
+                remove(temporary)
+                temporary.mkdir(parents=True)
+            accelerator.wait_for_everyone()
+            state.save(temporary)
             accelerator.wait_for_everyone()
             if main:
                 replace(temporary, final)
@@ -152,7 +178,8 @@ def remove_later(out: Path, step: int) -> None:
 
 
 def remove_unfinished(out: Path) -> None:
-    """Delete what a kill left of checkpoints and models that were being written or deleted."""
+    """Delete what a kill left of files that were being written or deleted; only for who holds the run's lock."""
     for path in out.glob(".checkpoint-*.tmp"):
         remove(path)
-    remove_leftovers(out / "model")
+    for folder in (out, out / "samples"):
+        remove_all_leftovers(folder)

@@ -9,6 +9,7 @@ from torch.utils.data import Dataset
 
 from largegen.errors import InputError
 from largegen.models.pixels import to_network
+from largegen.runtime.fingerprints import content_digest
 from largegen.slides.slide import Slide
 from largegen.slides.tiles import tile_grid, tissue_fraction
 from largegen.slides.tissue import TRAINING_CROP, VALIDATION_CROP, tissue_mask
@@ -100,7 +101,14 @@ class CropDataset(Dataset):
     def describe(self) -> dict[str, Any]:
         """Describe the slides and their size, for the record."""
         tiles = sum(p.width * p.height for p in self.pixels) // self.crop_px**2
-        return {"slides": [p.slide.name for p in self.pixels], "tiles": tiles, "places": sum(map(len, self.places))}
+        places = [places[len(places) // 2] for places in self.places]
+        some = (self.pixels[number].crop(x, y, self.crop_px).tobytes() for number, x, y in places)
+        return {
+            "slides": [p.slide.name for p in self.pixels],
+            "tiles": tiles,
+            "places": sum(map(len, self.places)),
+            "data": content_digest(some, ()),  # a crop of each slide: others of the same names are told apart
+        }
 
     def validation(self, limit: int = 256) -> np.ndarray:
         """Read up to `limit` held-out crops, (N, crop_px, crop_px, 3) uint8, evenly taken; N is 0 without tissue."""

@@ -17,7 +17,8 @@ class Metrics:
     def __init__(self, out: Path, start: int):
         self.path = out / "metrics.jsonl"
         if self.path.exists():
-            kept = [line for line in self.path.read_text(encoding="utf-8").splitlines() if _step_of(line) <= start]
+            lines = self.path.read_text(encoding="utf-8", errors="replace").splitlines()
+            kept = [line for line in lines if _step_of(line) <= start]
             with atomic(self.path) as temporary:
                 temporary.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
         self._board = _tensorboard(out, start)
@@ -65,7 +66,7 @@ def plot_losses(lines: list[dict[str, Any]], path: Path) -> None:
 def _step_of(line: str) -> float:
     try:
         return float(json.loads(line)["step"])
-    except ValueError:
+    except (ValueError, KeyError, TypeError):
         return math.inf  # cut off by a kill
 
 

@@ -1,6 +1,7 @@
 """From embedding files and slides to a trained denoiser: the preparation around the training loop."""
 
 import copy
+import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,6 +22,7 @@ from largegen.models.info import ModelInfo, TrainingSlide
 from largegen.models.known_embeddings import FEWEST, KnownEmbeddings, know_embeddings
 from largegen.models.model import build_model, start_from
 from largegen.runtime.device import export_dtype, resolve_precision
+from largegen.runtime.fingerprints import content_digest
 from largegen.training.accelerator import make_accelerator
 from largegen.training.config import CohortConfig, LoopConfig
 from largegen.training.dataset import LatentRegions
@@ -36,13 +38,12 @@ KNOWN_TILES = 100_000  # whose statistics are taken, at most
 CONDITIONER_CLASSES = {"patch": "PatchConditioner", "summarizer": "Summarizer"}
 
 
-def denoiser_task(config: CohortConfig, loop: LoopConfig, encode: bool = True) -> DiffusionTask:
-    """Prepare a denoiser to train and its data.
+def denoiser_task(config: CohortConfig, loop: LoopConfig) -> DiffusionTask:
+    """Set up a denoiser to train and its data; its `prepare` encodes the regions' latents into the cache.
 
     Args:
         config: What it is trained on, and its architecture; resolved, see CohortConfig.resolve.
         loop: How it is trained.
-        encode: Whether to encode the regions' latents into the cache, as training needs.
 
     Raises:
         InputError, EmbeddingFileError, ModelError: Embedding files, slides, autoencoder and preset do not fit together.
@@ -72,7 +73,8 @@ def denoiser_task(config: CohortConfig, loop: LoopConfig, encode: bool = True) -
         counts = len(dataset.training[level]), len(dataset.validation[level])
         log.info("level %d (%s): %d regions to train on, %d held out", level, name, *counts)
     sample_metrics = _sample_metrics(config, settings.encoder, dataset, processes.device) if config.eval_every else None
-    if encode:
+
+    def encode() -> None:
         encoder = copy.deepcopy(autoencoder)  # the model keeps the weights that it will be saved with
         encoder.to(processes.device, dtype)
         for number, (regions, path) in enumerate(sources):
@@ -80,7 +82,10 @@ def denoiser_task(config: CohortConfig, loop: LoopConfig, encode: bool = True) -
                 with find_slide(regions.file, config.slides) as slide:
                     cache_latents(regions, slide, encoder, path, orientations=config.orientations)
         processes.wait_for_everyone()
-    task = DiffusionTask(dataset, model, form, _encoder_directory(settings.encoder), export, sample_metrics)
+
+    encoder = _encoder_directory(settings.encoder)
+    task = DiffusionTask(dataset, model, form, encoder, export, sample_metrics, encode)
+    task.settings |= {"held_out": config.held_out, "data": _digest(files)}
     autoencoder.to(processes.device, torch.float32)
     return task
 
@@ -93,6 +98,12 @@ def _known(files: Sequence[EmbeddingFile], dim: int) -> KnownEmbeddings | None:
         return None
     every = -(-count // KNOWN_TILES)
     return know_embeddings(torch.from_numpy(np.concatenate([file.features()[::every] for file in files])))
+
+
+def _digest(files: Sequence[EmbeddingFile]) -> str:
+    """Tell apart embeddings of the same names: by their settings, their places and some of their values."""
+    contents = [json.dumps(file.settings.as_dict(), default=str).encode() + file.coords().tobytes() for file in files]
+    return content_digest(contents, (torch.from_numpy(file.features()) for file in files))
 
 
 def _sample_metrics(config: CohortConfig, own: str, dataset: LatentRegions, device: torch.device) -> SampleMetrics:

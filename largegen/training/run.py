@@ -7,18 +7,25 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from accelerate import Accelerator
+import torch
+from accelerate import Accelerator, PartialState
 from tqdm import tqdm
 
+from largegen.errors import InputError
 from largegen.runtime.files import atomic, remove, write_errors, write_json
 from largegen.runtime.lock import lock
+from largegen.runtime.signals import HeldBack, held_back
 from largegen.training.accelerator import make_accelerator, micro_batch
 from largegen.training.checkpoints import (
+    check_directory,
     check_same_run,
-    find_checkpoint,
+    checkpoints,
+    find_checkpoints,
+    read_checkpoint,
     remove_later,
     remove_unfinished,
     save_checkpoint,
+    step_of,
 )
 from largegen.training.config import LoopConfig
 from largegen.training.log import Metrics, plot_losses, read_metrics
@@ -48,25 +55,64 @@ def train(task: Task, out: Path, config: LoopConfig) -> dict[str, Any]:
         return _train(task, out, config, accelerator)
 
 
+def check_run(out: Path, config: LoopConfig) -> None:
+    """Check, before the work that prepares a run, what can be known of it by then.
+
+    Raises:
+        OutputError: A run is in the way.
+        InputError: Settings do not go together, there is no such checkpoint, or it has more steps behind it than the
+            run is to have.
+    """
+    check_directory(out, config.overwrite)
+    micro_batch(config, make_accelerator(config))
+    _check_steps(find_checkpoints(out, config.resume, config.overwrite), config)
+
+
+def _check_steps(candidates: list[Path], config: LoopConfig) -> None:
+    if candidates and step_of(candidates[0]) > config.steps:
+        raise InputError(
+            f"`steps` {config.steps}: {candidates[0]} has {step_of(candidates[0])} behind it already;"
+            " give as many or more, `resume` an earlier one, or start over with `overwrite`"
+        )
+
+
 def _train(task: Task, out: Path, config: LoopConfig, accelerator: Accelerator) -> dict[str, Any]:
     micro_batch(config, accelerator)  # which raises before the work begins
-    checkpoint = find_checkpoint(out, config.resume, config.overwrite)
-    state = TrainingState(task, config, accelerator)
-    task, main = state.bare_task, accelerator.is_main_process
+    candidates = find_checkpoints(out, config.resume, config.overwrite)
+    _check_steps(candidates, config)
     settings = {"version": __version__, **asdict(config), "task": task.settings}
+    main = accelerator.is_main_process
     if main:
-        _make_directory(out, clear=config.overwrite and not checkpoint)
-    start = _resume(state, out, checkpoint, config, settings) if checkpoint else 0
+        _make_directory(out, clear=config.overwrite and not candidates)
+    if candidates:
+        check_same_run(candidates[0], settings)
+    task.prepare()
+    state = TrainingState(task, config, accelerator)
+    task = state.bare_task
+    start = _resume(state, out, candidates, config) if candidates else 0
     if main:
         write_json(out / "config.json", settings)
     metrics = Metrics(out, start) if main else None
     after = _Callbacks(state, out, config, metrics)
     quiet = None if main and log.isEnabledFor(logging.WARNING) else True
-    with tqdm(initial=start, total=config.steps, desc="training", unit="step", disable=quiet) as bar:
+    with (
+        tqdm(initial=start, total=config.steps, desc="training", unit="step", disable=quiet) as bar,
+        held_back() as signals,
+    ):
         for step in training_steps(state, micro_batches(state, config, start), config.clip, start):
+            after.losses.append(step.loss)
             bar.update()
             bar.set_postfix(loss=f"{step.loss:.4f}", refresh=False)
-            after(step)
+            try:
+                if accelerator.num_processes == 1:  # of several each might stop at another place
+                    with signals.let_through():
+                        after(step)
+                else:
+                    after(step)
+                    _stop_together(accelerator, signals)
+            except KeyboardInterrupt:
+                after.save_last(step)
+                raise
     if metrics:
         metrics.close()
         plot_losses(read_metrics(metrics.path), out / "loss.png")
@@ -75,6 +121,13 @@ def _train(task: Task, out: Path, config: LoopConfig, accelerator: Accelerator) 
     accelerator.wait_for_everyone()
     last = {name: value for line in read_metrics(out / "metrics.jsonl") for name, value in line.items()}
     return {"model": str(out / "model"), "steps": config.steps, **last}
+
+
+def _stop_together(accelerator: Accelerator, signals: HeldBack) -> None:
+    """Raise, in all processes after the same step, the signal that has reached any of them."""
+    mine = 0.0 if signals.error is None else 1.0
+    if accelerator.reduce(torch.tensor(mine, device=accelerator.device)).item():
+        raise signals.error or KeyboardInterrupt
 
 
 class _Callbacks:
@@ -90,7 +143,6 @@ class _Callbacks:
 
     def __call__(self, step: Step) -> None:
         """Do what is due after `step`."""
-        self.losses.append(step.loss)
         for every, call in (
             (self.config.log_every, self._log),
             (self.config.validate_every, self._validate),
@@ -127,7 +179,15 @@ class _Callbacks:
         self.state.accelerator.wait_for_everyone()
 
     def _save(self, step: Step) -> None:
-        save_checkpoint(self.state.accelerator, self.out, step.number, self.config.checkpoints_limit)
+        save_checkpoint(self.state, self.out, step.number, self.config.checkpoints_limit)
+
+    def save_last(self, step: Step) -> None:
+        """Save what an interrupted run has done, unless that is saved already."""
+        if self.losses and step.number % self.config.log_every == 0:
+            self._log(step)
+        if step.number not in map(step_of, checkpoints(self.out)):
+            self._save(step)
+        log.warning("stopped after step %d of %d, which is saved", step.number, self.config.steps)
 
 
 def plan(task: Task, out: Path, config: LoopConfig) -> dict[str, Any]:
@@ -163,10 +223,12 @@ def _make_directory(out: Path, clear: bool) -> None:
                 remove(old)
 
 
-def _resume(state: TrainingState, out: Path, checkpoint: Path, config: LoopConfig, settings: dict[str, Any]) -> int:
+def _resume(state: TrainingState, out: Path, candidates: list[Path], config: LoopConfig) -> int:
     """Load a checkpoint and remove those after it; return its step."""
-    check_same_run(checkpoint, settings)
-    start = state.load(checkpoint, config)
+    checkpoint, saved = read_checkpoint(candidates, PartialState())
+    state.restore(saved, checkpoint, config)
+    start = step_of(checkpoint)
+    log.info("resuming after step %d from %s", start, checkpoint)
     state.accelerator.wait_for_everyone()
     if state.accelerator.is_main_process:
         with write_errors(out):

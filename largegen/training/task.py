@@ -18,6 +18,9 @@ class Task(nn.Module):
     settings: dict[str, Any]  # what it is and how much data it has, for config.json and --dry-run
     eval_every: int = 0  # steps between calls of `evaluate`; 0 for none
 
+    def prepare(self) -> None:
+        """Do the long work that training needs, in every process, once the run is known to be one that can be made."""
+
     def validate(self) -> dict[str, float]:
         """Compute figures on the held-out data, with the EMA weights in place."""
         return {}

@@ -125,8 +125,8 @@ def test_an_automatic_batch_size_is_that_of_the_stopped_run(model, grid, tmp_pat
 def test_huge_canvases_are_not_saved_all_the_time(model, grid, tmp_path, monkeypatch):
     saves = []
 
-    def slow(path, fingerprint, step, *_):
-        saves.append(step)
+    def slow(path, fingerprint, progress):
+        saves.append(progress.step)
         time.sleep(0.3)  # 20 times that is longer than the whole run
 
     monkeypatch.setattr("largegen.sampling.resume.save_progress", slow)

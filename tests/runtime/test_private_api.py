@@ -41,15 +41,6 @@ def test_no_other_file_uses_what_is_private():
     assert not found, f"calls below the public line of other packages belong into {HERE.removeprefix('change ')}"
 
 
-def test_accelerate_knows_the_models_that_it_prepared():
-    from accelerate import Accelerator
-
-    accelerator = Accelerator(cpu=True)
-    assert hasattr(accelerator, "_models"), f"accelerate has no Accelerator._models any more; {HERE}: prepared_models"
-    model = accelerator.prepare(torch.nn.Linear(2, 2))
-    assert model in private_api.prepared_models(accelerator)
-
-
 def test_torch_says_whether_the_cpu_has_bf16():
     gone = f"torch has no torch.cpu._is_avx512_bf16_supported any more; {HERE}: cpu_has_bf16"
     assert hasattr(torch.cpu, "_is_avx512_bf16_supported"), gone

@@ -48,3 +48,28 @@ def test_a_checkpoint_is_not_written_at_every_step(tmp_path):
     with pytest.raises(Killed):
         run(kill_at(4), batch_size=100, checkpoint=tmp_path / "run.safetensors", save_every_s=3600)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["ddim", "dpm++", "unipc"])
+def test_an_interrupted_run_saves_its_last_whole_step(tmp_path, name):
+    """Though the next save is far away; and the scheduler's memory is of that step."""
+    options = {"name": name, "steps": 6, "batch_size": 100}
+    saving = {"checkpoint": tmp_path / "run.safetensors", "save_every_s": 3600}
+    calls = []
+
+    def interrupted(latents, timestep, contexts):
+        calls.append(int(timestep))
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return mixing(latents, timestep, contexts)
+
+    with pytest.raises(KeyboardInterrupt):
+        run(interrupted, **options, **saving)
+    remaining = []
+
+    def denoise(latents, timestep, contexts):
+        remaining.append(int(timestep))
+        return mixing(latents, timestep, contexts)
+
+    assert torch.equal(run(denoise, **options, **saving), run(**options))
+    assert len(remaining) == 3

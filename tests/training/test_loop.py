@@ -1,5 +1,6 @@
 """The loop over steps on a network of a few weights: exact resumption, same losses however the batch is cut, errors."""
 
+import json
 import os
 
 import pytest
@@ -55,8 +56,8 @@ def test_a_resumed_run_goes_on_with_the_settings_it_is_given(tmp_path, schedule)
         for run in ("whole", "cut")
     )
     assert cut[:4] == whole[:4] and cut[4:] == pytest.approx([rate / 5 for rate in whole[4:]])
-    optimizer = torch.load(tmp_path / "cut" / "checkpoint-8" / "optimizer.bin")
-    assert optimizer["param_groups"][0]["weight_decay"] == 0.5
+    state = json.loads((tmp_path / "cut" / "checkpoint-8" / "state.json").read_text())
+    assert state["optimizer"][0]["weight_decay"] == 0.5
     exported = torch.load(tmp_path / "cut" / "model" / "net.pt")["1.weight"]
     assert torch.equal(exported, task.net[1].weight)  # the average over no more than the last step
 

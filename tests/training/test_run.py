@@ -135,12 +135,12 @@ def test_resume_needs_a_checkpoint(tmp_path, name):
         train(LineTask(), tmp_path / "out", config(resume=str(tmp_path / name)))
 
 
-@pytest.mark.parametrize("file", ["model.safetensors", "optimizer.bin", "custom_checkpoint_1.pkl"])
+@pytest.mark.parametrize("file", ["model.safetensors", "state.safetensors", "state.json", "random-0.safetensors"])
 def test_a_damaged_checkpoint_is_one_line(tmp_path, file):
     train(LineTask(), tmp_path, config(steps=2))
     path = tmp_path / "checkpoint-2" / file
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    with pytest.raises(InputError, match="checkpoint-2: damaged, or does not fit") as raised:
+    with pytest.raises(InputError, match="checkpoint-2: damaged: ") as raised:
         train(LineTask(), tmp_path, config(resume="latest"))
     assert "\n" not in str(raised.value)
 

@@ -20,6 +20,7 @@ from largegen.models.encoder import load_encoder
 from largegen.models.encoder_registry import EncoderSpec
 from largegen.models.perceptual import load_perceptual
 from largegen.models.pixels import to_network
+from largegen.models.script_check import check_script
 from largegen.runtime.device import keep_freed_memory, resolve_device
 from largegen.runtime.downloads import cached_file, file_sha256
 from largegen.runtime.hub import page_of
@@ -111,6 +112,8 @@ def _inception(weights: Path | None, device: "torch.device", dtype: "torch.dtype
         weights or cached_file(INCEPTION_URL, INCEPTION_SHA256, Path(INCEPTION_URL).name, "`inception_weights`")
     )
     sha256 = file_sha256(path)
+    if sha256 != INCEPTION_SHA256:
+        check_script(path)
     dtype = dtype or torch.float32
     try:
         with warnings.catch_warnings():

@@ -1,5 +1,6 @@
 """Train the conditional latent diffusion model: its loss, and how good it is on what was held out."""
 
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
@@ -39,8 +40,10 @@ class DiffusionTask(Task):
         encoder: Path | None,
         dtype: torch.dtype | None = None,
         sample_metrics: SampleMetrics | None = None,
+        encode: Callable[[], None] = lambda: None,
     ):
         super().__init__()
+        self.prepare = encode
         self.dataset, self.model, self.encoder, self.dtype, self.sample_metrics = (
             dataset,
             model,
