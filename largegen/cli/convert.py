@@ -31,6 +31,14 @@ def convert(
             help="Encoder that the model was trained with; see `largegen encoders`.", show_default="as published"
         ),
     ] = None,
+    embedding_dim: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Width of the embeddings of an --encoder of your own, which is not known here; embedding files that"
+            " carry its name are then taken.",
+        ),
+    ] = None,
     region_encoder: Annotated[
         str | None, typer.Option(help="Encoder of the regions around the tiles, for a model that takes them.")
     ] = None,
@@ -62,6 +70,7 @@ def convert(
         out,
         vae=vae,
         encoder=encoder,
+        embedding_dim=embedding_dim,
         region_encoder=region_encoder,
         mag=mag,
         checkpoint=checkpoint,

@@ -1,5 +1,7 @@
 """A slide or an embedding file as a reference: the embeddings under any place of it."""
 
+import logging
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache as cache_results
@@ -8,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from largegen.conditioning.area import ImageArea, check_size, most_tissue
+from largegen.embeddings.cohort import working_gsd, working_mpp
 from largegen.embeddings.embed import Rectangle, embed_slide, plan_tiles
 from largegen.embeddings.file import EmbeddingFile
 from largegen.embeddings.grid import EmbeddingGrid
@@ -19,6 +22,10 @@ from largegen.runtime.distributed import process_group, run_on_main
 from largegen.runtime.files import cache_directory
 from largegen.slides.slide import Slide
 from largegen.slides.tiles import TileGrid, tile_grid
+
+log = logging.getLogger(__name__)
+
+SAME_RESOLUTION = 1.2  # by so much may tiles differ from those that a model was trained with: scanners do
 
 
 @dataclass(frozen=True)
@@ -209,6 +216,7 @@ def check_embeddings(model: Model, file: EmbeddingFile) -> None:
             f"{file.path}: tiles of {settings.tile_px} px with an overlap of {settings.overlap_px} px, but model {name}"
             f" needs {model.tile_px} px without overlap"
         )
+    _warn_of_resolution(model, file)
     # Converted models and imported files know names only.
     by = "encoder_fingerprint" if info.encoder_fingerprint and settings.encoder_fingerprint else "encoder"
     if getattr(info, by) != getattr(settings, by):
@@ -216,3 +224,17 @@ def check_embeddings(model: Model, file: EmbeddingFile) -> None:
             f"{file.path}: embeddings of {settings.encoder} ({settings.encoder_fingerprint or 'weights unknown'}), but"
             f" model {name} was trained with {info.encoder} ({info.encoder_fingerprint or 'weights unknown'})"
         )
+
+
+def _warn_of_resolution(model: Model, file: EmbeddingFile) -> None:
+    """Say where tiles are not of the size, in um or metres, that the model was trained with."""
+    for unit, own, found in (
+        ("um", model.mpp, working_mpp(file)),
+        ("m", model.info.base_gsd, working_gsd(file)),
+    ):
+        if own and found and abs(math.log(found / own)) > math.log(SAME_RESOLUTION):
+            log.warning(
+                "%s: its tiles have %.4g %s/px, but model %s was trained with %.4g %s/px: what it shows will be of the"
+                " wrong size",
+                *(file.path, found, unit, model.info.name, own, unit),
+            )

@@ -149,12 +149,15 @@ class Autoencoder:
 def latent_statistics(vae: AutoencoderKL | VQModel | ResidualAutoencoder) -> tuple[Tensor, Tensor]:
     """Mean and deviation (C, 1, 1) float32 that the autoencoder's raw latents are normalised with.
 
-    VQ latents are used as they are [method of both papers]; a KL autoencoder says its own in its configuration.
+    VQ latents are used as they are [method of both papers], unless `latents_scale` in the configuration says what they
+    are multiplied by; a KL autoencoder says its own.
     """
     config = vae.config
     channels = config.latent_channels
     mean, std = torch.zeros(channels), torch.ones(channels)
-    if not isinstance(vae, VQModel):
+    if isinstance(vae, VQModel):
+        std = std / (config.get("latents_scale") or 1.0)
+    else:
         if config.get("latents_mean") and config.get("latents_std"):
             mean, std = torch.tensor(config.latents_mean), torch.tensor(config.latents_std)
         else:

@@ -23,10 +23,11 @@ class PatchConditioner(ModelMixin, ConfigMixin):
     Args:
         embedding_dim: D of the embeddings.
         cross_attention_dim: C of the denoiser's cross-attention.
+        normalize: Whether embeddings are L2-normalised; some published models were trained without.
     """
 
     @register_to_config
-    def __init__(self, embedding_dim: int, cross_attention_dim: int):
+    def __init__(self, embedding_dim: int, cross_attention_dim: int, normalize: bool = True):
         super().__init__()
         self.projection = nn.Linear(embedding_dim, cross_attention_dim)
 
@@ -40,7 +41,8 @@ class PatchConditioner(ModelMixin, ConfigMixin):
 
     def forward(self, embeddings: Tensor) -> Tensor:
         """Map (N, D) float, of any length -> (N, 1, C) in the weights' dtype."""
-        return self.projection(_unit(embeddings).to(self.projection.weight.dtype))[:, None]
+        embeddings = _unit(embeddings) if self.config.normalize else embeddings.float()
+        return self.projection(embeddings.to(self.projection.weight.dtype))[:, None]
 
     def null(self, n: int = 1) -> Tensor:
         """Return the condition of `n` unconditional samples: the projection of the zero embedding, (n, 1, C)."""
@@ -58,10 +60,11 @@ class PatchRegionConditioner(ModelMixin, ConfigMixin):
         embedding_dim: D of the patch embeddings.
         region_dim: D of the region embeddings.
         cross_attention_dim: C of the denoiser's cross-attention.
+        normalize: Whether embeddings are L2-normalised; some published models were trained without.
     """
 
     @register_to_config
-    def __init__(self, embedding_dim: int, region_dim: int, cross_attention_dim: int):
+    def __init__(self, embedding_dim: int, region_dim: int, cross_attention_dim: int, normalize: bool = True):
         super().__init__()
         self.patch = nn.Linear(embedding_dim, cross_attention_dim)
         self.region = nn.Linear(region_dim, cross_attention_dim)
@@ -83,8 +86,8 @@ class PatchRegionConditioner(ModelMixin, ConfigMixin):
     def forward(self, patch: Tensor, region: Tensor) -> Tensor:
         """Map (N, embedding_dim) and (N, region_dim) float, of any length -> (N, 2, C) in the weights' dtype."""
         dtype = self.patch.weight.dtype
-        tokens = (self.patch(_unit(patch).to(dtype)), self.region(_unit(region).to(dtype)))
-        return torch.stack(tokens, 1)
+        patch, region = (_unit(x) if self.config.normalize else x.float() for x in (patch, region))
+        return torch.stack((self.patch(patch.to(dtype)), self.region(region.to(dtype))), 1)
 
     def null(self, n: int = 1) -> Tensor:
         """Return the condition of `n` unconditional samples: the projections of zero embeddings, (n, 2, C)."""

@@ -7,6 +7,7 @@ from torch import Tensor
 
 DENOISERS = {"UNet2DConditionModel": UNet2DConditionModel}
 TIMESTEPS = 1000
+PREDICTIONS = ("epsilon", "v_prediction", "sample")  # the noise, v, or the clean latents
 NOISE_SCHEDULE = {
     "num_train_timesteps": TIMESTEPS,
     "beta_schedule": "scaled_linear",
@@ -37,7 +38,7 @@ class DenoiserConfig:
     summarizer: SummarizerConfig
     heads: int = 1
     norm_groups: int = 32
-    prediction: str = "epsilon"  # what the network is trained to give: epsilon (the noise) or v_prediction
+    prediction: str = "epsilon"  # what the network is trained to give: a value of PREDICTIONS
 
 
 PRESETS = {
@@ -69,9 +70,10 @@ def build_denoiser(config: DenoiserConfig, latent_channels: int, window: int) ->
 
 
 def to_eps(output: Tensor, latents: Tensor, timestep: Tensor | int, scheduler: DDPMScheduler) -> Tensor:
-    """Turn a denoiser's output into the noise it stands for: itself, or sqrt(a) v + sqrt(1 - a) x_t of a v-prediction.
+    """Turn a denoiser's output into the noise it stands for.
 
-    Here a is the schedule's cumulative alpha at the timestep (Salimans & Ho 2022, app. D).
+    That is itself, or sqrt(a) v + sqrt(1 - a) x_t of a v-prediction, or (x_t - sqrt(a) x0) / sqrt(1 - a) where it gives
+    the clean latents x0. Here a is the schedule's cumulative alpha at the timestep (Salimans & Ho 2022, app. D).
 
     Args:
         output: (B, C, h, w).
@@ -85,4 +87,6 @@ def to_eps(output: Tensor, latents: Tensor, timestep: Tensor | int, scheduler: D
     if scheduler.config.prediction_type == "epsilon":
         return output.float()
     a = scheduler.alphas_cumprod.to(latents.device)[timestep].float().reshape(-1, 1, 1, 1)
+    if scheduler.config.prediction_type == "sample":
+        return (latents.float() - a.sqrt() * output.float()) / (1 - a).sqrt()
     return a.sqrt() * output.float() + (1 - a).sqrt() * latents.float()

@@ -4,6 +4,7 @@ Beside the registry's names, any timm model name, `hf-hub:ORG/NAME` (a timm repo
 hub) and `local-dir:DIR` (a timm directory, or one that `largegen train-encoder` wrote) is an encoder.
 """
 
+import logging
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     import torch
 
 
+log = logging.getLogger(__name__)
+
 STARTER_DIR = Path(__file__).parents[1] / "starter" / "encoder"
 DIRECTORY_FORMAT = "largegen-encoder"
 # Arguments of timm.create_model that name files to load.
@@ -33,8 +36,13 @@ def encoder_names() -> tuple[str, ...]:
     return (*(["starter"] if STARTER_DIR.is_dir() else []), *REGISTRY)
 
 
-def encoder_spec(name: str) -> EncoderSpec:
+def encoder_spec(name: str, dim: int | None = None) -> EncoderSpec:
     """Find out what an encoder is by its name, without its weights.
+
+    Args:
+        name: Its name.
+        dim: Width of the embeddings of one that is not known here, such as an in-house one: it has a name, and no
+            network that tiles could be embedded with.
 
     Raises:
         ModelError: For a name that is not known, or a directory without a usable config.json.
@@ -56,7 +64,14 @@ def encoder_spec(name: str) -> EncoderSpec:
                 f"gated, or download the repository from {page} and use local-dir:DIR"
             ) from error
         return _timm_spec(name, read_config(file), name, page)
-    return _timm_name_spec(name)
+    try:
+        return _timm_name_spec(name)
+    except ModelError as error:
+        if dim is None:
+            raise ModelError(f"{error}; of one of your own say its `embedding_dim`") from error
+    log.warning("encoder %s: not known here; known by its name and %d dimensions alone", name, dim)
+    licence = "unknown; see its makers"
+    return EncoderSpec(name, dim, precision="fp32", licence=licence, page="", source="", architecture="")
 
 
 def _directory_spec(name: str, directory: Path) -> EncoderSpec:

@@ -78,6 +78,11 @@ class ModelInfo:
         """Micrometres per pixel at the finest resolution that it was trained at; None where unknown, as for scenes."""
         return self.mpp or min((slide.mpp for slide in self.trained_on if slide.mpp), default=None)
 
+    @property
+    def base_gsd(self) -> float | None:
+        """Metres per pixel of the finest scene that it was trained on; None where unknown, as for slides."""
+        return min((slide.gsd_m for slide in self.trained_on if slide.gsd_m), default=None)
+
 
 def _known_and_more(cls: type, values: Mapping[str, Any]) -> dict[str, Any]:
     """Divide a JSON object into the fields of a class, and `more`: the rest."""

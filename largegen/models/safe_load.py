@@ -34,6 +34,10 @@ NO_CHECKPOINT = {  # how files begin that people have in place of checkpoints, a
 }  # "<" alone may be a safetensors header's length
 
 
+# Parts of names that torch.compile, DataParallel and FSDP add; in those of LDM's averaged weights the dots are gone.
+_WRAPPED = re.compile(r"(?:(?<=\.)|^)(?:_orig_mod|module|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
+_EMA_WRAPPED = re.compile(r"^(model_ema\.diffusion_model)(?:_orig_mod|module)+(?=time_|input_|middle_|output_|out)")
+
 # What checkpoints need beside containers, numbers and text.
 PLAIN: Names = {
     ("collections", "OrderedDict"): OrderedDict,
@@ -189,7 +193,18 @@ def weights_of(content: dict[str, Any], path: Path) -> dict[str, torch.Tensor]:
     for name, value in weights.items():
         if value.layout != torch.strided or value.is_meta:
             raise ModelError(f"{path}: weight {name!r} is no plain array ({value.layout}, on {value.device})")
-    return without_prefix(weights, "module.")
+        if value.is_floating_point() and value.itemsize == 1:
+            kind = str(value.dtype).removeprefix("torch.")
+            raise ModelError(f"{path}: weight {name!r} is {kind}, which is not read; give fp16 or more")
+    return _unwrapped(weights, path)
+
+
+def _unwrapped(weights: dict[str, torch.Tensor], path: Path) -> dict[str, torch.Tensor]:
+    """Drop what torch.compile and the wrappers for several devices put into names."""
+    found = {_EMA_WRAPPED.sub(r"\1", _WRAPPED.sub("", name)): value for name, value in weights.items()}
+    if len(found) < len(weights):
+        raise ModelError(f"{path}: holds weights twice, wrapped (module., _orig_mod.) and not")
+    return found
 
 
 def without_prefix(weights: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:

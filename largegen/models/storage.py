@@ -1,6 +1,8 @@
 """One network on disk: a diffusers configuration and safetensors, saved and loaded strictly."""
 
 import json
+import logging
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
@@ -14,7 +16,12 @@ from torch import nn
 from largegen.errors import ModelError
 from largegen.models.safe_load import check_state, read_checkpoint, weights_of
 
-WEIGHTS = "diffusion_pytorch_model.safetensors"
+log = logging.getLogger(__name__)
+
+STEM = "diffusion_pytorch_model"
+WEIGHTS = f"{STEM}.safetensors"
+OWN_KEYS = {"latents_scale"}  # of config.json, that diffusers' classes do not know
+OLDER_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 
 
 def save_network(network: nn.Module, directory: Path, dtype: torch.dtype | None) -> None:
@@ -74,17 +81,64 @@ def load_network(directory: Path, classes: Mapping[str, Any], class_name: str | 
         name = class_name or config.get("_class_name")
         if name not in classes:
             raise ModelError(f"{directory}: its class is {name}, none of {', '.join(classes)}")
+        own = {key: config.pop(key) for key in OWN_KEYS & config.keys()}  # diffusers would warn of them
         with init_empty_weights(include_buffers=False):
             network: nn.Module = classes[name].from_config(config)
+        network.register_to_config(**own)
     except ModelError:
         raise
     except Exception as error:  # a damaged configuration fails in a dozen ways within the network's constructor
         raise ModelError(f"{directory / 'config.json'}: missing or damaged: {error}") from error
-    weights = directory / WEIGHTS
-    older = weights.with_suffix(".bin")
-    if not weights.exists() and older.exists():
-        weights = older
-    state = {name: value.float() for name, value in weights_of(read_checkpoint(weights), weights).items()}
-    check_state(network, state, weights)
+    files = weight_files(directory)
+    state: dict[str, torch.Tensor] = {}
+    for file in files:
+        state |= {name: value.float() for name, value in weights_of(read_checkpoint(file), file).items()}
+    state = _today_names(state, network.state_dict())
+    check_state(network, state, files[0] if len(files) == 1 else directory)
     network.load_state_dict(state, assign=True)
     return network
+
+
+def weight_files(directory: Path) -> list[Path]:
+    """Find the files of a network's weights as diffusers names them: whole or in shards, safetensors or older, fp16.
+
+    Raises:
+        ModelError: Where there are none, or it is not clear which are meant.
+    """
+    found = [path for path in sorted(directory.glob(f"{STEM}*")) if path.suffix in (".safetensors", ".bin")]
+    indices = sorted(directory.glob(f"{STEM}*.index*.json"))
+    whole = [path for path in found if not re.search(r"-\d{5}-of-\d{5}", path.name)]
+    for plain in (directory / WEIGHTS, (directory / WEIGHTS).with_suffix(".bin")):
+        if plain in whole:
+            return [plain]
+        if (index := plain.with_name(f"{plain.name}.index.json")) in indices:
+            return _shards(index)
+    variants = [path for path in (*whole, *indices) if "non_ema" not in path.name] or [*whole, *indices]
+    best = [path for path in variants if "safetensors" in path.name] or variants
+    if len(best) > 1:
+        raise ModelError(f"{directory}: holds {', '.join(path.name for path in best)}; leave one of them there")
+    if not best:
+        raise ModelError(f"{directory / WEIGHTS}: no such file")
+    log.info("%s: its weights are read from %s", directory, best[0].name)
+    return _shards(best[0]) if best[0].suffix == ".json" else best
+
+
+def _shards(index: Path) -> list[Path]:
+    try:
+        names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        return [index.parent / Path(name).name for name in sorted(names)]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ModelError(f"{index}: not an index of shards: {error!r}") from error
+
+
+def _today_names(state: dict[str, torch.Tensor], expected: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Rename the weights of attention that diffusers before 0.18 called query, key, value and proj_attn."""
+    renamed = {}
+    for name, value in state.items():
+        today = ".".join(OLDER_NAMES.get(part, part) for part in name.split("."))
+        if name not in expected and today in expected:
+            name = today
+            if value.ndim == 4 and value.shape[2:] == (1, 1):
+                value = value[:, :, 0, 0]  # still older ones are convolutions
+        renamed[name] = value
+    return renamed

@@ -6,6 +6,7 @@ from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler,
 from torch import Tensor
 
 from largegen.errors import InputError, ModelError
+from largegen.models.denoiser import PREDICTIONS
 
 Scheduler: TypeAlias = DDIMScheduler | DPMSolverMultistepScheduler | UniPCMultistepScheduler
 
@@ -28,15 +29,15 @@ def make_scheduler(name: str, train_scheduler: DDPMScheduler, steps: int) -> Sch
 
     Raises:
         InputError: for an unknown name or a number of steps that cannot be had.
-        ModelError: for a model that predicts neither noise nor v.
+        ModelError: for a model that predicts neither noise nor v nor clean latents.
     """
     if name not in SCHEDULERS:
         raise InputError(f"`scheduler` {name}: use one of {', '.join(SCHEDULERS)}")
     config = train_scheduler.config
     if not 1 <= steps <= config.num_train_timesteps:
         raise InputError(f"`steps` {steps}: must be between 1 and {config.num_train_timesteps}")
-    if config.prediction_type not in ("epsilon", "v_prediction"):
-        raise ModelError(f"scheduler: the model predicts {config.prediction_type}; it must be epsilon or v_prediction")
+    if config.prediction_type not in PREDICTIONS:
+        raise ModelError(f"scheduler: the model predicts {config.prediction_type}, none of {', '.join(PREDICTIONS)}")
     kind, options = SCHEDULERS[name]
     # Whatever the network predicts, `denoise` gives the noise.
     fixed = {"timestep_spacing": "trailing", "prediction_type": "epsilon", "clip_sample": False, "thresholding": False}

@@ -129,7 +129,7 @@ def read_import(
     with open_arrays(path) as found:
         if found.attributes.get("", {}).get("format") == FORMAT:
             raise InputError(f"{path}: an embedding file of largegen already; use it as it is")
-        spec = encoder_spec(encoder_name(found, options.encoder, path))
+        spec = encoder_spec(encoder_name(found, options.encoder, path), options.embedding_dim)
         name = choose(found, options.dataset, spec, path)
         with np.errstate(over="ignore"):  # of float64: found below
             values = found.arrays[name][()].astype(np.float32)

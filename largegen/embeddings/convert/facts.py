@@ -23,6 +23,7 @@ class ImportOptions:
     """
 
     encoder: str | None = None  # name of the encoder of the embeddings
+    embedding_dim: int | None = None  # their width, of an encoder that is not known here
     dataset: str | None = None  # path of the embeddings inside the file
     tile_px: int | None = None
     overlap_px: int | None = None

@@ -30,6 +30,7 @@ def convert(
     *,
     vae: str | Path | None = None,
     encoder: str | None = None,
+    embedding_dim: int | None = None,
     region_encoder: str | None = None,
     mag: float | None = None,
     checkpoint: str | None = None,
@@ -49,6 +50,8 @@ def convert(
         out: The model directory.
         vae: Where the autoencoder is, if it is not in the source: another source, or a model's directory.
         encoder: Name of the encoder that the model was trained with; None for the published one.
+        embedding_dim: Width of the embeddings of an `encoder` that nobody here knows, such as an in-house one: the
+            model then takes embedding files that carry that name.
         region_encoder: Name of the encoder of regions, for a model that takes them.
         mag: Magnification of its base; None for the published one.
         checkpoint: Which one, where the source has several: its file name.
@@ -76,7 +79,7 @@ def convert(
         if vae is not None:
             parts.vae = _vae_of(_locate(vae)[0])
         _check_finite(parts, path)
-        info = _info(parts, source, encoder, region_encoder, mag)
+        info = _info(parts, source, (encoder, embedding_dim), region_encoder, mag)
         info = replace(info, name=name or out.absolute().name, licence=licence or info.licence)
         report.parts = list(parts.networks)
         sizes = {part: sum(t.nbytes for t in net.state_dict().values()) for part, net in parts.networks.items()}
@@ -111,13 +114,20 @@ def _check_finite(parts: Parts, path: Path) -> None:
 
 
 def _info(
-    parts: Parts, source: str | Path, encoder: str | None, region_encoder: str | None, mag: float | None
+    parts: Parts,
+    source: str | Path,
+    named: tuple[str | None, int | None],
+    region_encoder: str | None,
+    mag: float | None,
 ) -> ModelInfo:
-    """Collect what travels with the weights.
+    """Collect what travels with the weights; `named`: the encoder, and the width of one that is not known here.
 
     Raises:
         InputError: Where the encoder is not known, or does not match.
     """
+    encoder, width = named
+    if width and not encoder:
+        raise InputError("`embedding_dim`: is that of an `encoder`; name it")
     info = ModelInfo("", __version__, converted_from=str(source))
     unet, vae, conditioner = parts.unet, parts.vae, parts.conditioner
     if conditioner is None:
@@ -143,7 +153,7 @@ def _info(
     specs = {}
     for option, found, wanted in (("encoder", trained_with, dim), ("region_encoder", region_encoder, region_dim)):
         if found:
-            specs[option] = spec = encoder_spec(found)
+            specs[option] = spec = encoder_spec(found, width if option == "encoder" else None)
             if spec.dim != wanted:
                 raise InputError(
                     f"`{option}` {found}: gives {spec.dim}-dimensional embeddings, but the model takes"

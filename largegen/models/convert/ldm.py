@@ -6,16 +6,15 @@ A configuration's `target:` is looked up by its last part, never imported. `sour
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
-import torch
 from accelerate import init_empty_weights
-from diffusers import DDPMScheduler, UNet2DConditionModel, VQModel
+from diffusers import UNet2DConditionModel, VQModel
 from torch import Tensor, nn
 
 from largegen.errors import ModelError
 from largegen.models.conditioners import PatchConditioner, PatchRegionConditioner, Summarizer
-from largegen.models.denoiser import NOISE_SCHEDULE
+from largegen.models.convert.ldm_config import Config, attention_heads
 from largegen.models.safe_load import check_state
 from largegen.runtime.private_api import ldm_conversion
 
@@ -37,6 +36,8 @@ VQ_F4 = {  # where a checkpoint comes without its configuration
     },
 }
 CIN256 = {
+    "linear_start": 0.0015,
+    "linear_end": 0.0195,
     "unet_config": {
         "params": {
             "image_size": 64,
@@ -55,7 +56,6 @@ CIN256 = {
     "first_stage_config": {"params": VQ_F4},
     "cond_stage_config": {"target": "ClassEmbedder"},
 }
-SCHEDULE_NAMES = {"num_train_timesteps": "timesteps", "beta_start": "linear_start", "beta_end": "linear_end"}
 SUMMARIZER_NAMES = {  # ours: theirs
     "pad": "pad_token",
     "level.": "mag_embedding.",
@@ -68,7 +68,6 @@ SUMMARIZER_NAMES = {  # ours: theirs
 }
 BLOCK_NAMES = {"self_attn": "self_attention", "linear1": "mlp.0", "linear2": "mlp.3", "norm1": "ln_1", "norm2": "ln_2"}
 
-Config = Mapping[str, Any]  # of a checkpoint's `model.params`
 Network = TypeVar("Network", bound=nn.Module)
 Weights = Mapping[str, Tensor]
 
@@ -93,16 +92,19 @@ def denoiser(config: Config, weights: Weights, source: Path) -> UNet2DConditionM
     """Convert a denoiser, from weights under DENOISER."""
     diffusers = ldm_conversion()
     with _conversion_errors(source, "denoiser"):
+        unet_params = {"transformer_depth": 1} | dict(params(config, "unet_config"))
+        config = {**config, "unet_config": {"params": unet_params}}
         form = diffusers.create_unet_diffusers_config_from_ldm({"model": {"params": config}}, weights)
-        form["sample_size"] = int(params(config, "unet_config")["image_size"])  # of the latents
+        form["sample_size"] = int(unet_params["image_size"])  # of the latents
+        form["attention_head_dim"] = attention_heads(unet_params, form["block_out_channels"])
         converted = diffusers.convert_ldm_unet_checkpoint(dict(weights), form)
         with init_empty_weights(include_buffers=False):
             unet = UNet2DConditionModel(**form)
     return _filled(unet, converted, source)
 
 
-def autoencoder(config: Config, weights: Weights, source: Path) -> VQModel:
-    """Convert an autoencoder, from weights under AUTOENCODER."""
+def autoencoder(config: Config, weights: Weights, source: Path, scale: float = 1.0) -> VQModel:
+    """Convert an autoencoder, from weights under AUTOENCODER, whose latents are multiplied by `scale`."""
     diffusers = ldm_conversion()
     with _conversion_errors(source, "autoencoder"):
         form = diffusers.create_vae_diffusers_config_from_ldm({"model": {"params": config}}, weights)
@@ -112,6 +114,8 @@ def autoencoder(config: Config, weights: Weights, source: Path) -> VQModel:
         converted["quantize.embedding.weight"] = weights[f"{AUTOENCODER}quantize.embedding.weight"]
         with init_empty_weights(include_buffers=False):
             vae = VQModel(**form)
+    if scale != 1.0:
+        vae.register_to_config(latents_scale=scale)
     return _filled(vae, converted, source)
 
 
@@ -124,17 +128,17 @@ def conditioner(config: Config, weights: Weights, source: Path) -> nn.Module | N
         if kind == "EmbeddingViT2_5":
             return _summarizer(params(config, "cond_stage_config"), weights, source)
         if kind in ("PatchEmbedder", "SSLEmbedder"):
-            return _tokens(weights, source)
+            return _tokens(bool(params(config, "cond_stage_config").get("normalize_ssl", False)), weights, source)
     raise ModelError(f"{source}: conditioner {kind}: not one of the published ones")
 
 
-def _tokens(weights: Weights, source: Path) -> PatchConditioner | PatchRegionConditioner:
+def _tokens(normalize: bool, weights: Weights, source: Path) -> PatchConditioner | PatchRegionConditioner:
     cross_attention_dim, dim = weights["patch_fc.weight"].shape
     if "region_fc.weight" in weights:
-        network = PatchRegionConditioner(dim, weights["region_fc.weight"].shape[1], cross_attention_dim)
+        network = PatchRegionConditioner(dim, weights["region_fc.weight"].shape[1], cross_attention_dim, normalize)
         names = {"patch_fc": "patch", "region_fc": "region"}
     else:
-        network, names = PatchConditioner(dim, cross_attention_dim), {"patch_fc": "projection"}
+        network, names = PatchConditioner(dim, cross_attention_dim, normalize), {"patch_fc": "projection"}
     split = {name: name.rpartition(".") for name in weights}
     return _filled(network, {f"{names[stem]}.{kind}": weights[n] for n, (stem, _, kind) in split.items()}, source)
 
@@ -158,21 +162,6 @@ def _summarizer(form: Config, weights: Weights, source: Path) -> Summarizer:
         if theirs in weights:
             renamed[name] = weights[theirs]
     return _filled(network, renamed, source)
-
-
-def schedule(config: Config, weights: Weights, source: Path) -> DDPMScheduler:
-    """Convert the noise schedule.
-
-    Raises:
-        ModelError: Where the checkpoint's own table is another one.
-    """
-    with _conversion_errors(source, "noise schedule"):
-        stated = {ours: config[theirs] for ours, theirs in SCHEDULE_NAMES.items() if theirs in config}
-        scheduler = DDPMScheduler(**NOISE_SCHEDULE | stated)
-    ours, theirs = scheduler.alphas_cumprod, weights.get("alphas_cumprod")
-    if theirs is not None and not (theirs.shape == ours.shape and torch.allclose(theirs.float(), ours, atol=1e-5)):
-        raise ModelError(f"{source}: its noise schedule is not the one that its config describes")
-    return scheduler
 
 
 def _filled(network: Network, weights: Weights, source: Path) -> Network:

@@ -18,14 +18,17 @@ from largegen.errors import InputError, ModelError
 from largegen.models.autoencoder import AUTOENCODERS
 from largegen.models.convert import ldm
 from largegen.models.convert.ldm import AUTOENCODER, CIN256, CONDITIONER, DENOISER, VQ_F4
-from largegen.models.denoiser import DENOISERS
+from largegen.models.convert.ldm_config import check_config, latents_scale, schedule
+from largegen.models.denoiser import DENOISERS, NOISE_SCHEDULE, PREDICTIONS
 from largegen.models.directory import is_model
 from largegen.models.safe_load import read_checkpoint, weights_of
 from largegen.models.storage import load_network
+from largegen.runtime.files import read_config
 
 log = logging.getLogger(__name__)
 
 EMA = "model_ema."
+CHECKPOINT_SUFFIXES = ((".ckpt",), (".safetensors",), (".pt", ".pth", ".bin"))  # the first that a folder holds count
 SCHEDULE = (  # the noise schedule's tables, which follow from its betas
     *("betas", "alphas_cumprod", "alphas_cumprod_prev", "sqrt_alphas_cumprod", "sqrt_one_minus_alphas_cumprod"),
     *("log_one_minus_alphas_cumprod", "sqrt_recip_alphas_cumprod", "sqrt_recipm1_alphas_cumprod", "lvlb_weights"),
@@ -37,6 +40,7 @@ LEFT_OUT = {  # parts of a checkpoint that a model has no use for, by how their 
     "model_ema.decay": "bookkeeping of the EMA",
     "model_ema.num_updates": "bookkeeping of the EMA",
     **dict.fromkeys(SCHEDULE, "tables that follow from the noise schedule"),
+    "scale_factor": "what the latents are multiplied by, which is in the autoencoder's configuration",
 }
 
 
@@ -92,7 +96,8 @@ def read_published(path: Path, checkpoint: str | None = None, raw_weights: bool 
         weights = {AUTOENCODER + name: value for name, value in weights.items()}  # an autoencoder by itself
         config = {"first_stage_config": {"params": config or VQ_F4}}
     config = config or _assumed(weights, file)
-    report, parts = Report(file), Parts(scheduler=ldm.schedule(config, weights, file))
+    check_config(config, file)
+    report, parts = Report(file), Parts(scheduler=schedule(config, weights, file))
     own = {start: {n: v for n, v in weights.items() if n.startswith(start)} for start in (DENOISER, AUTOENCODER)}
     averaged = {name: EMA + name.removeprefix("model.").replace(".", "") for name in own[DENOISER]}
     if own[DENOISER]:
@@ -107,7 +112,7 @@ def read_published(path: Path, checkpoint: str | None = None, raw_weights: bool 
         parts.conditioner = ldm.conditioner(config, condition, file)
     if own[AUTOENCODER]:
         without_loss = {n: v for n, v in own[AUTOENCODER].items() if not n.startswith(f"{AUTOENCODER}loss.")}
-        parts.vae = ldm.autoencoder(config, without_loss, file)
+        parts.vae = ldm.autoencoder(config, without_loss, file, latents_scale(config, weights, file))
     if not parts.networks:
         raise ModelError(f"{file}: holds neither a denoiser nor an autoencoder of latent diffusion")
     _account(weights, parts, report, set(averaged if report.ema else averaged.values()))
@@ -130,11 +135,14 @@ def find_checkpoint(path: Path, name: str | None = None) -> tuple[Path, Mapping[
     folder = path if path.is_dir() else path.parent.parent if path.parent.name == "checkpoints" else path.parent
     weights = [path]
     if path.is_dir():
-        weights = sorted([*folder.glob("*.ckpt"), *folder.glob("checkpoints/*.ckpt")])
+        inside = [path for place in (folder, folder / "checkpoints") if place.is_dir() for path in place.iterdir()]
+        kinds = [[path for path in inside if path.suffix.lower() in group] for group in CHECKPOINT_SUFFIXES]
+        weights = sorted(next((found for found in kinds if found), []))
     if name is not None:
         weights = [file for file in weights if name in (file.name, file.stem)]
     if not weights:
-        raise InputError(f"{path}: holds no checkpoint {name or '(*.ckpt or checkpoints/*.ckpt)'}")
+        suffixes = ", ".join(suffix for group in CHECKPOINT_SUFFIXES for suffix in group)
+        raise InputError(f"{path}: holds no checkpoint {name or f'({suffixes}, here or in checkpoints/)'}")
     if len(weights) > 1:
         names = ", ".join(file.name for file in weights)
         raise InputError(f"{path}: holds {len(weights)} checkpoints ({names}); name one with `checkpoint`")
@@ -164,16 +172,34 @@ def _read_diffusers(path: Path) -> tuple[Parts, Report]:
     """Read the denoiser and the autoencoder of a directory in diffusers' layout."""
     if is_model(path):
         raise InputError(f"{path}: is a model directory of largegen already")
-    parts = Parts(scheduler=ldm.schedule({}, {}, path))
+    parts = Parts(scheduler=DDPMScheduler(**NOISE_SCHEDULE))
     if (path / "unet").is_dir():
         parts.unet = load_network(path / "unet", DENOISERS).eval()
     vae = next((path / name for name in ("vqvae", "vae") if (path / name).is_dir()), None)
     if vae:
         parts.vae = load_network(vae, AUTOENCODERS).eval()
     if (path / "scheduler" / "scheduler_config.json").is_file():
-        parts.scheduler = DDPMScheduler.from_config(DDPMScheduler.load_config(path / "scheduler"), clip_sample=False)
+        parts.scheduler = _scheduler_of(read_config(path / "scheduler" / "scheduler_config.json"), path)
+    elif parts.unet is not None:
+        log.warning("%s: has no scheduler/; taken for a model that predicts noise, with LDM's noise schedule", path)
     used = sum(len(network.state_dict()) for network in parts.networks.values())
     return parts, Report(path, used=used)
+
+
+def _scheduler_of(config: Mapping[str, Any], path: Path) -> DDPMScheduler:
+    """Take the noise schedule of a scheduler of diffusers.
+
+    Raises:
+        ModelError: For a scheduler of another kind of diffusion, and for a schedule without signal at its end.
+    """
+    kind = str(config.get("_class_name", "DDPMScheduler"))
+    if "FlowMatch" in kind or "EDM" in kind or "num_train_timesteps" not in config:
+        raise ModelError(f"{path}: its scheduler is {kind}: not diffusion by a noise schedule of steps")
+    if config.get("prediction_type", "epsilon") not in PREDICTIONS:
+        raise ModelError(f"{path}: predicts {config['prediction_type']}, none of {', '.join(PREDICTIONS)}")
+    if config.get("rescale_betas_zero_snr"):
+        raise ModelError(f"{path}: its noise schedule has no signal left at its end (rescale_betas_zero_snr)")
+    return DDPMScheduler.from_config(config, clip_sample=False, thresholding=False)
 
 
 def _account(weights: Mapping[str, Tensor], parts: Parts, report: Report, others: set[str]) -> None:

@@ -61,6 +61,7 @@ class DiffusionTask(Task):
             "validation_regions": [len(level) for level in dataset.validation],
         }
         kind = {"conditioner": type(model.conditioner).__name__, "levels": model.levels}
+        kind |= {"prediction": model.scheduler.config.prediction_type}  # that of `init_from`, if any
         data = {"autoencoder": model.autoencoder.fingerprint, **kind, **counts, "seed": dataset.seed}
         self.settings = {"kind": "denoiser", **asdict(config), **model.info.as_dict(), **data}
 
@@ -79,13 +80,13 @@ class DiffusionTask(Task):
         return ((prediction - target).square() * self.channel_weights).mean()
 
     def _target(self, latents: Tensor, noise: Tensor, timestep: Tensor) -> Tensor:
-        """Return what the network should give: the noise, or v = sqrt(a) eps - sqrt(1 - a) x0 (Salimans & Ho 2022).
+        """Return what the network should give: the noise, x0, or v = sqrt(a) eps - sqrt(1 - a) x0 (Salimans & Ho 2022).
 
         At high noise v tells x0 rather than eps, so that a small network learns colour and layout soon.
         """
         if self.scheduler.config.prediction_type == "v_prediction":
             return self.scheduler.get_velocity(latents, noise, timestep)
-        return noise
+        return latents if self.scheduler.config.prediction_type == "sample" else noise
 
     def validate(self) -> dict[str, float]:
         """Compute the loss on up to 64 held-out regions at 8 evenly spaced timesteps, always with the same noise.

@@ -44,7 +44,11 @@ def test_ldm_weights_are_a_start_for_training(reference_weights, encoders, tmp_p
     published, _ = read_published(tmp_path / "cin256")
     conditioner = PatchConditioner(48, 512)
     model = Model(
-        load_autoencoder(base), UNet2DConditionModel.from_config(published.unet.config), conditioner, None, {}
+        load_autoencoder(base),
+        UNet2DConditionModel.from_config(published.unet.config),
+        conditioner,
+        published.scheduler,
+        {},
     )
     start_from(model, base)
     pairs = zip(model.unet.state_dict().values(), published.unet.state_dict().values(), strict=True)
@@ -146,7 +150,9 @@ def test_only_a_model_directory_is_replaced(reference_weights, encoders, tmp_pat
 def test_an_encoder_is_known_by_its_registered_name(reference_weights, encoders, tmp_path, monkeypatch):
     """Embedding files say `uni_v1`, whatever a model's encoder was called on the command line."""
     source, spec = save_checkpoint(tmp_path / "run", *reference_weights), encoder_spec(encoders[0])
-    monkeypatch.setattr("largegen.models.convert.convert.encoder_spec", lambda name: replace(spec, name="registered"))
+    monkeypatch.setattr(
+        "largegen.models.convert.convert.encoder_spec", lambda name, dim: replace(spec, name="registered")
+    )
     convert(source, tmp_path / "out", encoder="hf-hub:ORG/NAME")
     assert load_model(tmp_path / "out").info.encoder == "registered"
 
@@ -154,7 +160,7 @@ def test_an_encoder_is_known_by_its_registered_name(reference_weights, encoders,
 def test_which_checkpoint(reference_weights, tmp_path):
     with pytest.raises(InputError, match="no such file"):
         read_published(tmp_path / "nothing")
-    with pytest.raises(InputError, match=r"holds no checkpoint \(\*.ckpt or checkpoints/\*.ckpt\)"):
+    with pytest.raises(InputError, match=r"holds no checkpoint \(\.ckpt, .* here or in checkpoints/\)"):
         read_published(tmp_path)
     folder = save_checkpoint(tmp_path / "run", *reference_weights)
     (folder / "model.ckpt").rename(folder / "epoch=1.ckpt")

@@ -1,0 +1,382 @@
+"""A converted or initialised model computes what its source computed, or is refused."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, DDPMScheduler, UNet2DConditionModel
+from helpers import ldm_form
+from helpers.checkpoints import save_checkpoint
+from helpers.models import save_encoder, save_model
+from safetensors.torch import load_file, save_file
+
+from largegen.errors import InputError, ModelError
+from largegen.models.autoencoder import load_autoencoder
+from largegen.models.convert.convert import convert
+from largegen.models.convert.published import read_published
+from largegen.models.denoiser import to_eps
+from largegen.models.model import load_model, start_from
+from largegen.models.storage import load_network
+
+DIM = 48
+UNET = {
+    **{"image_size": 8, "in_channels": 3, "out_channels": 3, "model_channels": 32, "num_res_blocks": 1},
+    **{"attention_resolutions": [2], "channel_mult": [1, 2], "num_heads": 1, "use_spatial_transformer": True},
+    **{"transformer_depth": 1, "context_dim": 16},
+}
+VQ = {
+    **{"embed_dim": 3, "n_embed": 8},
+    "ddconfig": {
+        **{"double_z": False, "z_channels": 3, "resolution": 64, "in_channels": 3, "out_ch": 3, "ch": 32},
+        **{"ch_mult": [1, 1], "num_res_blocks": 1, "attn_resolutions": [], "dropout": 0.0},
+    },
+}
+
+
+def form(unet=None, conditioner=None, autoencoder=None, **params):
+    """The config of a tiny latent diffusion model; values of None are left out."""
+    sections = {
+        "unet_config": {"params": UNET | (unet or {})},
+        "first_stage_config": {"params": VQ | (autoencoder or {})},
+        "cond_stage_config": {"target": "a.PatchEmbedder", "params": {"normalize_ssl": True} | (conditioner or {})},
+    }
+    found = {"linear_start": 0.0015, "linear_end": 0.0195, "timesteps": 1000, **sections} | params
+    return {"model": {"params": {key: value for key, value in found.items() if value is not None}}}
+
+
+@pytest.fixture(scope="module")
+def weights():
+    generator = torch.Generator().manual_seed(0)
+    shapes = dict(ldm_form.denoiser(**UNET)) | dict(ldm_form.autoencoder(**VQ))
+    shapes |= {"cond_stage_model.patch_fc.weight": (16, DIM), "cond_stage_model.patch_fc.bias": (16,)}
+    return {name: 0.05 * torch.randn(shape, generator=generator) for name, shape in shapes.items()}
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory):
+    return f"local-dir:{save_encoder(tmp_path_factory.mktemp('encoder') / 'e', width=DIM)}"
+
+
+@pytest.fixture
+def converted(tmp_path, weights, encoder):
+    """Convert the tiny checkpoint with a config, and perhaps other weights, and load it."""
+
+    def made(config=None, changed=None, name="a"):
+        source = save_checkpoint(tmp_path / name, changed or weights, config or form())
+        convert(source, tmp_path / f"{name}-model", encoder=encoder)
+        return load_model(tmp_path / f"{name}-model", "cpu", "fp32")
+
+    return made
+
+
+@pytest.fixture
+def inputs():
+    generator = torch.Generator().manual_seed(1)
+    return torch.randn(2, 3, 8, 8, generator=generator), torch.randn(2, DIM, generator=generator)
+
+
+def predicted(model, inputs):
+    latents, embeddings = inputs
+    return model.unet(latents, 500, model.context(embeddings)).sample
+
+
+@pytest.mark.parametrize(("name", "kind"), [("eps", "epsilon"), ("v", "v_prediction"), ("x0", "sample")])
+def test_what_the_denoiser_predicts_is_kept(converted, inputs, name, kind):
+    model = converted(form(parameterization=name))
+    assert model.scheduler.config.prediction_type == kind
+    latents, embeddings = inputs
+    context, a = model.context(embeddings), model.scheduler.alphas_cumprod[500]
+    output = model.unet(latents, 500, context).sample
+    clean = {"eps": (latents - (1 - a).sqrt() * output) / a.sqrt(), "x0": output}
+    clean["v"] = a.sqrt() * latents - (1 - a).sqrt() * output
+    eps = (latents - a.sqrt() * clean[name]) / (1 - a).sqrt()
+    assert torch.allclose(model.eps(latents, 500, context), eps, atol=1e-4)
+
+
+def test_the_noise_of_clean_latents_is_what_was_added():
+    scheduler = DDPMScheduler(prediction_type="sample")
+    clean, noise = torch.randn(2, 3, 4, 4), torch.randn(2, 3, 4, 4)
+    when = torch.tensor([100, 900])
+    noisy = scheduler.add_noise(clean, noise, when)
+    assert torch.allclose(to_eps(clean, noisy, when, scheduler), noise, atol=1e-3)
+
+
+@pytest.mark.parametrize("where", ["config", "buffer"])
+def test_the_scale_of_latents_is_used(converted, weights, where):
+    """LDM multiplies by scale_factor after encoding and divides before decoding."""
+    plain = converted(name="plain").autoencoder
+    if where == "config":
+        scaled = converted(form(scale_factor=0.3), name="scaled").autoencoder
+    else:
+        stored = weights | {"scale_factor": torch.tensor(0.3)}
+        scaled = converted(form(scale_by_std=True), stored, name="scaled").autoencoder
+    images = torch.rand(1, 3, 16, 16) * 2 - 1
+    latents = plain.encode(images)
+    assert torch.allclose(scaled.encode(images), 0.3 * latents, rtol=1e-3, atol=1e-6)
+    assert torch.allclose(scaled.decode(0.3 * latents), plain.decode(latents), atol=1e-4)
+
+
+def test_a_scale_that_was_measured_and_is_missing_is_refused(converted):
+    with pytest.raises(ModelError, match="scale_factor is missing"):
+        converted(form(scale_by_std=True))
+
+
+@pytest.mark.parametrize("said", [True, False, None])
+def test_embeddings_are_normalised_where_the_source_did(converted, said):
+    """The authors' conditioner doesn't by default."""
+    conditioner = {"target": "a.PatchEmbedder", "params": {} if said is None else {"normalize_ssl": said}}
+    model = converted(form(cond_stage_config=conditioner))
+    embeddings = torch.randn(3, DIM)
+    assert torch.allclose(model.context(embeddings), model.context(3 * embeddings), atol=1e-5) == bool(said)
+
+
+@pytest.mark.parametrize(
+    ("said", "betas"),
+    [
+        ({"linear_start": None, "linear_end": None}, torch.linspace(1e-4**0.5, 2e-2**0.5, 1000) ** 2),
+        ({"beta_schedule": "linear"}, torch.linspace(0.0015**0.5, 0.0195**0.5, 1000) ** 2),
+        ({"beta_schedule": "sqrt_linear"}, torch.linspace(0.0015, 0.0195, 1000)),
+        ({"timesteps": 500}, torch.linspace(0.0015**0.5, 0.0195**0.5, 500) ** 2),
+    ],
+)
+def test_a_schedule_without_tables_is_what_ldm_makes_of_its_config(converted, said, betas):
+    table = converted(form(**said)).scheduler.alphas_cumprod
+    assert torch.allclose(table, (1 - betas).cumprod(0), atol=1e-5)
+
+
+def test_ldm_s_cosine_schedule(converted):
+    """openai/improved-diffusion: alpha_bar = cos^2(((t / T) + s) / (1 + s) pi / 2), betas at most 0.999."""
+    t = (torch.arange(1001, dtype=torch.float64) / 1000 + 8e-3) / 1.008 * np.pi / 2
+    bar = t.cos() ** 2
+    betas = (1 - bar[1:] / bar[:-1]).clamp(0, 0.999)
+    table = converted(form(beta_schedule="cosine")).scheduler.alphas_cumprod
+    assert torch.allclose(table, (1 - betas).cumprod(0).float(), atol=1e-5)
+
+
+@pytest.mark.parametrize("heads", [{"num_heads": 2}, {"num_heads": -1, "num_head_channels": 16}])
+def test_the_heads_of_attention_are_the_source_s(converted, inputs, heads):
+    """64 channels: 4 heads of 16, whatever `num_heads` says beside them."""
+    one = converted(name="one")
+    several = converted(form(unet=heads), name="several")
+    count = {2: 2, -1: 4}[heads["num_heads"]]
+    assert {m.heads for n, m in several.unet.named_modules() if n.endswith("attn1")} == {count}
+    assert not torch.equal(predicted(one, inputs), predicted(several, inputs))
+
+
+@pytest.mark.parametrize(
+    ("config", "key"),
+    [
+        (form(conditioning_key="concat"), "conditioning_key: concat"),
+        (form(given_betas=[0.1]), "given_betas"),
+        (form(rescale_betas_zero_snr=True), "rescale_betas_zero_snr"),
+        (form(parameterization="score"), "predicts score"),
+        (form(beta_schedule="sqrt"), "noise schedule is sqrt"),
+        (form(beta_schedule="cosine", cosine_s=0.1), "noise schedule is cosine"),
+        (form(unet={"use_scale_shift_norm": True}), "unet_config.use_scale_shift_norm"),
+        (form(unet={"num_classes": 10}), "unet_config.num_classes"),
+        (form(autoencoder={"ddconfig": VQ["ddconfig"] | {"tanh_out": True}}), "ddconfig.tanh_out"),
+    ],
+)
+def test_what_is_not_converted_is_refused_by_name(converted, config, key):
+    with pytest.raises(ModelError, match=key):
+        converted(config)
+
+
+def test_a_key_that_is_not_known_is_said(converted, caplog):
+    converted(form(mystery=1))
+    assert "its config says mystery, which is not known here" in caplog.text
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_read(converted, weights, inputs, dtype):
+    scheduler = DDPMScheduler(beta_schedule="scaled_linear", beta_start=0.0015, beta_end=0.0195)
+    tables = {"alphas_cumprod": scheduler.alphas_cumprod, "betas": scheduler.betas}
+    half = {name: value.to(dtype) for name, value in (weights | tables).items()}
+    whole, found = converted(name="whole"), converted(changed=half, name="half")
+    assert torch.allclose(predicted(whole, inputs), predicted(found, inputs), atol=0.02)
+
+
+def test_eight_bits_are_refused_by_name(converted, weights):
+    name = next(iter(weights))
+    with pytest.raises(ModelError, match="float8_e4m3fn"):
+        converted(changed=weights | {name: weights[name].to(torch.float8_e4m3fn)})
+
+
+@pytest.mark.parametrize(
+    "wrapped",
+    [
+        lambda n: n.replace("model.diffusion_model.", "model.diffusion_model._orig_mod."),
+        lambda n: f"_orig_mod.{n}",
+        lambda n: f"module.{n}",
+        lambda n: n.replace("model.diffusion_model.", "model.diffusion_model.module."),
+        lambda n: f"module._orig_mod.{n}",
+        lambda n: n.replace("first_stage_model.", "first_stage_model._orig_mod."),
+    ],
+)
+def test_names_of_wrappers_are_read(converted, weights, inputs, wrapped):
+    plain, found = converted(name="plain"), converted(changed={wrapped(n): v for n, v in weights.items()}, name="w")
+    assert torch.equal(predicted(plain, inputs), predicted(found, inputs))
+
+
+def test_the_average_of_a_compiled_denoiser_is_read(converted, weights, inputs):
+    stem = "model.diffusion_model."
+    compiled = {n.replace(stem, f"{stem}_orig_mod."): v * 2 for n, v in weights.items() if n.startswith(stem)}
+    average = {
+        "model_ema."
+        + n.removeprefix("model.").replace("diffusion_model.", "diffusion_model._orig_mod.").replace(".", ""): v
+        for n, v in weights.items()
+        if n.startswith(stem)
+    }
+    rest = {n: v for n, v in weights.items() if not n.startswith(stem)}
+    plain, found = converted(name="plain"), converted(changed=rest | compiled | average, name="ema")
+    assert torch.equal(predicted(plain, inputs), predicted(found, inputs))
+
+
+def test_safetensors_in_a_folder_are_found(tmp_path, weights):
+    folder = save_checkpoint(tmp_path / "a", weights, form())
+    (folder / "model.ckpt").unlink()
+    save_file(weights, folder / "model.safetensors")
+    assert read_published(folder)[1].source.name == "model.safetensors"
+
+
+# Directories in diffusers' layout
+
+
+@pytest.fixture(scope="module")
+def pipeline(tmp_path_factory):
+    """A directory of diffusers, whose denoiser predicts v."""
+    folder = tmp_path_factory.mktemp("diffusers") / "pipeline"
+    torch.manual_seed(0)
+    blocks = ("DownEncoderBlock2D",) * 4, ("UpDecoderBlock2D",) * 4
+    vae = AutoencoderKL(3, 3, *blocks, (8, 16, 16, 16), 1, latent_channels=4, norm_num_groups=4)
+    vae.save_pretrained(folder / "vae")
+    UNet2DConditionModel(
+        **{"sample_size": 8, "in_channels": 4, "out_channels": 4, "block_out_channels": (16, 32)},
+        **{"down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"), "layers_per_block": 1},
+        **{"up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"), "cross_attention_dim": 32},
+        **{"attention_head_dim": 1, "norm_num_groups": 8},
+    ).save_pretrained(folder / "unet")
+    schedule = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
+    DDIMScheduler(**schedule, prediction_type="v_prediction").save_pretrained(folder / "scheduler")
+    return folder
+
+
+@pytest.fixture
+def copy(pipeline, tmp_path):
+    return shutil.copytree(pipeline, tmp_path / "pipeline")
+
+
+def edit(file, **changes):
+    content = json.loads(file.read_text()) | changes
+    file.write_text(json.dumps({key: value for key, value in content.items() if value is not None}))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"_class_name": "FlowMatchEulerDiscreteScheduler"},
+        {"_class_name": "EDMEulerScheduler"},
+        {"rescale_betas_zero_snr": True},
+        {"prediction_type": "flow"},
+    ],
+)
+def test_diffusion_of_another_kind_is_refused(copy, changes):
+    edit(copy / "scheduler" / "scheduler_config.json", **changes)
+    with pytest.raises(ModelError):
+        read_published(copy)
+
+
+def test_a_denoiser_without_its_schedule_is_said(copy, caplog):
+    shutil.rmtree(copy / "scheduler")
+    read_published(copy)
+    assert "has no scheduler/; taken for" in caplog.text
+
+
+def test_initial_weights_keep_what_they_predict(pipeline, tmp_path, caplog):
+    """And the noise schedule that they know."""
+    convert(pipeline, tmp_path / "start")
+    model = load_model(save_model(tmp_path / "m", save_encoder(tmp_path / "e")), "cpu", "fp32")
+    start_from(model, tmp_path / "start")
+    assert model.scheduler.config.prediction_type == "v_prediction"
+    assert "predicts v_prediction, not epsilon; going on with that" in caplog.text
+    assert "noise schedule is another one" in caplog.text
+    assert "the latents of another autoencoder" in caplog.text
+    source = load_network(pipeline / "unet", {"UNet2DConditionModel": UNet2DConditionModel})
+    latents, context = torch.randn(1, 4, 8, 8), torch.randn(1, 1, 32)
+    assert torch.equal(model.unet(latents, 3, context).sample, source(latents, 3, context).sample)
+
+
+@pytest.mark.parametrize("changes", [{"attention_head_dim": 2}, {"norm_eps": 1e-3}, {"act_fn": "gelu"}])
+def test_initial_weights_of_a_network_that_computes_otherwise_are_refused(copy, tmp_path, changes):
+    """Though their names and shapes are the same."""
+    edit(copy / "unet" / "config.json", **changes)
+    convert(copy, tmp_path / "start")
+    model = load_model(save_model(tmp_path / "m", save_encoder(tmp_path / "e")), "cpu", "fp32")
+    with pytest.raises(ModelError, match=f"another form: {next(iter(changes))}"):
+        start_from(model, tmp_path / "start")
+
+
+def encoded(vae):
+    return load_autoencoder(vae).encode(torch.linspace(-1, 1, 3 * 64 * 64).reshape(1, 3, 64, 64))
+
+
+@pytest.mark.parametrize("shape", ["linear", "convolution"])
+def test_older_names_of_attention_are_read(pipeline, copy, shape):
+    """diffusers before 0.18 called them query, key, value and proj_attn; most autoencoders on the hub still do."""
+    file = copy / "vae" / "diffusion_pytorch_model.safetensors"
+    names = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
+    older = {}
+    for name, value in load_file(file).items():
+        for today, before in names.items():
+            if f".{today}." in name:
+                name = name.replace(f".{today}.", f".{before}.")
+                value = value[:, :, None, None] if shape == "convolution" and value.ndim == 2 else value
+        older[name] = value.contiguous()
+    assert any("proj_attn" in name for name in older)
+    save_file(older, file)
+    assert torch.equal(encoded(copy / "vae"), encoded(pipeline / "vae"))
+
+
+def test_shards_are_read(pipeline, copy):
+    file = copy / "vae" / "diffusion_pytorch_model.safetensors"
+    weights = load_file(file)
+    file.unlink()
+    names = sorted(weights)
+    parts = {f"diffusion_pytorch_model-0000{k + 1}-of-00002.safetensors": names[k::2] for k in range(2)}
+    for part, members in parts.items():
+        save_file({name: weights[name] for name in members}, copy / "vae" / part)
+    index = {"metadata": {}, "weight_map": {name: part for part, members in parts.items() for name in members}}
+    (copy / "vae" / "diffusion_pytorch_model.safetensors.index.json").write_text(json.dumps(index))
+    assert torch.equal(encoded(copy / "vae"), encoded(pipeline / "vae"))
+    (copy / "vae" / next(iter(parts))).unlink()
+    with pytest.raises(ModelError, match="no such file"):
+        load_autoencoder(copy / "vae")
+
+
+def test_a_variant_in_half_precision_is_read(pipeline, copy):
+    file = copy / "vae" / "diffusion_pytorch_model.safetensors"
+    save_file({n: v.half() for n, v in load_file(file).items()}, file.with_suffix(".fp16.safetensors"))
+    file.unlink()
+    (found,) = [path for path in (copy / "vae").iterdir() if "fp16" in path.name]
+    assert torch.allclose(encoded(copy / "vae"), encoded(pipeline / "vae"), atol=0.05)
+    shutil.copy(found, found.with_name("diffusion_pytorch_model.bf16.safetensors"))
+    with pytest.raises(ModelError, match="leave one of them there"):
+        load_autoencoder(copy / "vae")
+
+
+# Encoders that no registry knows
+
+
+def test_an_encoder_of_one_s_own_is_recorded(tmp_path, weights):
+    source = save_checkpoint(tmp_path / "a", weights, form())
+    with pytest.raises(ModelError, match="`embedding_dim`"):
+        convert(source, tmp_path / "m", encoder="inhouse")
+    with pytest.raises(InputError, match="gives 47-dimensional embeddings, but the model takes 48"):
+        convert(source, tmp_path / "m", encoder="inhouse", embedding_dim=47)
+    with pytest.raises(InputError, match="`embedding_dim`: is that of an `encoder`"):
+        convert(source, tmp_path / "m", embedding_dim=DIM)
+    convert(source, tmp_path / "m", encoder="inhouse", embedding_dim=DIM)
+    info = load_model(tmp_path / "m", "cpu", "fp32").info
+    assert (info.encoder, info.embedding_dim, info.encoder_fingerprint) == ("inhouse", DIM, None)
