@@ -28,6 +28,9 @@ def import_(
         str | None,
         typer.Option(help="Encoder that the embeddings were made with. " + ENCODER_HELP, show_default="the file's"),
     ] = None,
+    embedding_dim: Annotated[
+        int | None, typer.Option(min=1, help="Width of the embeddings of an --encoder of your own, not known here.")
+    ] = None,
     dataset: Annotated[
         str | None, typer.Option(help="Which array, if a file has several: feat_20x, or 3/feat_20x in a list.")
     ] = None,
@@ -68,7 +71,17 @@ def import_(
 
     Resolution(mpp, mag, gsd).check()
     options = ImportOptions(
-        encoder, dataset, tile_px, overlap_px, mag, mpp, gsd, source.source_mag, source.source_mpp, source.source_gsd
+        encoder=encoder,
+        embedding_dim=embedding_dim,
+        dataset=dataset,
+        tile_px=tile_px,
+        overlap_px=overlap_px,
+        mag=mag,
+        mpp=mpp,
+        gsd=gsd,
+        source_mag=source.source_mag,
+        source_mpp=source.source_mpp,
+        source_gsd=source.source_gsd,
     )
     paths = find_files(files, SUFFIXES, what="embedding files", recursive=recursive)
     if slide is not None and len(paths) > 1:

@@ -3,6 +3,7 @@
 import json
 import logging
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +85,7 @@ def read_checkpoint(candidates: Sequence[Path], processes: PartialState) -> tupl
     for path, before in zip(candidates, [*candidates[1:], None], strict=True):
         found: list[SavedState] = []
         try:
-            gather(processes, lambda path=path, found=found: found.append(read_state(path, processes.process_index)))
+            gather(processes, partial(_read_into, found, path, processes.process_index))
         except DamagedCheckpoint as error:
             if before is None:
                 raise
@@ -92,6 +93,11 @@ def read_checkpoint(candidates: Sequence[Path], processes: PartialState) -> tupl
         else:
             return path, found[0]
     raise ValueError("no candidates")
+
+
+def _read_into(found: list[SavedState], path: Path, rank: int) -> None:
+    """Keep the state in this process: `gather` would send it to all."""
+    found.append(read_state(path, rank))
 
 
 def check_directory(out: Path, overwrite: bool = False) -> None:

@@ -32,7 +32,7 @@ from largegen.models.autoencoder import load_autoencoder
 from largegen.models.convert.published import read_published
 from largegen.models.describe import describe_directory
 from largegen.models.encoder import load_encoder
-from largegen.models.known_embeddings import load_known_embeddings
+from largegen.models.known_embeddings import KnownEmbeddings
 from largegen.models.model import load_model, start_from
 from largegen.models.safe_load import read_checkpoint
 from largegen.sampling.resume import load_progress
@@ -220,7 +220,7 @@ def test_of_single_files(tmp_path, model_dir):
         ".npz": (load_statistics,),
         ".h5": (read_grid,),
         ".partial": (lambda path: load_progress(path, ""),),
-        ".safetensors": (read_checkpoint, load_known_embeddings, lambda path: load_encoder(encoder, path, "cpu")),
+        ".safetensors": (read_checkpoint, KnownEmbeddings.load, lambda path: load_encoder(encoder, path, "cpu")),
         ".pt": (lambda path: load_network("inception", path, "cpu"), read_checkpoint),
         ".pth": (lambda path: load_network(f"encoder:{encoder}", path, "cpu"),),
     }

@@ -77,7 +77,7 @@ def schedule(config: Config, weights: Mapping[str, Tensor], source: Path) -> DDP
     Raises:
         ModelError: Where it is not one of diffusers', or the checkpoint's own table is another one.
     """
-    said = LDM_SCHEDULE | {name: config[name] for name in LDM_SCHEDULE if config.get(name) is not None}
+    said: dict[str, Any] = LDM_SCHEDULE | {name: config[name] for name in LDM_SCHEDULE if config.get(name) is not None}
     prediction = config.get("parameterization", "eps")
     if prediction not in PREDICTIONS:
         raise ModelError(f"{source}: its denoiser predicts {prediction}, none of {', '.join(PREDICTIONS)}")

@@ -43,7 +43,7 @@ class DiffusionTask(Task):
         encode: Callable[[], None] = lambda: None,
     ):
         super().__init__()
-        self.prepare = encode
+        self._encode = encode
         self.dataset, self.model, self.encoder, self.dtype, self.sample_metrics = (
             dataset,
             model,
@@ -64,6 +64,10 @@ class DiffusionTask(Task):
         kind |= {"prediction": model.scheduler.config.prediction_type}  # that of `init_from`, if any
         data = {"autoencoder": model.autoencoder.fingerprint, **kind, **counts, "seed": dataset.seed}
         self.settings = {"kind": "denoiser", **asdict(config), **model.info.as_dict(), **data}
+
+    def prepare(self) -> None:
+        """Encode the regions' latents into the cache."""
+        self._encode()
 
     def _predict(self, latents: Tensor, timestep: Tensor, context: Tensor) -> Tensor:
         return self.unet(latents, timestep, context).sample.float()
