@@ -216,7 +216,6 @@ def check_embeddings(model: Model, file: EmbeddingFile) -> None:
             f"{file.path}: tiles of {settings.tile_px} px with an overlap of {settings.overlap_px} px, but model {name}"
             f" needs {model.tile_px} px without overlap"
         )
-    _warn_of_resolution(model, file)
     # Converted models and imported files know names only.
     by = "encoder_fingerprint" if info.encoder_fingerprint and settings.encoder_fingerprint else "encoder"
     if getattr(info, by) != getattr(settings, by):
@@ -224,12 +223,13 @@ def check_embeddings(model: Model, file: EmbeddingFile) -> None:
             f"{file.path}: embeddings of {settings.encoder} ({settings.encoder_fingerprint or 'weights unknown'}), but"
             f" model {name} was trained with {info.encoder} ({info.encoder_fingerprint or 'weights unknown'})"
         )
+    _warn_of_resolution(model, file)
 
 
 def _warn_of_resolution(model: Model, file: EmbeddingFile) -> None:
     """Say where tiles are not of the size, in um or metres, that the model was trained with."""
     for unit, own, found in (
-        ("um", model.mpp, working_mpp(file)),
+        ("um", model.info.base_mpp, working_mpp(file)),
         ("m", model.info.base_gsd, working_gsd(file)),
     ):
         if own and found and abs(math.log(found / own)) > math.log(SAME_RESOLUTION):

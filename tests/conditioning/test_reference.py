@@ -8,7 +8,7 @@ import pytest
 from largegen.conditioning.area import most_tissue, parse_corner, parse_size, pure_background
 from largegen.conditioning.reference import Reference, check_embeddings
 from largegen.errors import EmbeddingFileError, InputError
-from largegen.models.info import ModelInfo
+from largegen.models.info import ModelInfo, TrainingSlide
 
 MODEL = SimpleNamespace(tile_px=256, factor=8)
 
@@ -130,7 +130,27 @@ def test_past_the_last_tiles_background_goes_on():
 def test_embeddings_that_do_not_suit_the_model(changes, message):
     info = ModelInfo("m", encoder="ours", encoder_fingerprint="cafe", embedding_dim=16)
     settings = {"dim": 16, "tile_px": 256, "overlap_px": 0, "encoder": "theirs", "encoder_fingerprint": "cafe"}
+    settings |= {"mpp": None, "gsd_m": None, "downsample": 1.0}
     model = SimpleNamespace(info=info, tile_px=256)
     check_embeddings(model, SimpleNamespace(path="a.h5", settings=SimpleNamespace(**settings)))
     with pytest.raises(EmbeddingFileError, match=message):
         check_embeddings(model, SimpleNamespace(path="a.h5", settings=SimpleNamespace(**settings | changes)))
+
+
+@pytest.mark.parametrize(
+    ("trained", "tiles", "said"),
+    [
+        ({"mpp": 0.5}, {"mpp": 0.25, "downsample": 4.0}, "its tiles have 1 um/px, but model m was trained with 0.5"),
+        ({"mpp": 0.5}, {"mpp": 0.25, "downsample": 2.0}, None),
+        ({"mpp": 0.5}, {"mpp": 0.46, "downsample": 1.0}, None),  # another scanner's 20x
+        ({"mpp": 0.5}, {"mpp": None, "downsample": 1.0}, None),
+        ({"gsd_m": 10.0}, {"gsd_m": 5.0, "downsample": 1.0}, "its tiles have 5 m/px, but model m was trained with 10"),
+    ],
+)
+def test_embeddings_of_another_magnification_are_warned_of(caplog, trained, tiles, said):
+    info = ModelInfo(name="m", encoder="e", embedding_dim=16, trained_on=(TrainingSlide("a", **trained),))
+    settings = {"dim": 16, "tile_px": 256, "overlap_px": 0, "encoder": "e", "encoder_fingerprint": None}
+    settings |= {"mpp": None, "gsd_m": None} | tiles
+    model = SimpleNamespace(info=info, tile_px=256)
+    check_embeddings(model, SimpleNamespace(path="a.h5", settings=SimpleNamespace(**settings)))
+    assert said in caplog.text if said else not caplog.text

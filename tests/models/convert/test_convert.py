@@ -134,15 +134,17 @@ def test_only_a_model_directory_is_replaced(reference_weights, encoders, tmp_pat
         command = ["convert", str(source), "--out", str(out), "--encoder", encoders[0], "--overwrite"]
         return run(command), capsys.readouterr().err
 
-    for out in (full, full / "thesis.tex", source):
+    for out in (full, full / "thesis.tex"):
         code, error = overwrite(source, out)
         assert code == 1 and "is no model directory of largegen, so it is not replaced" in error
+    code, error = overwrite(source, source)
+    assert code == 2 and "is an input of this command" in error
     for out in (empty, model, model):
         assert overwrite(source, out)[0] == 0
     (model / "source").mkdir()
     inside = shutil.copytree(source, model / "source" / "run")
     code, error = overwrite(inside, model)
-    assert code == 2 and f"{model}: would be replaced, and {inside} with it" in error
+    assert code == 2 and f"{model}: holds {inside}, an input of this command" in error
     assert sorted(p.name for p in tmp_path.iterdir()) == ["empty", "full", "model", "run"]
     assert (full / "thesis.tex").exists() and (inside / "model.ckpt").exists()
 
