@@ -21,7 +21,7 @@ def test_help_is_quick_and_loads_no_library():
         "sys.exit(f'{heavy} loaded' if (heavy := heavy & set(sys.modules)) else 0)"
     )
     seconds = []
-    for _ in range(5):
+    while len(seconds) < 20 and min(seconds, default=1) >= 0.3:  # once will do: a busy machine slows some of them
         start = time.perf_counter()
         done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
         seconds.append(time.perf_counter() - start)
