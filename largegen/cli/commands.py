@@ -39,8 +39,16 @@ STAGES = {
         "train-encoder": About(
             "Train a small tile encoder on slides, without labels.", "largegen train-encoder slides/ --out runs/encoder"
         ),
+        "train-prior": About(
+            "Train a prior that invents grids of embeddings.",
+            "largegen train-prior embeddings/ --labels labels.csv --out runs/prior",
+        ),
     },
     "Generate": {
+        "imagine": About(
+            "Invent a grid of embeddings, from nothing, a label or a text.",
+            "largegen imagine --size 4096 --label kidney --out grid.h5",
+        ),
         "generate": About(
             "Generate a large image that is laid out like a reference.",
             "largegen generate --ref slide.svs --size 4096 --out image.tif",

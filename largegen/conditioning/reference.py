@@ -15,6 +15,7 @@ from largegen.embeddings.embed import Rectangle, embed_slide, plan_tiles
 from largegen.embeddings.file import EmbeddingFile
 from largegen.embeddings.grid import EmbeddingGrid
 from largegen.embeddings.options import EmbedOptions
+from largegen.embeddings.settings import EmbeddingSettings
 from largegen.errors import EmbeddingFileError, InputError
 from largegen.models.encoder import STARTER_DIR, Encoder, load_encoder
 from largegen.models.model import Model
@@ -97,12 +98,20 @@ def file_reference(model: Model, path: Path) -> Reference:
     file = EmbeddingFile(path)
     check_embeddings(model, file)
     grid = file.grid()
-    rows, cols = grid.tissue.shape
-    width, height = cols * grid.tile_px, rows * grid.tile_px
     source = _size_at(file.settings.source_width, file.settings.source_height, grid.downsample)
     whole = (0, 0, source[1] // grid.tile_px, source[0] // grid.tile_px)  # all of the slide
-    if file.settings.region == whole and not file.settings.grid_xy:
-        width, height = source
+    return grid_reference(grid, source if file.settings.region == whole and not file.settings.grid_xy else None)
+
+
+def grid_reference(grid: EmbeddingGrid, size: tuple[int, int] | None = None) -> Reference:
+    """Take a grid in memory as a reference.
+
+    Args:
+        grid: The embeddings.
+        size: (width, height) in px of what the grid is of, where that is a little more than its tiles.
+    """
+    rows, cols = grid.tissue.shape
+    width, height = size or (cols * grid.tile_px, rows * grid.tile_px)
     return Reference(
         width=width,
         height=height,
@@ -204,23 +213,32 @@ def check_embeddings(model: Model, file: EmbeddingFile) -> None:
     Raises:
         EmbeddingFileError: Where dimension, tiles or encoder are not the model's.
     """
-    info, settings = model.info, file.settings
+    check_settings(model, file.settings, file.path)
+
+
+def check_settings(model: Model, settings: EmbeddingSettings, path: Path) -> None:
+    """Check that a model can be conditioned on embeddings of these settings, which `path` holds or makes.
+
+    Raises:
+        EmbeddingFileError: Where dimension, tiles or encoder are not the model's.
+    """
+    info = model.info
     name = info.name
     if settings.dim != info.embedding_dim:
         raise EmbeddingFileError(
-            f"{file.path}: {settings.dim}-dimensional embeddings of {settings.encoder}, but model {name} needs"
+            f"{path}: {settings.dim}-dimensional embeddings of {settings.encoder}, but model {name} needs"
             f" {info.embedding_dim}, of {info.encoder}"
         )
     if settings.tile_px != model.tile_px or settings.overlap_px:
         raise EmbeddingFileError(
-            f"{file.path}: tiles of {settings.tile_px} px with an overlap of {settings.overlap_px} px, but model {name}"
+            f"{path}: tiles of {settings.tile_px} px with an overlap of {settings.overlap_px} px, but model {name}"
             f" needs {model.tile_px} px without overlap"
         )
     # Converted models and imported files know names only.
     by = "encoder_fingerprint" if info.encoder_fingerprint and settings.encoder_fingerprint else "encoder"
     if getattr(info, by) != getattr(settings, by):
         raise EmbeddingFileError(
-            f"{file.path}: embeddings of {settings.encoder} ({settings.encoder_fingerprint or 'weights unknown'}), but"
+            f"{path}: embeddings of {settings.encoder} ({settings.encoder_fingerprint or 'weights unknown'}), but"
             f" model {name} was trained with {info.encoder} ({info.encoder_fingerprint or 'weights unknown'})"
         )
     _warn_of_resolution(model, file)

@@ -21,6 +21,7 @@ class SourceInfo:
     gsd_m: float | None = None  # metres per level-0 px
     crs: str | None = None  # of a scene, with `transform`: rasterio's a, b, c, d, e, f
     transform: tuple[float, ...] | None = None
+    imagined: str | None = None  # JSON: what a grid that is of no slide was sampled from, see sampling/imagine.py
 
 
 @dataclass

@@ -40,6 +40,7 @@ class EmbeddingSettings:
     dim: int  # D of an embedding; `width` in the file
     precision: str  # what the encoder computed in, or "unknown"
     grid_xy: tuple[int, int] | None = None  # level-0 corner of the tile grid, where that is not the slide's
+    imagined: str | None = None  # JSON: what a grid that is of no slide was sampled from
 
     @property
     def source(self) -> SourceInfo:
@@ -55,6 +56,7 @@ class EmbeddingSettings:
             gsd_m=self.gsd_m,
             crs=self.crs,
             transform=self.transform,
+            imagined=self.imagined,
         )
 
     def xy(self, row: int, col: int) -> tuple[int, int]:
@@ -117,7 +119,7 @@ class EmbeddingSettings:
         Raises:
             KeyError: For one that is missing.
         """
-        optional = ("mpp", "gsd_m", "crs", "transform", "grid_xy")
+        optional = ("mpp", "gsd_m", "crs", "transform", "grid_xy", "imagined")
         found: dict[str, Any] = {}
         for field in cls.__dataclass_fields__:
             key = NAMES_ON_DISK.get(field, field)

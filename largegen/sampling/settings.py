@@ -1,7 +1,9 @@
 """How images are sampled: the settings that the command line and the library share."""
 
 import math
+import re
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Annotated, Any
 
 from largegen.errors import InputError
@@ -67,6 +69,46 @@ class Sampling:
                 raise InputError(f"`{name}` {stride}: must be 1 or more, or 0 for the default")
             if window is not None and stride > window:
                 raise InputError(f"`{name}` {stride}: must be between 1 and the model's window of {window} latents")
+
+
+@dataclass(frozen=True)
+class Imagining:
+    """How a grid of embeddings is sampled where there is no reference."""
+
+    label: Annotated[str | None, Setting("Without a reference: what it shall be, one of the prior's labels.")] = None
+    prompt: Annotated[
+        str | None, Setting("Without a reference: what it shall show, in words. Needs largegen[text].")
+    ] = None
+    prior: Annotated[
+        Path | None, Setting("Grid prior that invents embeddings where there is no reference.", unset="the model's own")
+    ] = None
+    # eps_null + guidance * (eps_cond - eps_null), of the prior
+    prior_guidance: Annotated[
+        float, Setting("How closely the embeddings follow label or prompt: 1 is no guidance, 0 ignores them.", min=0.0)
+    ] = 2.0
+    prior_steps: Annotated[int, Setting("Denoising steps of the embeddings.", min=1, max=MAX_STEPS)] = 50
+
+    @property
+    def given(self) -> bool:
+        """Whether anything asks for a picture without a reference."""
+        return not (self.label is None and self.prompt is None and self.prior is None)
+
+    @property
+    def name(self) -> str:
+        """A name for what is sampled, for files."""
+        words = re.findall(r"[\w-]+", self.label or self.prompt or "imagined")
+        return "-".join(words)[:40] or "imagined"
+
+    def sampling(self, window: int, seed: int) -> Sampling:
+        """Return how the canvas of the grid is sampled: windows of the prior every half window."""
+        return Sampling(
+            steps=self.prior_steps,
+            guidance=1.0 if self.label is None and self.prompt is None else self.prior_guidance,
+            windows="overlap",
+            stride=max(1, window // 2),
+            batch_size=16,
+            seed=seed,
+        )
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ CONDITIONERS = ("patch", "summarizer")
 ORIENTATIONS = (1, 2, 4, 8)
 LR_SCHEDULES = ("constant", "cosine")
 MIXED_PRECISIONS = ("auto", "no", "bf16", "fp16")
+HEAD_WIDTH = 64  # of the attention of a grid prior
 
 HELD_OUT = Setting("Fraction of the slides' area that is kept out of training.", min=0.0, max=0.9)
 
@@ -187,3 +188,48 @@ class EncoderConfig:
     temperature: float = 0.1
     held_out: Annotated[float, HELD_OUT] = 0.05
     licence: Annotated[str, Setting("Licence of the weights; whatever they make carries it.")] = "Apache-2.0"
+
+
+@dataclass(frozen=True)
+class PriorConfig:
+    """What a grid prior is trained on, and its architecture."""
+
+    embeddings: tuple[Path, ...] = ()  # embedding files, or directories of them
+    labels: Annotated[Path | None, Setting("CSV with the columns `file` and `label`.")] = None
+    captions: Annotated[
+        Path | None, Setting("CSV with the columns `file` and `caption`; several rows of a file are several captions.")
+    ] = None
+    text_encoder: Annotated[
+        str, Setting("What reads captions and prompts: minilm, or a name of open_clip's. Needs largegen[text].")
+    ] = "minilm"
+    clip_model: Annotated[
+        str | None,
+        Setting(
+            "Learn from the image vectors of this vision-language model, so that text needs no captions: a name of"
+            " open_clip's with its weights (ViT-B-32/openai), hf-hub:ORG/NAME or local-dir:DIR. Needs largegen[text]."
+        ),
+    ] = None
+    slides: Annotated[
+        Path | None, Setting("Directory of the slides, if they are no longer where they were embedded.")
+    ] = None
+    window: Annotated[
+        int, Setting("Side of the grids that the network sees, in tiles.", min=0, unset="16, or the largest grid's")
+    ] = 0
+    components: Annotated[int, Setting("Principal components of the embeddings that are modelled.", min=2)] = 128
+    width: Annotated[int, Setting("Width of the network, a multiple of 64.", min=64)] = 384
+    layers: Annotated[int, Setting("Layers of the network.", min=1)] = 12
+    held_out: Annotated[float, HELD_OUT] = 0.05
+    name: Annotated[str, Setting("Name of the prior.", unset="the run directory's")] = ""
+    licence: Annotated[str, Setting("Licence of the prior's weights.", unset="the encoder's")] = ""
+    export_precision: Annotated[str, Setting("Precision of the exported weights: fp32, fp16 or bf16.")] = "fp32"
+
+    def __post_init__(self) -> None:
+        """Check what has few choices.
+
+        Raises:
+            InputError: Captions and image vectors are both asked for, or the width cannot be divided among heads.
+        """
+        if self.captions and self.clip_model:
+            raise InputError("`captions`, `clip_model`: give only one of them; both say what a region shows")
+        if self.width % HEAD_WIDTH:
+            raise InputError(f"`width` {self.width}: must be a multiple of {HEAD_WIDTH}")

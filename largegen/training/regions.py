@@ -48,7 +48,7 @@ class TrainingRegions:
 
     def tiles(self, n: int) -> tuple[np.ndarray, np.ndarray]:
         """Return rows (2^k,) and columns (2^k,) of region `n`'s tiles in the file's grid; may lie off it."""
-        steps = np.arange(self.side) * _cells_per_tile(self.file, self.level)
+        steps = np.arange(self.side) * cells_per_tile(self.file, self.level)
         return self.cells[n, 0] + steps, self.cells[n, 1] + steps
 
 
@@ -66,7 +66,7 @@ def find_regions(file: EmbeddingFile, level: int, min_tissue: float = REGION_TIL
     """
     if level == 0:
         return TrainingRegions(file, 0, file.cells)
-    apart, side = _cells_per_tile(file, level), 2**level
+    apart, side = cells_per_tile(file, level), 2**level
     step = max(1, side * apart // STARTS_PER_SIDE)
     tissue = np.zeros(file.settings.region[2:], bool)
     tissue[tuple(file.cells.T)] = True
@@ -121,7 +121,7 @@ def split(regions: TrainingRegions, held_out: float, seed: int) -> tuple[np.ndar
     return np.array(training, int), np.array(validation, int)
 
 
-def _cells_per_tile(file: EmbeddingFile, level: int) -> int:
+def cells_per_tile(file: EmbeddingFile, level: int) -> int:
     """Count from a tile to the one beside it, in cells of the file's grid."""
     s = file.settings
     stride = s.tile_px - s.overlap_px

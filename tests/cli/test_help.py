@@ -11,7 +11,7 @@ from largegen.cli import run
 from largegen.cli.commands import COMMANDS, STAGES
 from largegen.version import __version__
 
-TRAIN = ["train-vae", "train-encoder"]
+TRAIN = ["train-vae", "train-encoder", "train-prior"]
 
 
 def test_help_is_quick_and_loads_no_library():

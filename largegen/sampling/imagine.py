@@ -1,0 +1,275 @@
+"""A grid of embeddings that is of no slide: sampled from a prior, of any size, as latents are."""
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from largegen.conditioning.area import check_size
+from largegen.conditioning.reference import Reference, check_settings, grid_reference
+from largegen.embeddings.file import write_embeddings
+from largegen.embeddings.grid import EmbeddingGrid
+from largegen.embeddings.settings import EmbeddingSettings, as_colour, trident_attributes
+from largegen.errors import InputError
+from largegen.models.grid_prior import NO_LABEL, SCHEDULE, GridPrior, centred, load_prior
+from largegen.models.model import Model
+from largegen.models.text import load_text_encoder
+from largegen.runtime.distributed import process_group, run_on_main
+from largegen.runtime.files import atomic
+from largegen.runtime.lock import lock
+from largegen.runtime.outputs import check_new
+from largegen.sampling.canvas import sample_canvas
+from largegen.sampling.settings import Imagining
+from largegen.slides.resolution import mag_of
+
+FOLDER = "prior"  # in a model directory
+
+
+def find_prior(model: Model, imagining: Imagining) -> GridPrior:
+    """Load the prior that is asked for, else the model's own.
+
+    Raises:
+        InputError: Where the model has none.
+        ModelError: Where that which is asked for is none.
+    """
+    own = (model.directory or Path()) / FOLDER
+    if imagining.prior is None and not (model.directory and own.is_dir()):
+        raise InputError(
+            f"give `ref` SLIDE or `embeddings` FILE.h5: model {model.info.name} has no prior of its own that could"
+            " do without; `largegen train-prior` makes one for `prior`"
+        )
+    return load_prior(imagining.prior or own, model.device)
+
+
+def imagine_reference(
+    model: Model, imagining: Imagining, size: tuple[int, int] | None, seed: int, progress: bool = False
+) -> Reference:
+    """Sample the embeddings under an image and take them as its reference.
+
+    Of several processes one samples for all.
+
+    Args:
+        model: That makes the image.
+        imagining: What the embeddings are sampled from.
+        size: (width, height) of the image in px.
+        seed: Of the prior's noise.
+        progress: Show a progress bar.
+
+    Raises:
+        InputError: For a condition that the prior does not know, and for no size.
+        EmbeddingFileError: For a prior whose embeddings are not the model's.
+    """
+    if size is None:
+        raise InputError("`size` full: is all of a reference; without one, give N or WxH")
+    check_size(size, model)
+    prior = find_prior(model, imagining)
+    cols, rows = (-(-side // model.tile_px) for side in size)
+    settings = grid_settings(prior, imagining, rows, cols, seed)
+    check_settings(model, settings, imagining.prior or Path(FOLDER))
+    grid = run_on_main(
+        process_group(model.device), lambda: imagine_grid(prior, imagining, settings, seed, progress=progress)
+    )
+    return grid_reference(grid)
+
+
+def imagine_file(
+    prior: GridPrior,
+    imagining: Imagining,
+    size: tuple[int, int],
+    out: Path,
+    seed: int,
+    scale: int = 0,
+    *,
+    overwrite: bool = False,
+    progress: bool = False,
+) -> EmbeddingSettings:
+    """Sample a grid and write it as an embedding file.
+
+    Args:
+        prior: What is sampled from.
+        imagining: The condition and how it is sampled.
+        size: (width, height) of the picture in px.
+        out: The file.
+        seed: Of the noise.
+        scale: Which of the prior's scales.
+        overwrite: Whether `out` may exist.
+        progress: Show a progress bar.
+
+    Returns:
+        What the file says of itself.
+
+    Raises:
+        InputError: For a condition that the prior does not know, and for a size of no tile.
+        OutputError: For a file that exists already, or a disk that refuses it.
+        LockedError: While another process writes the file.
+    """
+    check_new(out, overwrite)
+    if min(size) < 1:
+        raise InputError("`size`: must be 1 px or more")
+    cols, rows = (-(-side // prior.info.tile_px) for side in size)
+    settings = grid_settings(prior, imagining, rows, cols, seed, scale)
+    grid = imagine_grid(prior, imagining, settings, seed, scale, progress)
+    cells = np.argwhere(grid.tissue)
+    magnification = mag_of(settings.mpp) if settings.mpp else None
+    attributes = trident_attributes(out, settings, magnification, magnification)
+    coords = cells[:, ::-1] * settings.tile_px
+    with lock(out), atomic(out) as temporary:
+        write_embeddings(temporary, settings, coords, grid.features[grid.tissue], grid.background, attributes)
+    return settings
+
+
+def grid_settings(
+    prior: GridPrior, imagining: Imagining, rows: int, cols: int, seed: int, scale: int = 0
+) -> EmbeddingSettings:
+    """Say of a grid of rows x cols tiles what an embedding file says."""
+    config, info = prior.config, prior.info
+    size = config.scales[scale] if config.scales else None
+    scene = config.kind == "scene"
+    record = {
+        **{"prior": info.name, "prior_licence": info.licence, "seed": seed},
+        **{"label": imagining.label, "prompt": imagining.prompt},
+        **{"guidance": imagining.prior_guidance, "steps": imagining.prior_steps},
+    }
+    if imagining.prompt is not None:
+        record |= {"text_encoder": config.text_encoder, "text_encoder_licence": config.text_licence}
+    return EmbeddingSettings(
+        source_name=imagining.name,
+        source_path="",
+        source_kind=config.kind,
+        source_width=cols * info.tile_px,
+        source_height=rows * info.tile_px,
+        source_bytes=0,
+        source_background=as_colour(config.background_rgb),
+        mpp=None if scene else size,
+        gsd_m=size if scene else None,
+        crs=None,
+        transform=None,
+        downsample=1.0,
+        tile_px=info.tile_px,
+        overlap_px=0,
+        region=(0, 0, rows, cols),
+        tissue_filter="imagined",
+        encoder=info.encoder,
+        encoder_fingerprint=info.encoder_fingerprint or "",
+        encoder_licence=info.encoder_licence,
+        dim=config.embedding_dim,
+        precision="float32",
+        imagined=json.dumps({key: value for key, value in record.items() if value is not None}),
+    )
+
+
+def imagine_grid(
+    prior: GridPrior,
+    imagining: Imagining,
+    settings: EmbeddingSettings,
+    seed: int,
+    scale: int = 0,
+    progress: bool = False,
+) -> EmbeddingGrid:
+    """Sample a grid of the size that `settings` says.
+
+    Raises:
+        InputError: For a condition that the prior does not know.
+    """
+    _, _, rows, cols = settings.region
+    canvas = sample_cells(prior, rows, cols, imagining, seed, scale, progress)
+    features, tissue = (part[0].cpu().numpy() for part in prior.from_canvas(canvas.to(prior.device)))
+    return EmbeddingGrid(
+        features=features,
+        tissue=tissue,
+        background=prior.background.cpu().numpy(),
+        tile_px=settings.tile_px,
+        overlap_px=settings.overlap_px,
+        downsample=settings.downsample,
+        origin_xy=(0, 0),
+        encoder=settings.encoder,
+        licence=settings.encoder_licence,
+        source=settings.source,
+    )
+
+
+def sample_cells(
+    prior: GridPrior,
+    rows: int,
+    cols: int,
+    imagining: Imagining,
+    seed: int,
+    scale: int = 0,
+    progress: bool = False,
+) -> Tensor:
+    """Sample a canvas of a prior: windows every half window, whose noise is averaged where they overlap [L, sec. 3].
+
+    A canvas smaller than a window is the middle of one.
+
+    Args:
+        prior: What is sampled from.
+        rows: Of the grid, in tiles.
+        cols: Of the grid, in tiles.
+        imagining: The condition and how it is sampled.
+        seed: Of the noise.
+        scale: Which of the prior's scales.
+        progress: Show a progress bar.
+
+    Returns:
+        (1, K + 1, rows, cols) float32 on the CPU.
+
+    Raises:
+        InputError: For a condition that the prior does not know.
+    """
+    condition = condition_of(prior, imagining, scale)
+    window = int(prior.config.window)
+    height, width = max(rows, window), max(cols, window)
+    canvas = sample_canvas(
+        prior.eps,
+        lambda places: condition.expand(len(places), -1, -1),
+        SCHEDULE,
+        (prior.channels, height, width),
+        imagining.sampling(window, seed),
+        window=window,
+        null=condition_of(prior, Imagining(), scale),
+        device=prior.device,
+        progress=progress,
+    )
+    top, left = (height - rows) // 2, (width - cols) // 2
+    return canvas[..., top : top + rows, left : left + cols]
+
+
+@torch.inference_mode()
+def condition_of(prior: GridPrior, imagining: Imagining, scale: int = 0) -> Tensor:
+    """Turn label and prompt into the prior's condition (1, 1, W).
+
+    Raises:
+        InputError: For a label or a kind of condition that the prior does not know.
+    """
+    config, name = prior.config, prior.info.name
+    label, vector = NO_LABEL, torch.zeros(1, prior.vector_dim)
+    if imagining.label is not None:
+        if imagining.label not in config.labels:
+            known = ", ".join(config.labels) or "none"
+            raise InputError(f"`label` {imagining.label}: prior {name} knows {known}")
+        label = list(config.labels).index(imagining.label)
+    if imagining.prompt is not None:
+        if not config.vector_dim:
+            ways = f"labels only: {', '.join(config.labels)}" if config.labels else "no conditions"
+            raise InputError(f"`prompt`: prior {name} takes no text; it knows {ways}")
+        vector = centred(load_text_encoder(config.text_encoder).texts([imagining.prompt]), prior.prompt_mean.cpu())
+    scales, labels = (torch.tensor([number], device=prior.device) for number in (scale, label))
+    return prior.condition(scales, labels, vector.to(prior.device))
+
+
+def scale_at(prior: GridPrior, mag: float | None) -> int:
+    """Find which of the prior's scales a magnification is; the finest for None.
+
+    Raises:
+        InputError: Where it is none of them.
+    """
+    if mag is None:
+        return 0
+    known = [round(mag_of(size), 2) for size in prior.config.scales] if prior.config.kind != "scene" else []
+    found = [number for number, one in enumerate(known) if math.isclose(one, mag, rel_tol=0.1)]
+    if not found:
+        raise InputError(f"`mag` {mag:g}: the prior knows {', '.join(f'{one:g}x' for one in known) or 'none'}")
+    return found[0]

@@ -1,0 +1,54 @@
+"""Labels and captions of embedding files, from a CSV file."""
+
+import csv
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+from largegen.embeddings.file import EmbeddingFile
+from largegen.errors import InputError
+
+log = logging.getLogger(__name__)
+
+
+def read_annotations(path: Path, column: str, files: Sequence[EmbeddingFile]) -> list[list[str]]:
+    """Read what a CSV file says of each embedding file.
+
+    Args:
+        path: With a header line, and the columns `file` and `column`. A `file` is the name of an embedding file or of
+            its slide, with or without folder and suffix.
+        column: label or caption.
+        files: Of which it says something.
+
+    Returns:
+        The texts of each file, in the order of the rows; none for a file that the CSV does not name.
+
+    Raises:
+        InputError: For a file that cannot be read, lacks a column, or names no embedding file.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as table:
+            rows = list(csv.DictReader(table))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{path}: cannot be read as CSV: {error}") from error
+    if not rows or not {"file", column} <= rows[0].keys():
+        raise InputError(f"{path}: needs a header line with the columns file and {column}, and rows")
+    by_name = {name: number for number, file in enumerate(files) for name in _names(file)}
+    found: list[list[str]] = [[] for _ in files]
+    for number, row in enumerate(rows, 2):
+        name, text = (row["file"] or "").strip(), (row[column] or "").strip()
+        where = next((by_name[one] for one in (name, Path(name).name, Path(name).stem) if one in by_name), None)
+        if where is None:
+            raise InputError(f"{path}: line {number}: {name or 'an empty name'} is none of the embedding files")
+        if not text:
+            raise InputError(f"{path}: line {number}: {name} has no {column}")
+        found[where].append(text)
+    without = [str(file.path) for file, texts in zip(files, found, strict=True) if not texts]
+    if without:
+        log.warning("%s: no %s for %d of %d files, %s first", path, column, len(without), len(files), without[0])
+    return found
+
+
+def _names(file: EmbeddingFile) -> set[str]:
+    slide = Path(file.settings.source_path)
+    return {file.path.name, file.path.stem, file.settings.source_name, slide.name, slide.stem} - {""}
