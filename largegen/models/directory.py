@@ -92,3 +92,11 @@ def write_model(
         directory / INDEX,
         {"_class_name": CLASS_NAME, "_largegen_version": __version__, **classes, "info": info.as_dict()},
     )
+
+
+def load_scheduler(directory: Path) -> DDPMScheduler:
+    """Load the noise schedule of a model directory. Raises ModelError where it is missing or damaged."""
+    try:
+        return DDPMScheduler.from_pretrained(directory / "scheduler", local_files_only=True)
+    except (OSError, ValueError, TypeError, NotImplementedError) as error:
+        raise ModelError(f"{directory / 'scheduler'}: missing or damaged") from error

@@ -1,6 +1,5 @@
 """A model directory: autoencoder, denoiser, conditioner and noise schedule, in diffusers' layout; load and save."""
 
-import logging
 import shutil
 from dataclasses import asdict
 from pathlib import Path
@@ -10,10 +9,10 @@ from diffusers import DDPMScheduler, UNet2DConditionModel
 from torch import Tensor, nn
 
 from largegen.errors import InputError, ModelError
-from largegen.models.autoencoder import AUTOENCODERS, Autoencoder, load_autoencoder
+from largegen.models.autoencoder import AUTOENCODERS, Autoencoder
 from largegen.models.conditioners import CONDITIONERS
 from largegen.models.denoiser import DENOISERS, NOISE_SCHEDULE, DenoiserConfig, build_denoiser, to_eps
-from largegen.models.directory import find_model, read_index, write_model
+from largegen.models.directory import find_model, load_scheduler, read_index, write_model
 from largegen.models.info import ModelInfo
 from largegen.models.known_embeddings import KnownEmbeddings
 from largegen.models.linear_decoder import LinearDecoder
@@ -22,11 +21,8 @@ from largegen.runtime.device import keep_freed_memory, resolve_device, resolve_p
 from largegen.runtime.files import atomic
 from largegen.slides.resolution import mag_of
 
-log = logging.getLogger(__name__)
-
 LINEAR_DECODER = "linear_decoder.safetensors"
 KNOWN_EMBEDDINGS = "known_embeddings.safetensors"
-FREE_OF_WEIGHTS = ("sample_size", "dropout", "normalize")  # what networks may differ in and share their weights
 
 
 class Model:
@@ -205,7 +201,7 @@ def load_model(name_or_dir: str | Path = "starter", device: str = "auto", precis
         load_network(directory / part, classes, index.parts.get(part))
         for part, classes in (("vae", AUTOENCODERS), ("unet", DENOISERS), ("conditioner", CONDITIONERS))
     ]
-    scheduler = _load_scheduler(directory)
+    scheduler = load_scheduler(directory)
     vae, unet, conditioner = (network.eval().requires_grad_(False) for network in networks)
     for part, found, wanted in (
         ("in_channels", unet.config.in_channels, vae.config.latent_channels),
@@ -255,65 +251,3 @@ def build_model(
         form |= {**asdict(config.summarizer), "levels": levels}
     tokens = CONDITIONERS[conditioner](**form)
     return Model(autoencoder, unet, tokens, DDPMScheduler(**NOISE_SCHEDULE, prediction_type=config.prediction), info)
-
-
-def start_from(model: Model, directory: Path) -> None:
-    """Take over the weights of a model directory's denoiser, and its conditioner if it is of the same kind.
-
-    The noise schedule and what the denoiser predicts are then those of the directory, as the weights are for them.
-
-    Raises:
-        ModelError: Where their architectures differ.
-    """
-    parts = read_index(directory).parts
-    if "unet" not in parts:
-        raise ModelError(f"`init_from` {directory}: has no denoiser")
-    unet = load_network(directory / "unet", DENOISERS, parts["unet"])
-    _take_weights(model.unet, unet, f"`init_from` {directory}: its unet has another form")
-    _take_schedule(model, _load_scheduler(directory), directory)
-    if parts.get("conditioner") == type(model.conditioner).__name__:
-        conditioner = load_network(directory / "conditioner", CONDITIONERS, parts["conditioner"])
-        model.conditioner.register_to_config(**{k: v for k, v in conditioner.config.items() if k == "normalize"})
-        _take_weights(model.conditioner, conditioner, f"`init_from` {directory}: its conditioner has another form")
-    else:
-        log.info("`init_from` %s: another kind of conditioner; ours starts over", directory)
-    if "vae" in parts and load_autoencoder(directory).fingerprint != model.autoencoder.fingerprint:
-        log.warning("`init_from` %s: its denoiser knows the latents of another autoencoder than this `vae`", directory)
-
-
-def _take_weights(own: nn.Module, other: nn.Module, what: str) -> None:
-    """Load another network's weights, where it computes with them what ours would."""
-    try:
-        own.load_state_dict(other.state_dict())
-    except RuntimeError as error:
-        reason = str(error).splitlines()[1].strip() if "\n" in str(error) else str(error)
-        raise ModelError(f"{what}: {reason}") from error
-    for key, value in own.config.items():
-        theirs = other.config.get(key)
-        if key in FREE_OF_WEIGHTS or key.startswith("_") or _plain(theirs) == _plain(value):
-            continue
-        raise ModelError(f"{what}: {key} {theirs}, not {value}")
-
-
-def _plain(value: object) -> object:
-    return list(value) if isinstance(value, tuple) else value
-
-
-def _take_schedule(model: Model, scheduler: DDPMScheduler, directory: Path) -> None:
-    own = model.scheduler
-    if scheduler.config.num_train_timesteps != own.config.num_train_timesteps:
-        steps = scheduler.config.num_train_timesteps
-        raise ModelError(f"`init_from` {directory}: has {steps} steps of noise, not {own.config.num_train_timesteps}")
-    if scheduler.config.prediction_type != own.config.prediction_type:
-        kinds = scheduler.config.prediction_type, own.config.prediction_type
-        log.warning("`init_from` %s: its denoiser predicts %s, not %s; going on with that", directory, *kinds)
-    if not torch.allclose(scheduler.alphas_cumprod, own.alphas_cumprod):
-        log.warning("`init_from` %s: its noise schedule is another one; going on with that", directory)
-    model.scheduler = scheduler
-
-
-def _load_scheduler(directory: Path) -> DDPMScheduler:
-    try:
-        return DDPMScheduler.from_pretrained(directory / "scheduler", local_files_only=True)
-    except (OSError, ValueError, TypeError, NotImplementedError) as error:
-        raise ModelError(f"{directory / 'scheduler'}: missing or damaged") from error

@@ -20,7 +20,8 @@ from largegen.models.directory import BUNDLED, find_model, read_index
 from largegen.models.encoder import load_encoder
 from largegen.models.info import ModelInfo, TrainingSlide
 from largegen.models.known_embeddings import FEWEST, KnownEmbeddings, know_embeddings
-from largegen.models.model import build_model, start_from
+from largegen.models.model import build_model
+from largegen.models.start_from import start_from
 from largegen.runtime.device import export_dtype, resolve_precision
 from largegen.runtime.fingerprints import content_digest
 from largegen.training.accelerator import make_accelerator

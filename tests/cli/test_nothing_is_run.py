@@ -33,8 +33,9 @@ from largegen.models.convert.published import read_published
 from largegen.models.describe import describe_directory
 from largegen.models.encoder import load_encoder
 from largegen.models.known_embeddings import KnownEmbeddings
-from largegen.models.model import load_model, start_from
+from largegen.models.model import load_model
 from largegen.models.safe_load import read_checkpoint
+from largegen.models.start_from import start_from
 from largegen.sampling.resume import load_progress
 from largegen.slides.slide import open_slide
 from largegen.training.run import train

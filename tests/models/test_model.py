@@ -14,7 +14,8 @@ from largegen.errors import InputError, ModelError
 from largegen.models.autoencoder import Autoencoder, load_autoencoder
 from largegen.models.denoiser import NOISE_SCHEDULE, PRESETS, build_denoiser, to_eps
 from largegen.models.info import ModelInfo, TrainingSlide
-from largegen.models.model import build_model, load_model, start_from
+from largegen.models.model import build_model, load_model
+from largegen.models.start_from import start_from
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 

@@ -20,7 +20,8 @@ from largegen.models.conditioners import PatchConditioner
 from largegen.models.convert.convert import convert
 from largegen.models.convert.published import read_published
 from largegen.models.encoder import encoder_spec
-from largegen.models.model import Model, start_from
+from largegen.models.model import Model
+from largegen.models.start_from import start_from
 
 
 def close(found, expected):

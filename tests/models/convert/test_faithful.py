@@ -17,7 +17,8 @@ from largegen.models.autoencoder import load_autoencoder
 from largegen.models.convert.convert import convert
 from largegen.models.convert.published import read_published
 from largegen.models.denoiser import to_eps
-from largegen.models.model import load_model, start_from
+from largegen.models.model import load_model
+from largegen.models.start_from import start_from
 from largegen.models.storage import load_network
 
 DIM = 48
