@@ -8,12 +8,13 @@ import typer
 
 from largegen.cli import options as shared
 from largegen.cli.reference_options import Reference
-from largegen.sampling.settings import Sampling
+from largegen.sampling.settings import Imagining, Sampling
 
 
 def generate(
     *,
     reference: Reference,
+    imagining: Imagining,
     size: Annotated[str, typer.Option(help="N, WxH (pixels) or full (all of the reference).")] = "1024",
     region: shared.Corner = None,
     model: shared.ModelName = "starter",
@@ -34,15 +35,15 @@ def generate(
 ) -> None:
     """Run `largegen generate`; its purpose stands in commands.py.
 
-    Embeds the reference (or reads its embedding file), samples overlapping or shifted windows conditioned on the
-    interpolated embeddings, and writes a pyramidal TIFF or what the suffix of --out says. After an interruption, the
-    same command resumes.
+    Embeds the reference (or reads its embedding file, or invents embeddings where there is no reference), samples
+    overlapping or shifted windows conditioned on the interpolated embeddings, and writes a pyramidal TIFF or what the
+    suffix of --out says. After an interruption, the same command resumes.
     """
     sampling.check()
-    chosen = reference.check()
     from largegen.conditioning.area import parse_corner, parse_size
 
     wanted, corner = parse_size(size), parse_corner(region) if region else None
+    chosen = reference.choose(imagining, sampling.seed, wanted)
     out = out or Path(f"{chosen.name}_synthetic_{size.lower()}.tif")
     from largegen.images.write import check_output
 

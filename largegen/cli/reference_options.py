@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -10,6 +10,10 @@ from largegen.cli import options as shared
 from largegen.conditioning.open_reference import ReferenceOptions
 from largegen.embeddings.options import TISSUE_FILTER, TISSUE_THRESHOLD
 from largegen.errors import InputError
+from largegen.sampling.settings import Imagining
+
+if TYPE_CHECKING:
+    from largegen.sampling.imagine import ImaginedOptions
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,26 @@ class Reference(shared.ResolutionOptions):
         bool,
         typer.Option("--no-region", help="Set the regions around the tiles to zero, for a model conditioned on them."),
     ] = False
+
+    def choose(
+        self, imagining: Imagining, seed: int, size: tuple[int, int] | None
+    ) -> "ReferenceOptions | ImaginedOptions":
+        """Choose between the reference, where one is given, and one that is sampled from a prior.
+
+        Raises:
+            InputError: options of both are given, or those of the reference do not go together.
+        """
+        if self.ref or self.embeddings:
+            if imagining != Imagining():
+                raise InputError("`label`, `prompt` and `prior` are for images without `ref` or `embeddings`")
+            return self.check()
+        if self != Reference():
+            raise InputError("give `ref=SLIDE` or `embeddings=FILE.h5`; the options of a reference are for those only")
+        if size is None:
+            raise InputError("`size` full: means all of a reference; without one, give N or WxH")
+        from largegen.sampling.imagine import ImaginedOptions
+
+        return ImaginedOptions(imagining, seed, size)
 
     def check(self) -> ReferenceOptions:
         """Check that the options go together.

@@ -10,15 +10,18 @@ from largegen.cli import options as shared
 from largegen.cli.derived import Fields
 from largegen.cli.reference_options import Reference
 from largegen.errors import InputError
-from largegen.sampling.settings import Sampling
+from largegen.sampling.settings import Imagining, Sampling
 
 if TYPE_CHECKING:
     from largegen.models.model import Model
+
+IMAGINED_PX = (4096, 4096)  # the picture that patches lie in where there is no reference
 
 
 def sample(
     *,
     reference: Reference,
+    imagining: Imagining,
     mag: Annotated[
         float | None, typer.Option(help="Magnification of the patches: 20, 10, 5, ...", show_default="the base")
     ] = None,
@@ -39,10 +42,11 @@ def sample(
 ) -> None:
     """Run `largegen sample`; its purpose stands in commands.py.
 
-    All are at one magnification, each conditioned on the embeddings at a random place of a reference.
+    All are at one magnification, each conditioned on the embeddings at a random place of a reference, or of an
+    invented grid of embeddings.
     """
     sampling.check()
-    chosen = reference.check()
+    chosen = reference.choose(imagining, sampling.seed, IMAGINED_PX)
     if mag is not None and level is not None:
         raise InputError("`mag`, `level`: give only one of them")
     from largegen.images.sample_file import sample_file, sheet_size

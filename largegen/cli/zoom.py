@@ -10,12 +10,13 @@ from largegen.cli import options as shared
 from largegen.cli.derived import Fields
 from largegen.cli.reference_options import Reference
 from largegen.errors import InputError
-from largegen.sampling.settings import ZOOM_STEPS, Sampling, Zooming
+from largegen.sampling.settings import ZOOM_STEPS, Imagining, Sampling, Zooming
 
 
 def zoom(
     *,
     reference: Reference,
+    imagining: Imagining,
     size: Annotated[
         str, typer.Option(help="Side of the image in px: 512, 1024, 2048 or 4096 with tiles of 256 px and 5 levels.")
     ] = "1024",
@@ -47,13 +48,13 @@ def zoom(
     """
     zooming.check()
     sampling.check()
-    chosen = reference.check()
     from largegen.conditioning.area import parse_corner, parse_size
     from largegen.images.write import check_output
 
     wanted, corner = parse_size(size), parse_corner(region) if region else None
     if wanted is None:
         raise InputError(f"`size` {size}: zoom makes squares of a given side")
+    chosen = reference.choose(imagining, sampling.seed, wanted)
     out = out or Path(f"{chosen.name}_zoom_{size}.tif")
     check_output(out, overwrite, wanted)
     from largegen.images.zoom_file import estimate_zoom, zoom_file

@@ -214,6 +214,7 @@ def check_embeddings(model: Model, file: EmbeddingFile) -> None:
         EmbeddingFileError: Where dimension, tiles or encoder are not the model's.
     """
     check_settings(model, file.settings, file.path)
+    _warn_of_resolution(model, file)
 
 
 def check_settings(model: Model, settings: EmbeddingSettings, path: Path) -> None:
@@ -241,7 +242,6 @@ def check_settings(model: Model, settings: EmbeddingSettings, path: Path) -> Non
             f"{path}: embeddings of {settings.encoder} ({settings.encoder_fingerprint or 'weights unknown'}), but"
             f" model {name} was trained with {info.encoder} ({info.encoder_fingerprint or 'weights unknown'})"
         )
-    _warn_of_resolution(model, file)
 
 
 def _warn_of_resolution(model: Model, file: EmbeddingFile) -> None:

@@ -1,5 +1,6 @@
 """What a generated image says of itself: where it lies, and all that made it."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any
@@ -25,6 +26,7 @@ class Provenance:
     encoder_licence: str | None = None
     licence: str | None = None  # of the image: those of model and encoder
     reference: str | None = None  # the name of the slide, scene or embedding file
+    imagined: dict[str, Any] | None = None  # in its place: the prior, condition and seed of invented embeddings
     reference_xy: tuple[int, int] | None = None  # the image's corner, level-0 px; None: a sheet lies nowhere
     reference_downsample: float | None = None  # level-0 px per px of an image at the base magnification
     unlike_tiles: int | None = None  # of the reference, unlike all that the model was trained on; None: not known
@@ -93,16 +95,18 @@ def image_info(
         x, y = grid.origin_xy
         transform = (a * scale, b * scale, a * x + b * y + c, d * scale, e * scale, d * x + e * y + f)
         place = Georeference(source.crs, transform)
-    info = model.info
+    info, imagined = model.info, json.loads(source.imagined) if source.imagined else {}
+    licences = {info.licence, grid.licence, *([imagined["prior_licence"]] if imagined else [])}
     made_by = Provenance(
         command=command,
         model=info.name,
         model_licence=info.licence,
         encoder=info.encoder,
         encoder_licence=grid.licence,
-        licence=" and ".join(sorted({info.licence, grid.licence})),
-        reference=source.name,
-        reference_xy=grid.origin_xy,
+        licence=" and ".join(sorted(licences)),
+        reference=None if imagined else source.name,
+        imagined=imagined or None,
+        reference_xy=None if imagined else grid.origin_xy,
         reference_downsample=scale,
         unlike_tiles=unlike,
         tile_px=model.tile_px,
@@ -119,6 +123,7 @@ def image_info(
         mpp=source.mpp and source.mpp * scale,
         gsd_m=source.gsd_m and source.gsd_m * scale,
         georeference=place,
-        description=f"synthetic image by largegen {__version__}, after {source.name}",
+        description=f"synthetic image by largegen {__version__}, "
+        + (f"imagined: {source.name}" if imagined else f"after {source.name}"),
         provenance=made_by.record(),
     )

@@ -1,4 +1,4 @@
-"""What a directory holds: a model, an autoencoder or an encoder."""
+"""What a directory holds: a model, a grid prior, an autoencoder or an encoder."""
 
 from pathlib import Path
 from typing import Any
@@ -7,6 +7,7 @@ from largegen.errors import InputError, ModelError
 from largegen.models.autoencoder import load_autoencoder
 from largegen.models.directory import INDEX
 from largegen.models.encoder import DIRECTORY_FORMAT, encoder_spec
+from largegen.models.grid_prior import is_prior
 from largegen.runtime.files import read_config
 
 
@@ -17,7 +18,7 @@ def describe_directory(path: Path) -> dict[str, Any]:
         path: The directory.
 
     Returns:
-        `path` of the networks, `what` they are (model, autoencoder or encoder), and what is known of them.
+        `path` of the networks, `what` they are (model, grid prior, autoencoder or encoder), and what is known of them.
 
     Raises:
         InputError: It is none of these.
@@ -26,6 +27,8 @@ def describe_directory(path: Path) -> dict[str, Any]:
     for folder in (path, path / "model"):  # the second is where a run directory keeps what it trained
         if (folder / INDEX).is_file():
             return _model(folder)
+        if is_prior(folder):
+            return _prior(folder)
         if _config(folder).get("format") == DIRECTORY_FORMAT:
             return _encoder(folder)
         for part in (folder, folder / "vae"):
@@ -48,6 +51,12 @@ def _model(path: Path) -> dict[str, Any]:
     levels = _config(path / "conditioner").get("levels", 1)
     found = {"path": str(path), "what": "model", "parts": parts, "levels": levels, "weights_mb": _weights_mb(path)}
     return found | about
+
+
+def _prior(path: Path) -> dict[str, Any]:
+    config = {key: value for key, value in _config(path).items() if not key.startswith("_")}
+    about: dict[str, Any] = config.pop("info", None) or {}
+    return {"path": str(path), "what": "grid prior", **config, "weights_mb": _weights_mb(path)} | about
 
 
 def _autoencoder(path: Path) -> dict[str, Any]:

@@ -2,6 +2,8 @@
 
 import json
 import math
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -44,35 +46,42 @@ def find_prior(model: Model, imagining: Imagining) -> GridPrior:
     return load_prior(imagining.prior or own, model.device)
 
 
-def imagine_reference(
-    model: Model, imagining: Imagining, size: tuple[int, int] | None, seed: int, progress: bool = False
-) -> Reference:
-    """Sample the embeddings under an image and take them as its reference.
+@dataclass(frozen=True)
+class ImaginedOptions:
+    """A request for a reference that is sampled from a prior; as conditioning.open_reference.ReferenceOptions."""
 
-    Of several processes one samples for all.
+    imagining: Imagining
+    seed: int
+    size: tuple[int, int]  # (width, height) of the image in px
 
-    Args:
-        model: That makes the image.
-        imagining: What the embeddings are sampled from.
-        size: (width, height) of the image in px.
-        seed: Of the prior's noise.
-        progress: Show a progress bar.
+    @property
+    def name(self) -> str:
+        """A name for the output."""
+        return self.imagining.name
 
-    Raises:
-        InputError: For a condition that the prior does not know, and for no size.
-        EmbeddingFileError: For a prior whose embeddings are not the model's.
-    """
-    if size is None:
-        raise InputError("`size` full: is all of a reference; without one, give N or WxH")
-    check_size(size, model)
-    prior = find_prior(model, imagining)
-    cols, rows = (-(-side // model.tile_px) for side in size)
-    settings = grid_settings(prior, imagining, rows, cols, seed)
-    check_settings(model, settings, imagining.prior or Path(FOLDER))
-    grid = run_on_main(
-        process_group(model.device), lambda: imagine_grid(prior, imagining, settings, seed, progress=progress)
-    )
-    return grid_reference(grid)
+    def open(self, stack: ExitStack, model: Model, progress: bool = False) -> Reference:
+        """Sample the embeddings under an image and take them as its reference; one process samples for all.
+
+        Args:
+            stack: Not needed.
+            model: The model to condition.
+            progress: Show a progress bar.
+
+        Raises:
+            InputError: For a condition that the prior does not know, and where there is no prior.
+            EmbeddingFileError: For a prior whose embeddings are not the model's.
+        """
+        prior = find_prior(model, self.imagining)
+        check_size(self.size, model)
+        cols, rows = (-(-side // model.tile_px) for side in self.size)
+        settings = grid_settings(prior, self.imagining, rows, cols, self.seed)
+        check_settings(model, settings, self.imagining.prior or Path(FOLDER))
+        return grid_reference(
+            run_on_main(
+                process_group(model.device),
+                lambda: imagine_grid(prior, self.imagining, settings, self.seed, progress=progress),
+            )
+        )
 
 
 def imagine_file(
