@@ -20,13 +20,21 @@ def test_help_is_quick_and_loads_no_library():
         "heavy = {'torch', 'timm', 'diffusers', 'h5py', 'pyvips', 'openslide', 'numpy', 'largegen.cli.embed'}; "
         "sys.exit(f'{heavy} loaded' if (heavy := heavy & set(sys.modules)) else 0)"
     )
-    seconds = []
-    while len(seconds) < 20 and min(seconds, default=1) >= 0.3:  # once will do: a busy machine slows some of them
-        start = time.perf_counter()
+    clock, processor = [], []
+    while len(clock) < 20 and min(clock, default=1) >= 0.3:  # once will do: a busy machine slows some of them
+        start, before = time.perf_counter(), os.times()
         done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-        seconds.append(time.perf_counter() - start)
+        clock.append(time.perf_counter() - start)
+        after = os.times()
+        processor.append(after.children_user + after.children_system - before.children_user - before.children_system)
         assert done.returncode == 0, done.stderr
-    assert "embed" in done.stdout and min(seconds) < 0.3
+    assert "embed" in done.stdout and min(processor) < 0.3
+    waiting = os.getloadavg()[0] / (os.cpu_count() or 1) if hasattr(os, "getloadavg") else 0
+    if min(clock) >= 0.3 and waiting > 1.5:
+        pytest.skip(
+            f"{waiting:.1f} jobs for each processor: the clock tells of them; its own time is {min(processor):.2f} s"
+        )
+    assert min(clock) < 0.3
 
 
 def test_help_lists_commands_by_stage_each_in_a_sentence(capfd):
