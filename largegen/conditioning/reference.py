@@ -3,9 +3,11 @@
 import logging
 import math
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cache as cache_results
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 
@@ -16,7 +18,7 @@ from largegen.embeddings.file import EmbeddingFile
 from largegen.embeddings.grid import EmbeddingGrid
 from largegen.embeddings.options import EmbedOptions
 from largegen.embeddings.settings import EmbeddingSettings
-from largegen.errors import EmbeddingFileError, InputError
+from largegen.errors import EmbeddingFileError, InputError, OutputError
 from largegen.models.encoder import STARTER_DIR, Encoder, load_encoder
 from largegen.models.model import Model
 from largegen.runtime.distributed import process_group, run_on_main
@@ -155,21 +157,42 @@ class SlideOnDemand:
         loaded = cache_results(encoder)
 
         def embed(place: Rectangle) -> EmbeddingGrid:
-            path = embed_slide(
-                self.slide,
-                loaded(),
-                self.cache or cache_directory(),
-                self.options,
-                downsample=self.downsample,
-                mag=self.mag,
-                region=place,
-                progress=self.progress,
-            )
-            file = EmbeddingFile(path)
-            check(model, file)
-            return file.grid()
+            with ExitStack() as stack:
+                file = self._embedded(loaded(), place, stack)
+                check(model, file)
+                return file.grid()
 
         return lambda place: run_on_main(process_group(model.device), lambda: embed(place))
+
+    def _embedded(self, encoder: Encoder, place: Rectangle, stack: ExitStack) -> EmbeddingFile:
+        """Embed a rectangle into the cache, or find it there; where none can be written, for as long as `stack`."""
+
+        def into(folder: Path, overwrite: bool = False) -> EmbeddingFile:
+            return EmbeddingFile(
+                embed_slide(
+                    self.slide,
+                    encoder,
+                    folder,
+                    self.options,
+                    downsample=self.downsample,
+                    mag=self.mag,
+                    region=place,
+                    overwrite=overwrite,
+                    wait=True,
+                    progress=self.progress,
+                )
+            )
+
+        try:
+            folder = self.cache or cache_directory()
+            try:
+                return into(folder)
+            except EmbeddingFileError as error:
+                log.warning("%s: embedding it anew", error)
+                return into(folder, overwrite=True)
+        except OutputError as error:
+            log.warning("the `cache` cannot be used (%s); these embeddings are not kept", error)
+        return into(Path(stack.enter_context(TemporaryDirectory(prefix="largegen-"))))
 
 
 def slide_reference(model: Model, source: SlideOnDemand, encoder_weights: Path | None = None) -> Reference:

@@ -24,7 +24,7 @@ from largegen.embeddings.options import EmbedOptions
 from largegen.embeddings.partial import Blocks
 from largegen.embeddings.settings import EmbeddingSettings, trident_attributes
 from largegen.errors import InputError, ModelError, OutputError
-from largegen.runtime.files import atomic, write_errors
+from largegen.runtime.files import atomic, remove_leftovers, write_errors
 from largegen.runtime.lock import lock
 from largegen.runtime.read_ahead import read_ahead
 from largegen.slides.tiles import TileGrid, tile_grid, tissue_fraction
@@ -62,6 +62,7 @@ def embed_slide(
     mag: float | None = None,
     region: Rectangle | None = None,
     overwrite: bool = False,
+    wait: bool = False,
     progress: bool = True,
 ) -> Path:
     """Embed a slide's tiles into `<out>/<slide.name>.h5`.
@@ -78,6 +79,7 @@ def embed_slide(
         region: Embed only this rectangle of the slide's tile grid, into
             `<out>/<slide.name>.<row>-<column>-<rows>x<columns>.<hash of the settings>.h5`: a cache without clashes.
         overwrite: Replace a file made with other settings.
+        wait: Wait, where another process writes the file.
         progress: Show a progress bar, where stderr is a terminal.
 
     Returns:
@@ -87,7 +89,7 @@ def embed_slide(
         InputError: Where no tile holds tissue, or the region lies outside the slide.
         SlideError: For unreadable pixels.
         ModelError: For embeddings that are not finite.
-        LockedError: While another process writes the file.
+        LockedError: While another process writes the file, unless `wait`.
         OutputError: For a full disk, or a file made with other settings (unless `overwrite`).
     """
     options = options or EmbedOptions()
@@ -103,9 +105,14 @@ def embed_slide(
         tissue_filter=_filter_name(slide, options),
     )
     path = embedding_path(out, settings, whole=region is None)
-    with lock(path):
+    if path.exists() and not overwrite and not Blocks.left_behind(path):
+        return _existing(path, settings)  # whole, and no lock is needed: it may lie where nothing can be written
+    with lock(path, wait):
         if path.exists() and not overwrite:
-            return _existing(path, settings)
+            kept = _existing(path, settings)
+            Blocks.clear(path)
+            return kept
+        remove_leftovers(path, parts=True)
         row0, col0, rows, cols = area
         cells = np.argwhere(keep[row0 : row0 + rows, col0 : col0 + cols]) + np.array([row0, col0])
         if not len(cells):

@@ -11,7 +11,7 @@ import numpy as np
 
 from largegen.embeddings.settings import EmbeddingSettings
 from largegen.errors import OutputError
-from largegen.runtime.files import atomic, remove, write_errors, write_json
+from largegen.runtime.files import atomic, remove, remove_leftovers, write_errors, write_json
 
 log = logging.getLogger(__name__)
 
@@ -26,12 +26,31 @@ class Blocks:
     """
 
     def __init__(self, path: Path, settings: EmbeddingSettings, total: int):
-        self.directory = path.with_name(f"{path.name}.partial")
+        self.directory = self._directory(path)
         self.total, self.done = total, 0
         self._files: list[Path] = []
         self._waiting: list[np.ndarray] = []
         self._flushed = time.monotonic()
         self._take_over(settings)
+
+    @staticmethod
+    def _directory(path: Path) -> Path:
+        return path.with_name(f"{path.name}.partial")
+
+    @classmethod
+    def left_behind(cls, path: Path) -> bool:
+        """Tell whether a killed run has left blocks of a file, or a lock or half of a file beside it."""
+        partial = cls._directory(path)
+        return any(
+            beside.name.startswith((partial.name, f".{path.name}.", f"{path.name}.lock"))
+            for beside in path.parent.iterdir()
+        )
+
+    @classmethod
+    def clear(cls, path: Path) -> None:
+        """Delete what a killed run has left of a file that is complete; only for who holds its lock."""
+        remove(cls._directory(path))
+        remove_leftovers(path, parts=True)
 
     def _take_over(self, settings: EmbeddingSettings) -> None:
         record = self.directory / "settings.json"

@@ -16,9 +16,16 @@ from largegen.runtime.outputs import refuse_input
 
 
 def cache_directory() -> Path:
-    """Return where embeddings and downloaded weights are kept: `$XDG_CACHE_HOME/largegen` or `~/.cache/largegen`."""
+    """Return where embeddings and downloaded weights are kept: `$XDG_CACHE_HOME/largegen` or `~/.cache/largegen`.
+
+    Raises:
+        OutputError: Where there is no home directory.
+    """
     base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "largegen"
+    try:
+        return (Path(base) if base else Path.home() / ".cache") / "largegen"
+    except RuntimeError as error:  # a container's user whom nobody has heard of
+        raise OutputError("no home directory to keep a cache in; set HOME or XDG_CACHE_HOME") from error
 
 
 @contextlib.contextmanager

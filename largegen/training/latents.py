@@ -66,7 +66,9 @@ def cache_latents(
     count, side = len(regions.cells), regions.file.settings.tile_px // autoencoder.factor
     shape = (count, orientations, autoencoder.channels, side, side)
     partial = path.with_name(f"{path.name}.partial")
-    with lock(path), write_errors(path):
+    if path.exists() and not path.with_name(f"{path.name}.lock").exists():
+        return
+    with lock(path, wait=True), write_errors(path):
         if path.exists():
             return
         with partial.open("ab") as cache:

@@ -11,7 +11,8 @@ import time
 import pytest
 
 from largegen.errors import LockedError
-from largegen.runtime.lock import lock
+from largegen.runtime import lock as locks
+from largegen.runtime.lock import lock, owner_of
 
 HOLD = """
 import errno, os, sys, time
@@ -43,8 +44,8 @@ def hold(path, error=0, then=""):
 
 
 def owner(path):
-    pid, host, *_ = path.read_text().split()
-    return int(pid), host
+    found = owner_of(path)
+    return found.pid, found.host
 
 
 @pytest.fixture
@@ -74,7 +75,7 @@ def test_a_lock_clears_up_after_killed_writers(tmp_path):
 def test_a_lock_names_its_owner_and_goes_away(tmp_path):
     with lock(tmp_path / "out"):
         assert owner(tmp_path / "out.lock") == (os.getpid(), socket.gethostname())
-        with pytest.raises(LockedError, match=f"process {os.getpid()} is .* delete it if"), lock(tmp_path / "out"):
+        with pytest.raises(LockedError, match=rf"process {os.getpid()} on .* delete it if"), lock(tmp_path / "out"):
             pass
         assert owner(tmp_path / "out.lock") == (os.getpid(), socket.gethostname())  # one who is refused changes nothing
     assert names(tmp_path) == []
@@ -119,12 +120,77 @@ def test_a_dead_owner_s_process_id_may_have_gone_to_another(tmp_path):
     assert names(tmp_path) == []
 
 
-def test_a_lock_of_another_host_stays(tmp_path):
-    (tmp_path / "out.lock").write_text("1\nelsewhere\n")
-    with pytest.raises(LockedError, match="process 1 on elsewhere; delete it if"), lock(tmp_path / "out"):
-        pass
-    assert names(tmp_path) == ["out.lock"]
-    assert owner(tmp_path / "out.lock") == (1, "elsewhere")
+@pytest.fixture
+def short_lease(monkeypatch):
+    monkeypatch.setattr(locks, "BEAT_S", 0.1)
+    monkeypatch.setattr(locks, "LEASE_S", 1.0)
+    monkeypatch.setattr(locks, "POLL_S", 0.05)
+
+
+ELSEWHERE = ["1\nelsewhere\n", "1\nelsewhere\nanother-kernel\n", f"1\n{socket.gethostname()}\nanother-kernel\n"]
+
+
+@pytest.mark.parametrize("content", ELSEWHERE)
+def test_a_dead_owner_s_lock_on_another_machine_is_taken_over(tmp_path, short_lease, content):
+    """As after a kill and a requeue to another node, or in another container of the same host name."""
+    (tmp_path / "out.lock").write_text(content)
+    with lock(tmp_path / "out"):
+        assert owner(tmp_path / "out.lock") == (os.getpid(), socket.gethostname())
+    assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize("content", ELSEWHERE)
+def test_a_living_owner_on_another_machine_is_respected(tmp_path, short_lease, content):
+    file = tmp_path / "out.lock"
+    file.write_text(content)
+    stop = threading.Event()
+
+    def live():
+        while not stop.wait(0.1):
+            os.utime(file)
+
+    thread = threading.Thread(target=live)
+    thread.start()
+    try:
+        with (
+            pytest.raises(LockedError, match=r"process 1 on .* is writing this output already"),
+            lock(tmp_path / "out"),
+        ):
+            pass
+    finally:
+        stop.set()
+        thread.join()
+    assert file.read_text() == content
+
+
+def test_an_owner_gives_signs_of_life(tmp_path, short_lease):
+    with lock(tmp_path / "out"):
+        before = (tmp_path / "out.lock").stat().st_mtime_ns
+        end = time.monotonic() + 5
+        while (tmp_path / "out.lock").stat().st_mtime_ns == before:
+            assert time.monotonic() < end
+            time.sleep(0.02)
+
+
+def test_a_stopped_owner_on_this_machine_is_not_dead(tmp_path, short_lease):
+    with hold(tmp_path / "out") as other:
+        try:
+            os.kill(other.pid, 19)  # SIGSTOP
+            time.sleep(1.5)
+            with pytest.raises(LockedError, match=f"process {other.pid} "), lock(tmp_path / "out"):
+                pass
+        finally:
+            other.kill()
+
+
+def test_who_waits_has_the_lock_next_and_says_so(tmp_path, caplog):
+    with hold(tmp_path / "out") as other:
+        threading.Timer(1.0, other.kill).start()
+        started = time.monotonic()
+        with caplog.at_level("INFO", "largegen"), lock(tmp_path / "out", wait=True):
+            assert time.monotonic() - started > 0.8
+    assert f"being made by process {other.pid}" in caplog.text and "waiting for it" in caplog.text
+    assert names(tmp_path) == []
 
 
 def test_of_many_who_find_a_dead_lock_one_at_a_time_holds_it(tmp_path):
@@ -184,12 +250,12 @@ def test_on_a_file_system_without_locks_the_file_is_the_lock(tmp_path, no_flock,
     no_flock(error)
     with lock(tmp_path / "out"):
         assert owner(tmp_path / "out.lock")[0] == os.getpid()
-        with pytest.raises(LockedError, match=f"process {os.getpid()} is "), lock(tmp_path / "out"):
+        with pytest.raises(LockedError, match=f"process {os.getpid()} on "), lock(tmp_path / "out"):
             pass
     assert names(tmp_path) == []
     with hold(tmp_path / "out", error) as other:
         try:
-            with pytest.raises(LockedError, match=f"process {other.pid} is "), lock(tmp_path / "out"):
+            with pytest.raises(LockedError, match=f"process {other.pid} on "), lock(tmp_path / "out"):
                 pass
         finally:
             other.kill()
