@@ -45,9 +45,9 @@ def generate(
     wanted, corner = parse_size(size), parse_corner(region) if region else None
     chosen = reference.choose(imagining, sampling.seed, wanted)
     out = out or Path(f"{chosen.name}_synthetic_{size.lower()}.tif")
-    from largegen.images.write import check_output
+    from largegen.images.finished import check_before
 
-    check_output(out, overwrite, wanted)
+    check_before(out, overwrite, wanted, shared.command_line())
     from largegen.images.generate_file import estimate_generate, generate_file
     from largegen.models.model import load_model
     from largegen.sampling.generate import resolve_defaults

@@ -49,8 +49,8 @@ def sample(
     chosen = reference.choose(imagining, sampling.seed, IMAGINED_PX)
     if mag is not None and level is not None:
         raise InputError("`mag`, `level`: give only one of them")
+    from largegen.images.finished import check_before
     from largegen.images.sample_file import sample_file, sheet_size
-    from largegen.images.write import check_output
     from largegen.models.model import load_model
     from largegen.runtime.distributed import require_single_process
 
@@ -58,7 +58,7 @@ def sample(
     require_single_process(network.device)
     level = _level(network, mag, level)
     out = out or Path(f"{chosen.name}_samples_{network.level_names[level]}.png")
-    check_output(out, overwrite, sheet_size(network, count))
+    check_before(out, overwrite, sheet_size(network, count), shared.command_line())
     with ExitStack() as stack:
         report = sample_file(
             network,

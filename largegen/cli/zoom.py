@@ -49,14 +49,14 @@ def zoom(
     zooming.check()
     sampling.check()
     from largegen.conditioning.area import parse_corner, parse_size
-    from largegen.images.write import check_output
+    from largegen.images.finished import check_before
 
     wanted, corner = parse_size(size), parse_corner(region) if region else None
     if wanted is None:
         raise InputError(f"`size` {size}: zoom makes squares of a given side")
     chosen = reference.choose(imagining, sampling.seed, wanted)
     out = out or Path(f"{chosen.name}_zoom_{size}.tif")
-    check_output(out, overwrite, wanted)
+    check_before(out, overwrite, wanted, shared.command_line())
     from largegen.images.zoom_file import estimate_zoom, zoom_file
     from largegen.models.model import load_model
     from largegen.runtime.distributed import require_single_process
@@ -90,5 +90,7 @@ def zoom(
         progress=shared.show_progress(),
         save_every_s=save_every,
     )
-    done = f"{out}: {place.width}x{place.height} px, {report['guide_psnr']:.1f} dB from its guide"
+    done = f"{out}: {place.width}x{place.height} px"
+    if "guide_psnr" in report:
+        done += f", {report['guide_psnr']:.1f} dB from its guide"
     shared.report(report, done, json)

@@ -6,8 +6,10 @@ import numpy as np
 
 from largegen.runtime.files import atomic
 
+GAP_PX = 4  # between the images of a sheet
 
-def lay_out(images: np.ndarray, columns: int, gap_px: int = 4) -> np.ndarray:
+
+def lay_out(images: np.ndarray, columns: int, gap_px: int = GAP_PX) -> np.ndarray:
     """Lay images (N, H, W, 3) uint8 out as one (h, w, 3) uint8 with `columns` of them per row, row by row."""
     count, height, width, _ = images.shape
     rows = -(-count // columns)

@@ -14,19 +14,17 @@ from torch import Tensor
 from largegen.conditioning.area import ImageArea, pure_background
 from largegen.conditioning.familiarity import count_unlike
 from largegen.embeddings.grid import EmbeddingGrid
+from largegen.images.finished import lock_outputs
 from largegen.images.provenance import image_info
-from largegen.images.write import check_output, write_image
+from largegen.images.write import write_image
 from largegen.models.model import Model
 from largegen.runtime.distributed import min_over_processes, process_group, run_on_main
-from largegen.runtime.files import remove_leftovers
 from largegen.runtime.fingerprints import content_digest
-from largegen.runtime.lock import lock
 from largegen.sampling.canvas import Background
 from largegen.sampling.cost import about, count_calls, count_decoded, memory_mb, trial
 from largegen.sampling.generate import decode_bands, resolve_defaults, sample_latents
 from largegen.sampling.resume import Checkpoint
 from largegen.sampling.settings import Sampling
-from largegen.slides.image_info import ImageInfo
 
 DISK_BYTES_PER_PX = 4  # of an image file at most: a pyramid of a third more than 3 bytes per pixel
 
@@ -60,7 +58,7 @@ def generate_file(
         save_every_s: seconds between saves of the unfinished canvas.
 
     Returns:
-        What was done: `out`, sizes, calls of the denoiser and seconds.
+        What was done: `out`, sizes, calls of the denoiser and seconds; `kept` where the image was there already.
 
     Raises:
         InputError: for settings that the model cannot be sampled with.
@@ -76,10 +74,19 @@ def generate_file(
     skip = pure_background(grid.tissue, model.window, height, width) if area.full else None
     partial = out.with_name(f".{out.name}.partial")
     unlike = count_unlike(model, grid)
-    info = image_info(model, grid, area, sampling, command, unlike)
+    fingerprint = fingerprint_of(model, grid, area)
+    info = image_info(model, grid, area, sampling, command, unlike, job=job_of(fingerprint, sampling))
+    report = {
+        "out": str(out),
+        "width": area.width,
+        "height": area.height,
+        "reference_xy": list(grid.origin_xy),
+        "unlike_tiles": unlike,
+    }
     started = time.perf_counter()
     with ExitStack() as stack:
-        run_on_main(processes, lambda: lock_output(stack, out, overwrite, info, partial))
+        if run_on_main(processes, lambda: lock_outputs(stack, out, {out: info}, overwrite, partial)):
+            return report | {"kept": True}
         canvas = sample_latents(
             model,
             torch.from_numpy(grid.features),
@@ -88,7 +95,7 @@ def generate_file(
             sampling,
             background=None if skip is None else Background(skip, _flat_latent(model, colour)),
             processes=processes,
-            checkpoint=Checkpoint(partial, fingerprint_of(model, grid, area), save_every_s, keep_batch_size=automatic),
+            checkpoint=Checkpoint(partial, fingerprint, save_every_s, keep_batch_size=automatic),
             progress=progress,
         )
         sampled = time.perf_counter()
@@ -99,12 +106,7 @@ def generate_file(
             partial.unlink(missing_ok=True)
 
         run_on_main(processes, write)
-    return {
-        "out": str(out),
-        "width": area.width,
-        "height": area.height,
-        "reference_xy": list(grid.origin_xy),
-        "unlike_tiles": unlike,
+    return report | {
         "denoiser_calls": count_calls(sampling, model.window, height, width, skip),
         "sample_seconds": round(sampled - started, 2),
         "decode_seconds": round(time.perf_counter() - sampled, 2),
@@ -136,12 +138,9 @@ def estimate_generate(
     }
 
 
-def lock_output(stack: ExitStack, out: Path, overwrite: bool, info: ImageInfo, *partials: Path) -> None:
-    """Lock an output for as long as `stack` lives, check that it can be written, and clear up after killed runs."""
-    stack.enter_context(lock(out))
-    check_output(out, overwrite, (info.width, info.height), place=info.georeference is not None)
-    for path in (out, *partials):
-        remove_leftovers(path, parts=True)
+def job_of(fingerprint: str, sampling: Sampling, *more: object) -> str:
+    """Tell apart what is made of the same networks and embeddings: by the settings, but those of no weight."""
+    return content_digest([json.dumps([fingerprint, asdict(sampling) | {"batch_size": 0}, more]).encode()], ())[:32]
 
 
 def _flat_latent(model: Model, colour: tuple[int, int, int]) -> Tensor:

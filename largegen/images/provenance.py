@@ -39,6 +39,7 @@ class Provenance:
     guide: bool | None = None  # whether a downsampled image is the guide
     magnification: str | None = None  # of a sheet's patches: "10x"
     patches: int | None = None  # on a sheet
+    job: str | None = None  # tells apart all that the image depends on: the same job need not be done again
     precision: str | None = None  # of the networks: float32, bfloat16 or float16
     versions: dict[str, str] | None = None  # of largegen, torch and diffusers
 

@@ -1,5 +1,6 @@
 """A sheet of single patches as a file: choose places, sample, decode, lay out, write."""
 
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -8,12 +9,14 @@ import numpy as np
 from largegen.conditioning.area import ImageArea
 from largegen.conditioning.familiarity import count_unlike
 from largegen.conditioning.reference import Reference
-from largegen.images.contact_sheet import lay_out
+from largegen.images.contact_sheet import GAP_PX, lay_out
+from largegen.images.finished import lock_outputs
+from largegen.images.generate_file import fingerprint_of, job_of
 from largegen.images.provenance import image_info
-from largegen.images.write import check_output, write_image
+from largegen.images.write import write_image
 from largegen.models.model import Model
 from largegen.models.pixels import to_images
-from largegen.runtime.lock import lock
+from largegen.runtime.fingerprints import content_digest
 from largegen.sampling.generate import resolve_defaults
 from largegen.sampling.patches import choose_places, grids_at, sample_patches
 from largegen.sampling.settings import Sampling
@@ -54,7 +57,7 @@ def sample_file(
         progress: show a progress bar.
 
     Returns:
-        What was done: `out`, `level`, `magnification` and `patches`.
+        What was done: `out`, `level`, `magnification` and `patches`; `kept` where the sheet was there already.
 
     Raises:
         LockedError: while another process makes the same sheet.
@@ -63,15 +66,19 @@ def sample_file(
     sampling = resolve_defaults(sampling, model)
     places = choose_places(reference.tissue, level, count, sampling.seed)
     grids, grid = grids_at(reference, places, level, model.tile_px)
-    latents = sample_patches(model, grids, level, sampling, progress=progress)
-    patches = [to_images(guide_image(model, part)) for part in latents.split(DECODE_BATCH)]
-    sheet = lay_out(np.concatenate(patches), min(count, COLUMNS))
-    height, width = sheet.shape[:2]
+    columns, rows = min(count, COLUMNS), -(-count // COLUMNS)
+    width, height = (n * (model.tile_px + GAP_PX) - GAP_PX for n in (columns, rows))
     about = {"level": level, "magnification": model.level_names[level], "patches": count}
     area = ImageArea(width, height, 0, 0, 1, 1, full=False)
     unlike = count_unlike(model, grid)
-    info = image_info(model, grid, area, sampling, command, unlike, **about)
-    with lock(out):
-        check_output(out, overwrite, (width, height))
-        write_image(out, [(0, sheet)], info.of_a_sheet(2**level))
-    return {"out": str(out), **about, "unlike_tiles": unlike}
+    fingerprint = content_digest([fingerprint_of(model, grid, area).encode(), repr(places).encode()], grids)
+    job = job_of(fingerprint, sampling, about)
+    info = image_info(model, grid, area, sampling, command, unlike, **about, job=job).of_a_sheet(2**level)
+    report = {"out": str(out), **about, "unlike_tiles": unlike}
+    with ExitStack() as stack:
+        if lock_outputs(stack, out, {out: info}, overwrite):
+            return report | {"kept": True}
+        latents = sample_patches(model, grids, level, sampling, progress=progress)
+        patches = [to_images(guide_image(model, part)) for part in latents.split(DECODE_BATCH)]
+        write_image(out, [(0, lay_out(np.concatenate(patches), columns))], info)
+    return report

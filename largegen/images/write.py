@@ -93,6 +93,13 @@ def world_path(path: Path) -> Path | None:
     return None if output_format(path) in ("tiff", "deepzoom") else world_file_path(path)
 
 
+def companions(path: Path, place: bool) -> list[Path]:
+    """Name what belongs to an image beside it: its record, a DeepZoom's tiles, and with a `place` its world file."""
+    world = world_path(path) if place else None
+    tiles = [tiles_directory(path)] if output_format(path) == "deepzoom" else []
+    return [sidecar(path), *tiles, *([world] if world else [])]
+
+
 def _is_of_deepzoom(name: str) -> bool:
     return name.isdecimal() or name == "vips-properties.xml"
 
@@ -135,6 +142,7 @@ def write_image(
                 elif place and output_format(path) == "tiff":
                     _write_geotiff_tags(temporary, place)
             if partial_tiles.exists():
+                path.unlink(missing_ok=True)  # whose being there says that all is done
                 remove(tiles_directory(path))
                 partial_tiles.replace(tiles_directory(path))
         finally:
@@ -175,6 +183,8 @@ def _save_pyramid(
 def _save_deepzoom(image: "pyvips.Image", path: Path, info: ImageInfo, quality: int) -> None:
     # dzsave adds the suffix .dzi itself; tile size and overlap stay DeepZoom's usual 254 + 2 * 1 px.
     image.dzsave(str(path.with_suffix("")), suffix=f".jpg[Q={quality}]")
+    path.with_suffix(".dzi").replace(path)  # `.DZI` is wanted, too
+    (tiles_directory(path) / "vips-properties.xml").unlink(missing_ok=True)  # with the time: equal runs would differ
 
 
 def _save_png(image: "pyvips.Image", path: Path, info: ImageInfo, quality: int) -> None:

@@ -13,9 +13,10 @@ import torch
 from largegen.conditioning.area import ImageArea
 from largegen.conditioning.familiarity import count_unlike
 from largegen.embeddings.grid import EmbeddingGrid
-from largegen.images.generate_file import DISK_BYTES_PER_PX, fingerprint_of, lock_output
+from largegen.images.finished import lock_outputs
+from largegen.images.generate_file import DISK_BYTES_PER_PX, fingerprint_of, job_of
 from largegen.images.provenance import image_info
-from largegen.images.write import check_output, write_image
+from largegen.images.write import write_image
 from largegen.models.model import Model, level_names
 from largegen.models.pixels import to_images
 from largegen.sampling.cost import about, count_decoded, memory_mb, trial
@@ -25,7 +26,6 @@ from largegen.sampling.settings import Sampling, Zooming
 from largegen.sampling.zoom.downsample import BandDownsampler, guide_downsampler, guide_psnr, tee_bands
 from largegen.sampling.zoom.guide import guide_image
 from largegen.sampling.zoom.zoom import count_work, level_of, zoom_latents
-from largegen.slides.by_products import read_sidecar
 
 
 def zoom_file(
@@ -59,7 +59,7 @@ def zoom_file(
         save_every_s: seconds between saves of the unfinished canvas.
 
     Returns:
-        What was done: files, sizes, seconds, and `guide_psnr` in dB.
+        What was done: files, sizes, seconds, and `guide_psnr` in dB; `kept` where they were there already.
 
     Raises:
         InputError: for settings that the model cannot be sampled with.
@@ -69,7 +69,9 @@ def zoom_file(
     sampling = zooming.canvas_sampling(resolve_defaults(sampling, model), model.window)
     level = level_of(model, (area.width, area.height))
     unlike = count_unlike(model, grid)
-    info = image_info(model, grid, area, sampling, command, unlike, zoom=zooming.as_dict())
+    fingerprint = fingerprint_of(model, grid, area)
+    job = job_of(fingerprint, sampling, zooming.as_dict())
+    info = image_info(model, grid, area, sampling, command, unlike, zoom=zooming.as_dict(), job=job)
     names = level_names(info.mpp, level + 1)
     level_files = {k: side_file(out, names[k]) for k in range(1, level)} if levels else {}
     guide_out = side_file(out, "guide")
@@ -77,16 +79,26 @@ def zoom_file(
     started = time.perf_counter()
     with ExitStack() as stack:
         partials = (partial, part_path(partial, "draft"), part_path(partial, "seams"))
-        lock_output(stack, out, overwrite, info, *partials)
-        for path in (guide_out, *level_files.values()):
-            unfinished = any(p.exists() for p in partials) and read_sidecar(path) is not None
-            check_output(path, overwrite or unfinished, place=info.georeference is not None)
+        beside = {k: info.at(2**k, {"level": k, "guide": k == level}) for k in (level, *level_files)}
+        outputs = {out: info, guide_out: beside[level], **{path: beside[k] for k, path in level_files.items()}}
+        report = {
+            "out": str(out),
+            "guide": str(guide_out),
+            "levels": {names[k]: str(path) for k, path in level_files.items()},
+            "width": area.width,
+            "height": area.height,
+            "reference_xy": list(grid.origin_xy),
+            "unlike_tiles": unlike,
+            "guide_magnification": names[level],
+        }
+        if lock_outputs(stack, out, outputs, overwrite, *partials):
+            return report | {"kept": True}
         guide, canvas = zoom_latents(
             model,
             torch.from_numpy(grid.features),
             sampling,
             zooming,
-            checkpoint=Checkpoint(partial, fingerprint_of(model, grid, area), save_every_s),
+            checkpoint=Checkpoint(partial, fingerprint, save_every_s),
             progress=progress,
         )
         sampled = time.perf_counter()
@@ -98,20 +110,12 @@ def zoom_file(
             # What lies beside the image is there before the image is, whose being there says that all is done.
             images = {level: (guide_out, image)} | {k: (level_files[k], between[k].image) for k in level_files}
             for k, (path, pixels) in images.items():
-                write_image(path, [(0, pixels)], info.at(2**k, {"level": k, "guide": k == level}))
+                write_image(path, [(0, pixels)], beside[k])
 
         write_image(out, bands(), info)
         for path in partials:
             path.unlink(missing_ok=True)
-    return {
-        "out": str(out),
-        "guide": str(guide_out),
-        "levels": {names[k]: str(path) for k, path in level_files.items()},
-        "width": area.width,
-        "height": area.height,
-        "reference_xy": list(grid.origin_xy),
-        "unlike_tiles": unlike,
-        "guide_magnification": names[level],
+    return report | {
         "guide_psnr": round(guide_psnr(image, seen.image), 2),
         "sample_seconds": round(sampled - started, 2),
         "decode_seconds": round(time.perf_counter() - sampled, 2),

@@ -6,6 +6,7 @@ from typing import Any
 from largegen.errors import InputError
 from largegen.metrics.comparison import Comparison
 from largegen.metrics.evaluation import evaluate, plan
+from largegen.metrics.job import evaluation_job
 from largegen.metrics.report.html import write_report
 from largegen.metrics.report.sheets import sheets_of
 from largegen.metrics.request import NO_STATISTICS, EvaluationConfig, EvaluationOutputs, SetsRequest
@@ -13,6 +14,7 @@ from largegen.metrics.results import Evaluation
 from largegen.metrics.sets.sets import open_sets
 from largegen.metrics.sets.statistics import save_statistics
 from largegen.runtime.distributed import process_group, run_on_main
+from largegen.runtime.lock import lock
 
 
 def evaluate_files(
@@ -42,7 +44,8 @@ def evaluate_files(
         OutputError: A file that cannot be written.
     """
     config.check()
-    outputs.check(request.real, config)
+    job = evaluation_job(request, config)
+    outputs.check(request.real, config, job)
     processes = process_group(config.torch_device)
     sets = run_on_main(processes, lambda: open_sets(request))
     evaluation, comparison = evaluate(sets, config, processes, progress)
@@ -51,7 +54,7 @@ def evaluate_files(
 
     def finish() -> None:
         tell(reworded)
-        _write(outputs, reworded, comparison)
+        _write(outputs, reworded, comparison, job)
 
     run_on_main(processes, finish)
     return not sets.failed
@@ -69,11 +72,13 @@ def plan_files(
     run_on_main(process_group(config.torch_device), lambda: tell(plan(open_sets(request), config)))
 
 
-def _write(outputs: EvaluationOutputs, evaluation: Evaluation, comparison: Comparison) -> None:
+def _write(outputs: EvaluationOutputs, evaluation: Evaluation, comparison: Comparison, job: str) -> None:
     """Write the files that are wanted. Raises OutputError where one cannot be written."""
     if outputs.save_stats and not comparison.done:
         raise InputError(NO_STATISTICS)
     if outputs.save_stats:
-        save_statistics(outputs.save_stats, [pair.real for pair in comparison.done.values()])
+        with lock(outputs.save_stats):
+            save_statistics(outputs.save_stats, [pair.real for pair in comparison.done.values()], job)
     if outputs.report:
-        write_report(outputs.report, evaluation, sheets_of(comparison))
+        with lock(outputs.report):
+            write_report(outputs.report, evaluation, sheets_of(comparison), job)

@@ -151,14 +151,21 @@ class EvaluationOutputs:
     save_stats: Annotated[Path | None, Setting("Save the real set's statistics to this .npz, for --real later.")] = None
     overwrite: Annotated[bool, Setting("Replace an existing output.")] = False
 
-    def check(self, real: Sequence[Path], config: EvaluationConfig) -> None:
-        """Raise InputError or OutputError, before the work, where one of the files could not be written or filled."""
+    def check(self, real: Sequence[Path], config: EvaluationConfig, job: str = "") -> None:
+        """Check, before the work, that the files can be written and filled; those of the same `job` may be there.
+
+        Raises:
+            InputError: Where a file has the wrong suffix or could not be filled.
+            OutputError: Where one cannot be written, or is there and `overwrite` is False.
+        """
+        from largegen.metrics.job import job_in
+
         if self.save_stats and any(path.suffix.lower() == ".npz" for path in real):
             raise InputError("`save_stats`: the real set is saved statistics already")
         for name, path, suffix in (("report", self.report, ".html"), ("save_stats", self.save_stats, ".npz")):
             if path is not None:
                 if path.suffix.lower() != suffix:
                     raise InputError(f"`{name}` {path}: the name must end in {suffix}")
-                check_writable(path, self.overwrite, name)
+                check_writable(path, self.overwrite or bool(job and job_in(path) == job), name)
         if self.save_stats and config.metrics and not any(metric.network for metric in config.metrics):
             raise InputError(NO_STATISTICS)

@@ -18,6 +18,7 @@ from largegen.version import __version__
 BUNDLED = {"starter": Path(__file__).parents[1] / "starter"}
 INDEX = "model_index.json"
 CLASS_NAME = "LargegenModel"
+JOB = "_job"  # key of the digest of a conversion
 
 
 def is_model(path: Path) -> bool:
@@ -68,6 +69,7 @@ def write_model(
     scheduler: DDPMScheduler,
     info: ModelInfo,
     dtype: torch.dtype | None = None,
+    job: str = "",
 ) -> Iterator[str]:
     """Write networks, schedule and index into `directory`.
 
@@ -79,6 +81,7 @@ def write_model(
         scheduler: The training noise schedule.
         info: What travels with the weights.
         dtype: Of the weights; None: as they are.
+        job: Tells apart all that was converted, so that the same is not done again; "" for trained models.
 
     Yields:
         The name of each network when it is written.
@@ -90,7 +93,13 @@ def write_model(
     classes = {name: type(network).__name__ for name, network in parts.items()}
     write_json(
         directory / INDEX,
-        {"_class_name": CLASS_NAME, "_largegen_version": __version__, **classes, "info": info.as_dict()},
+        {
+            "_class_name": CLASS_NAME,
+            "_largegen_version": __version__,
+            **({JOB: job} if job else {}),
+            **classes,
+            "info": info.as_dict(),
+        },
     )
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from largegen.errors import InputError
+from largegen.runtime.lock import lock
 from largegen.slides.tissue import box_fractions, nearest_cells
 
 if TYPE_CHECKING:
@@ -119,5 +120,5 @@ def draw_preview(slide: "Slide", grid: TileGrid, keep: np.ndarray, path: Path, m
             draw.rectangle(box, fill=(128, 128, 128, 110), outline=(128, 128, 128, 255))
     mark = PngInfo()
     mark.add_text(PREVIEW_KEY, PREVIEW_TEXT)
-    with atomic(Path(path)) as temporary:
+    with lock(Path(path)), atomic(Path(path)) as temporary:
         image.save(temporary, "PNG", pnginfo=mark)

@@ -17,9 +17,9 @@ from largegen.embeddings.convert.arrays import open_arrays
 from largegen.embeddings.convert.facts import ImportFacts, ImportOptions
 from largegen.embeddings.convert.grid_fit import TileLayout, find_grid
 from largegen.embeddings.convert.layouts import as_grid, choose, encoder_name, tile_metadata
-from largegen.embeddings.file import FORMAT, write_embeddings
+from largegen.embeddings.file import FORMAT, EmbeddingFile, write_embeddings
 from largegen.embeddings.settings import EmbeddingSettings, as_colour, trident_attributes
-from largegen.errors import InputError
+from largegen.errors import EmbeddingFileError, InputError
 from largegen.models.encoder import encoder_spec, load_encoder
 from largegen.models.encoder_registry import EncoderSpec
 from largegen.runtime.files import atomic
@@ -91,12 +91,25 @@ def import_embeddings(
     target = import_path(path, out, slide)
     found = read_import(path, options, slide=slide)
     with lock(target):
+        if not overwrite and _is_made_of(target, found):
+            log.info("%s: up to date, kept", target)
+            return target
         check_new(target, overwrite)
         background = _background(found, encoder_weights, device, path)
         attributes = trident_attributes(target, found.settings, *found.magnifications)
         with atomic(target) as temporary:
             write_embeddings(temporary, found.settings, found.coords, found.features, background, attributes)
     return target
+
+
+def _is_made_of(target: Path, found: ImportedEmbeddings) -> bool:
+    """Tell whether a file holds these embeddings already."""
+    try:
+        file = EmbeddingFile(target)
+        same = file.settings.difference(found.settings) is None and np.array_equal(file.coords(), found.coords)
+        return same and np.array_equal(file.features(), found.features.astype(np.float32))
+    except EmbeddingFileError:
+        return False
 
 
 def import_path(path: Path, out: Path, slide: "Slide | None" = None) -> Path:

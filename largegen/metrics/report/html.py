@@ -62,7 +62,7 @@ def thumbnails(images: Sequence[np.ndarray] | np.ndarray, labels: Sequence[str] 
     return tuple(Thumbnail(pixels, label) for pixels, label in pairs)
 
 
-def write_report(path: Path, evaluation: Evaluation, sheets: Sequence[Sheet]) -> None:
+def write_report(path: Path, evaluation: Evaluation, sheets: Sequence[Sheet], job: str = "") -> None:
     """Write the page to `path`, atomically; the same input gives the same page, the date apart."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
@@ -74,6 +74,7 @@ def write_report(path: Path, evaluation: Evaluation, sheets: Sequence[Sheet]) ->
     environment.globals |= {"number": number, "chart": Chart, "short_name": short_name}
     page = environment.get_template("report.html").render(
         evaluation=evaluation,
+        job=job,
         figures=[figure for level in evaluation.levels for figure in level.figures],
         overview=overview(evaluation),
         sheets=sheets,

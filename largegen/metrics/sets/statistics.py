@@ -27,9 +27,9 @@ class Statistics:
     source: dict[str, Any]  # JSON values that tell where it comes from: paths, counts, seed
 
 
-def save_statistics(path: Path, all_statistics: Sequence[Statistics]) -> None:
+def save_statistics(path: Path, all_statistics: Sequence[Statistics], job: str = "") -> None:
     """Write the statistics of a set in several spaces to `path`, atomically. Raises OutputError where it cannot."""
-    arrays: dict[str, Any] = {"format": FORMAT, "version": VERSION, "spaces": len(all_statistics)}
+    arrays: dict[str, Any] = {"format": FORMAT, "version": VERSION, "spaces": len(all_statistics), "job": job}
     for number, statistics in enumerate(all_statistics):
         content = {
             "count": statistics.gaussian.count,

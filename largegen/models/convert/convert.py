@@ -1,5 +1,7 @@
 """Published weights, see published.py, to a model directory that every command takes."""
 
+import json
+import logging
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,15 +12,18 @@ from tqdm import tqdm
 from largegen.errors import InputError, ModelError, OutputError
 from largegen.models.autoencoder import Autoencoder, load_autoencoder
 from largegen.models.convert.published import Parts, Report, read_published
-from largegen.models.directory import is_model, write_model
+from largegen.models.directory import INDEX, JOB, is_model, read_index, write_model
 from largegen.models.encoder import encoder_spec
 from largegen.models.info import ModelInfo
-from largegen.runtime.files import atomic
+from largegen.runtime.files import atomic, read_config
+from largegen.runtime.fingerprints import content_digest
 from largegen.runtime.hub import hub_folder
 from largegen.runtime.lock import lock
 from largegen.runtime.outputs import check_new
 from largegen.slides.resolution import mpp_of
 from largegen.version import __version__
+
+log = logging.getLogger(__name__)
 
 # The encoder of the published models and the magnification of their base, by conditioner, dimension and levels.
 TRAINED_WITH = {("Summarizer", 1024, 8): ("uni_v1", 20.0), ("Summarizer", 1024, 4): ("dinov2_vitl14_reg", None)}
@@ -71,8 +76,9 @@ def convert(
         OutputError: Where the directory cannot be written; nothing is left behind.
     """
     with lock(out):
-        _check_target(out, overwrite)
         path, source = _locate(source)
+        made_here = not overwrite and _made_from(out, source)
+        _check_target(out, overwrite or made_here)
         if path.exists() and out.exists() and path.resolve().is_relative_to(out.resolve()):
             raise InputError(f"{out}: would be replaced, and {path} with it; choose another `out`")
         parts, report = read_published(path, checkpoint, raw_weights)
@@ -82,15 +88,45 @@ def convert(
         info = _info(parts, source, (encoder, embedding_dim), region_encoder, mag)
         info = replace(info, name=name or out.absolute().name, licence=licence or info.licence)
         report.parts = list(parts.networks)
+        job = _job(parts, info, dtype)
+        if made_here:
+            if _is_whole(out, job):
+                log.info("%s: up to date, kept", out)
+                return report
+            check_new(out)
         sizes = {part: sum(t.nbytes for t in net.state_dict().values()) for part, net in parts.networks.items()}
         quiet = None if progress else True  # None: off where stderr is no terminal
         with (
             atomic(out) as directory,
             tqdm(total=sum(sizes.values()), desc="write", unit="B", unit_scale=True, disable=quiet) as bar,
         ):
-            for part in write_model(directory, parts.networks, parts.scheduler, info, dtype):
+            for part in write_model(directory, parts.networks, parts.scheduler, info, dtype, job):
                 bar.update(sizes[part])
     return report
+
+
+def _made_from(out: Path, source: str | Path) -> bool:
+    """Tell whether a model was converted from this source, and may so be what this very job makes."""
+    return is_model(out) and read_index(out).info.converted_from == str(source)
+
+
+def _job(parts: Parts, info: ModelInfo, dtype: torch.dtype | None) -> str:
+    """Tell apart conversions by all that is written."""
+    networks = parts.networks
+    about = [
+        info.as_dict() | {"largegen_version": ""},
+        str(dtype),
+        dict(parts.scheduler.config) if parts.scheduler else {},
+    ]
+    about += [{name: dict(network.config) for name, network in networks.items()}]
+    weights = (value for network in networks.values() for value in network.state_dict().values())
+    return content_digest([json.dumps(about, default=str, sort_keys=True).encode()], weights)[:32]
+
+
+def _is_whole(out: Path, job: str) -> bool:
+    index = read_config(out / INDEX)
+    parts = [name for name in index if not name.startswith("_") and name != "info"]
+    return index.get(JOB) == job and all((out / name).is_dir() for name in parts)
 
 
 def _locate(source: str | Path) -> tuple[Path, str | Path]:
