@@ -13,8 +13,7 @@ import numpy as np
 from largegen.runtime.fingerprints import content_digest
 
 if TYPE_CHECKING:
-    from largegen.metrics.request import EvaluationConfig
-    from largegen.metrics.sets.sets import SetsRequest
+    from largegen.metrics.request import EvaluationConfig, SetsRequest
 
 OF_NO_WEIGHT = ("device", "workers", "batch_size")  # settings on which no figure depends
 BESIDE = (".html", ".npz", ".json", ".lock")  # what evaluations and images leave among images

@@ -1,0 +1,121 @@
+"""A command that is killed just before any file operation, run again, leaves what it would have left unkilled."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from helpers import ldm_form
+from helpers.checkpoints import save_checkpoint
+from helpers.embeddings import random, save
+from helpers.kill_points import tried
+from helpers.models import save_encoder, save_model
+from helpers.slides import save_slide, tissue_like
+from PIL import Image
+
+from largegen.cli import run
+
+CPU = ["--device", "cpu"]
+MADE = ["--steps", 2, *CPU, "--precision", "fp32", "--batch-size", 8]
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory):
+    """A slide, models, embeddings, pictures and a published autoencoder, all tiny."""
+    folder = tmp_path_factory.mktemp("inputs")
+    save_slide(folder / "slide.tif", tissue_like(300, 260, 0), 0.5)
+    encoder = save_encoder(folder / "encoder")
+    save_model(folder / "model", encoder)
+    save_model(folder / "zoom", encoder, levels=2)
+    embed = ["embed", folder / "slide.tif", "--out", folder / "embeddings", "--encoder", f"local-dir:{encoder}"]
+    assert run([str(word) for word in [*embed, "--tile-px", 64, "--no-tissue-filter", *CPU]]) == 0
+    form = {
+        **{"embed_dim": 3, "n_embed": 8},
+        "ddconfig": {
+            **{"double_z": False, "z_channels": 3, "resolution": 32, "in_channels": 3, "out_ch": 3, "ch": 32},
+            **{"ch_mult": [1], "num_res_blocks": 1, "attn_resolutions": [], "dropout": 0.0},
+        },
+    }
+    weights = {name: torch.zeros(shape) for name, shape in ldm_form.autoencoder(**form)}
+    save_checkpoint(folder / "ldm", weights, {"model": {"params": {"first_stage_config": {"params": form}}}})
+    for name, seed in (("real", 1), ("fake", 2)):
+        (folder / name).mkdir()
+        for number in range(4):
+            Image.fromarray(tissue_like(80, 80, seed + 10 * number)).save(folder / name / f"{number}.png")
+    save(folder / "others.npy", random(2, 2, 16))
+    (folder / "empty").mkdir()
+    return folder
+
+
+def commands(inputs, out):
+    """The commands that write files, with all that they can write beside each other."""
+    encoder, slide = f"local-dir:{inputs / 'encoder'}", inputs / "slide.tif"
+    reference = ["--embeddings", inputs / "embeddings" / "slide.h5", *MADE]
+    crops = ["--crops", 4, "--crop-px", 64, "--replicates", 0, "--no-tissue-filter", *CPU, "--workers", 0]
+    sets = ["--real", inputs / "real", "--fake", inputs / "fake", "--metrics", f"fd:{encoder}", *crops]
+    of_slides = ["--source-mpp", 0.5, "--mag", 20, "--steps", 2, "--batch-size", 2, "--workers", 0, *CPU]
+    loop = ["--validate-every", 2, "--checkpoint-every", 1, "--log-every", 1, "--mixed-precision", "no"]
+    loop += ["--validation", 0, "--warmup-steps", 1, "--resume", "latest"]
+    tiny = [*of_slides, *loop]
+    return {
+        "deepzoom": ["generate", *reference, "--size", 64, "--out", out / "x.dzi", "--save-every", 0],
+        "png": ["generate", "--ref", slide, "--no-tissue-filter", "--model", inputs / "model", *MADE, "--size", 64,
+                "--cache", out / "cache", "--out", out / "x.png", "--save-every", 0],
+        "zoom": ["zoom", *reference, "--model", inputs / "zoom", "--size", 128, "--out", out / "x.tif", "--levels"],
+        "sample": ["sample", *reference, "--model", inputs / "model", "--count", 2, "--out", out / "x.jpg"],
+        "embed": ["embed", slide, "--out", out, "--encoder", encoder, "--tile-px", 64, *CPU, "--no-tissue-filter",
+                  "--preview"],
+        "import": ["import", inputs / "others.npy", "--out", out, "--encoder", "inhouse", "--embedding-dim", 16,
+                   "--tile-px", 64, "--mpp", 0.5],
+        "convert": ["convert", inputs / "ldm", "--out", out / "model"],
+        "eval": ["eval", *sets, "--save-stats", out / "stats.npz", "--report", out / "report.html"],
+        "train": ["train", inputs / "embeddings", "--out", out / "run", "--preset", "tiny", "--turns", 1, "--steps", 2,
+                  "--batch-size", 2, "--workers", 0, *loop, *CPU],
+        "train-vae": ["train-vae", slide, "--out", out / "run", "--preset", "tiny", *tiny],
+        "train-encoder": ["train-encoder", slide, "--out", out / "run", "--architecture", "test_resnet",
+                          "--tile-px", 64, "--input-px", 64, "--width", 8, *tiny],
+    }  # fmt: skip
+
+
+ALL = (
+    *("deepzoom", "png", "zoom", "sample", "embed", "import", "convert", "eval"),
+    *("train", "train-vae", "train-encoder"),
+)
+STARTER = {"deepzoom"}
+
+
+def check(inputs, tmp_path, name, **how):
+    out = tmp_path / "out"
+    arguments = commands(inputs, out)[name]
+    if name in STARTER:
+        arguments += ["--model", inputs / "model"]
+    found = tried(arguments, inputs / "empty", out, **how)
+    assert found["count"] > 2
+    assert not found["wrong"], json.dumps(found, indent=1)
+
+
+@pytest.mark.parametrize(("name", "step"), [("deepzoom", 3), ("convert", 2), ("eval", 2), ("embed", 2)])
+def test_killed_before_it_changes_what_is_there(inputs, tmp_path, name, step):
+    """Before some of the times that files are renamed or deleted or folders made; the slow test takes all."""
+    check(inputs, tmp_path, name, every=False, step=step)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ALL)
+def test_killed_before_each_file_operation(inputs, tmp_path, name):
+    check(inputs, tmp_path, name)
+
+
+def test_another_job_s_output_is_refused(inputs, tmp_path, capsys):
+    """Before the work, where another command made it; and where the same command would make another image."""
+    model = shutil.copytree(inputs / "model", tmp_path / "model")
+    command = commands(inputs, tmp_path)["deepzoom"] + ["--model", model]
+    command = [str(word) for word in command]
+    assert run(command) == 0
+    assert run([*command, "--seed", "1"]) == 1
+    assert "exists already" in capsys.readouterr().err
+    save_model(tmp_path / "other", inputs / "encoder", seed=1)
+    shutil.rmtree(model)
+    (tmp_path / "other").rename(model)
+    assert run(command) == 1
+    assert "exists already" in capsys.readouterr().err
