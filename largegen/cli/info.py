@@ -91,6 +91,7 @@ def _image(path: Path, source_mpp: float | None, source_mag: float | None) -> di
             "height": slide.height,
             "levels": [f"{width}x{height}" for width, height in slide.levels],
             **resolution,
+            **({"mpp_from": slide.mpp_from} if slide.mpp_from else {}),
             "missing": [name for name, value in resolution.items() if value is None],
             "vendor": slide.vendor or None,
             "reader": slide.reader,

@@ -22,6 +22,7 @@ class SourceInfo:
     crs: str | None = None  # of a scene, with `transform`: rasterio's a, b, c, d, e, f
     transform: tuple[float, ...] | None = None
     imagined: str | None = None  # JSON: what a grid that is of no slide was sampled from, see sampling/imagine.py
+    mpp_from: str | None = None  # "objective" where nothing but the objective tells `mpp`
 
 
 @dataclass

@@ -41,6 +41,7 @@ class EmbeddingSettings:
     precision: str  # what the encoder computed in, or "unknown"
     grid_xy: tuple[int, int] | None = None  # level-0 corner of the tile grid, where that is not the slide's
     imagined: str | None = None  # JSON: what a grid that is of no slide was sampled from
+    mpp_from: str | None = None  # "objective" where nothing but the objective tells `mpp`
 
     @property
     def source(self) -> SourceInfo:
@@ -57,6 +58,7 @@ class EmbeddingSettings:
             crs=self.crs,
             transform=self.transform,
             imagined=self.imagined,
+            mpp_from=self.mpp_from,
         )
 
     def xy(self, row: int, col: int) -> tuple[int, int]:
@@ -110,6 +112,7 @@ class EmbeddingSettings:
             encoder_licence=encoder.spec.licence,
             dim=encoder.dim,
             precision=str(encoder.dtype).removeprefix("torch."),
+            mpp_from=slide.mpp_from,
         )
 
     @classmethod
@@ -119,7 +122,7 @@ class EmbeddingSettings:
         Raises:
             KeyError: For one that is missing.
         """
-        optional = ("mpp", "gsd_m", "crs", "transform", "grid_xy", "imagined")
+        optional = ("mpp", "gsd_m", "crs", "transform", "grid_xy", "imagined", "mpp_from")
         found: dict[str, Any] = {}
         for field in cls.__dataclass_fields__:
             key = NAMES_ON_DISK.get(field, field)
@@ -134,7 +137,7 @@ class EmbeddingSettings:
     def difference(self, other: "EmbeddingSettings") -> str | None:
         """Name the first setting in which `other` would give other embeddings; None if there is none."""
         for key, value in asdict(self).items():
-            if key != "source_path" and getattr(other, key) != value:
+            if key not in ("source_path", "mpp_from") and getattr(other, key) != value:
                 return f"{key} {value} against {getattr(other, key)}"
         return None
 

@@ -91,11 +91,11 @@ def image_info(
 
     source, scale = grid.source, grid.downsample
     place = None
-    if source.crs and source.transform:
+    if source.transform:
         a, b, c, d, e, f = source.transform
         x, y = grid.origin_xy
         transform = (a * scale, b * scale, a * x + b * y + c, d * scale, e * scale, d * x + e * y + f)
-        place = Georeference(source.crs, transform)
+        place = Georeference(source.crs or "", transform)
     info, imagined = model.info, json.loads(source.imagined) if source.imagined else {}
     licences = {info.licence, grid.licence, *([imagined["prior_licence"]] if imagined else [])}
     made_by = Provenance(
@@ -123,6 +123,7 @@ def image_info(
         height=area.height,
         mpp=source.mpp and source.mpp * scale,
         gsd_m=source.gsd_m and source.gsd_m * scale,
+        mpp_from=source.mpp_from,
         georeference=place,
         description=f"synthetic image by largegen {__version__}, "
         + (f"imagined: {source.name}" if imagined else f"after {source.name}"),

@@ -230,5 +230,6 @@ def _write_geotiff_tags(path: Path, place: Georeference) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)  # not yet
         with rasterio.open(path, "r+") as scene:
-            scene.crs = rasterio.crs.CRS.from_user_input(place.crs)
+            if place.crs:
+                scene.crs = rasterio.crs.CRS.from_user_input(place.crs)
             scene.transform = rasterio.Affine(*place.transform[:6])

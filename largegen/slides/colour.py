@@ -6,14 +6,21 @@ WHITE = (255, 255, 255)
 
 
 def to_rgb(
-    raw: np.ndarray, shown: tuple[float, float] | None = None, behind: tuple[int, int, int] | None = None
+    raw: np.ndarray,
+    shown: tuple[float, float] | None = None,
+    behind: tuple[int, int, int] | None = None,
+    *,
+    full: int | None = None,
+    premultiplied: bool = False,
 ) -> np.ndarray:
     """Convert bands as stored to colours.
 
     Args:
         raw: (h, w, bands) uint8 or uint16: grey or red, green and blue, then perhaps opacity.
-        shown: of 16 bits, the values that become 0 and 255.
+        shown: the values that become 0 and 255; None for 8 bits as they are.
         behind: the colour that what is transparent lies on; None if no band is opacity.
+        full: the opacity of what is opaque; by default the largest number of its type.
+        premultiplied: whether the colours are multiplied by the opacity.
 
     Returns:
         (h, w, 3) uint8, grey repeated.
@@ -22,10 +29,11 @@ def to_rgb(
     if shown is not None:
         low, high = shown
         colour = np.clip((colour - low) * (255 / (high - low)) + 0.5, 0, 255).astype(np.uint8)
-    full = np.iinfo(raw.dtype).max
+    full = full or np.iinfo(raw.dtype).max
     if behind is not None and raw[..., -1].min() < full:
-        opacity = raw[..., -1:] / np.float32(full)
-        colour = (colour * opacity + np.array(behind, np.float32) * (1 - opacity) + 0.5).astype(np.uint8)
+        opacity = np.minimum(raw[..., -1:] / np.float32(full), 1)
+        above = colour if premultiplied else colour * opacity
+        colour = (above + np.array(behind, np.float32) * (1 - opacity) + 0.5).clip(0, 255).astype(np.uint8)
     return colour
 
 

@@ -32,6 +32,8 @@ class DeepZoomReader:
 
     name = "deepzoom"
     has_alpha = False  # laid on white
+    premultiplied = False
+    white: int | None = None
 
     def __init__(self, path: Path, check: bool = True):
         self.path = path
@@ -115,10 +117,11 @@ def _opaque(tile: "PIL.Image.Image") -> np.ndarray:
     return np.asarray(tile.convert("RGB"))
 
 
-class _NoDoctype(ET.TreeBuilder):
+class NoDoctype(ET.TreeBuilder):
     """Builds the tree of a document without a DOCTYPE, hence without entities, which can grow without bound."""
 
     def doctype(self, name: str, pubid: str | None, system: str | None) -> None:
+        """Refuse the document."""
         raise ValueError("it has a DOCTYPE")
 
 
@@ -126,7 +129,7 @@ def _read_description(path: Path) -> tuple[tuple[int, int], int, int, str]:
     """Size (width, height), side of a tile, overlap, and the tiles' format."""
     try:
         with path.open("rb") as file:
-            image = ET.fromstring(file.read(XML_BYTES), ET.XMLParser(target=_NoDoctype()))
+            image = ET.fromstring(file.read(XML_BYTES), ET.XMLParser(target=NoDoctype()))
         size = image.find("{*}Size")
         if size is None:
             raise ValueError("it has no Size")

@@ -25,7 +25,7 @@ class Georeference:
     World x = a * column + b * row + c, world y = d * column + e * row + f, of a pixel's corner (rasterio's order).
     """
 
-    crs: str  # coordinate reference system: "EPSG:n" or WKT
+    crs: str  # coordinate reference system: "EPSG:n" or WKT; "" where it is not known
     transform: tuple[float, float, float, float, float, float]  # a, b, c, d, e, f
 
 
@@ -38,12 +38,13 @@ class ImageInfo:
     mpp: float | None = None  # um per px (slides)
     gsd_m: float | None = None  # metres per px (scenes)
     georeference: Georeference | None = None  # of this image: its transform maps its own pixels (scenes)
+    mpp_from: str | None = None  # "objective" where nothing but the reference's objective tells `mpp`
     description: str = ""  # one line for people
     provenance: dict[str, Any] = field(default_factory=dict)  # command, model, encoder, licence, seed...: JSON values
 
     def record(self) -> dict[str, Any]:
         """Return the dict that `<out>.json` and the file itself carry; read_provenance reads it back."""
-        known: dict[str, Any] = {"mpp": self.mpp, "gsd_m": self.gsd_m}
+        known: dict[str, Any] = {"mpp": self.mpp, "mpp_from": self.mpp_from, "gsd_m": self.gsd_m}
         if self.georeference is not None:
             known |= {"crs": self.georeference.crs, "transform": list(self.georeference.transform)}
         return {

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from largegen.errors import SlideError, UnreadablePixels, telling_line
+from largegen.slides.metadata import completed
 
 
 class OpenSlideReader:
@@ -15,6 +16,8 @@ class OpenSlideReader:
     name = "openslide"
     lossy = True  # what these formats hold, as a rule; OpenSlide does not say
     has_alpha = False
+    premultiplied = False
+    white: int | None = None
 
     def __init__(self, path: Path, check: bool = True):
         self.path = path
@@ -22,7 +25,7 @@ class OpenSlideReader:
         self._slide = self._open()
         self.levels: list[tuple[int, int]] = list(self._slide.level_dimensions)
         self._downsamples = self._slide.level_downsamples
-        self.properties: dict[str, str] = dict(self._slide.properties)
+        self.properties: dict[str, str] = completed(self._slide.properties)
         self.provenance: dict[str, Any] = {}  # images of ours are none of these formats
         for level, (width, height) in enumerate(self.levels if check else ()):
             self.read(level, 0, 0, 1, 1)

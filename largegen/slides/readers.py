@@ -1,7 +1,8 @@
 """Which reader opens a file, and what all readers give; `slide.py` is the interface over them.
 
 libvips is fast and reads TIFF, SVS (JPEG), OME-TIFF, PNG and JPEG; OpenSlide reads JPEG 2000 SVS and the makers' own
-formats (NDPI, MRXS, SCN, BIF, DICOM); rasterio reads scenes; deepzoom_reader.py reads DeepZoom trees.
+formats (NDPI, MRXS, SCN, BIF, DICOM); rasterio reads scenes, and TIFFs that libvips does not; deepzoom_reader.py reads
+DeepZoom trees.
 """
 
 from pathlib import Path
@@ -9,14 +10,17 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from largegen.errors import UnreadablePixels
+from largegen.errors import SlideError
+from largegen.runtime.say import say_once
 from largegen.slides.deepzoom_reader import DeepZoomReader
+from largegen.slides.find import TIFF_SUFFIXES
+from largegen.slides.levels import shows_the_same
 from largegen.slides.openslide_reader import OpenSlideReader
 from largegen.slides.scene_reader import SceneReader
-from largegen.slides.tiff import read_tiff_header
+from largegen.slides.tiff import TiffHeader, read_tiff_header
+from largegen.slides.tiff_reader import TiffReader
 from largegen.slides.vips_reader import VipsReader
 
-SCENE_SUFFIXES = (".tif", ".tiff")
 # OpenSlide's names of formats that libvips reads as well, and faster
 VIPS_VENDORS = (None, "aperio", "generic-tiff")
 
@@ -30,6 +34,8 @@ class Reader(Protocol):
     provenance: dict[str, Any]  # what an image of ours says of itself, else empty
     lossy: bool  # JPEG or the like stored the pixels
     has_alpha: bool  # the last band is opacity: where it is 0 there is no data
+    premultiplied: bool  # the colours are multiplied by it
+    white: int | None  # the largest value that a sample can have, where the file says so
 
     def starts_exactly(self, level: int) -> bool:
         """Whether `read` starts at the pixel asked for."""
@@ -69,7 +75,8 @@ def open_reader(path: Path, check: bool = True) -> Reader:
     if path.suffix.lower() == ".dzi":
         return DeepZoomReader(path, check)
     tiff = read_tiff_header(path)
-    if tiff and tiff.georeferenced and path.suffix.lower() in SCENE_SUFFIXES:
+    suffix = path.suffix.lower()
+    if tiff and tiff.georeferenced and suffix in TIFF_SUFFIXES:
         return SceneReader(path, tiff, check)
     import openslide
 
@@ -79,9 +86,45 @@ def open_reader(path: Path, check: bool = True) -> Reader:
         vendor = None
     if vendor not in VIPS_VENDORS:
         return OpenSlideReader(path, check)
+    if tiff and tiff.channels.refused:
+        raise SlideError(f"{path}: {tiff.channels.refused}")
+    reader = _open_slide_or_image(path, tiff, vendor, check)
+    if tiff and not isinstance(reader, OpenSlideReader):
+        for note in tiff.notes:
+            say_once(f"{path}: {note}")
+        _drop_foreign_pages(reader, tiff)
+    return reader
+
+
+def _open_slide_or_image(
+    path: Path, tiff: TiffHeader | None, vendor: str | None, check: bool
+) -> VipsReader | TiffReader | OpenSlideReader:
+    """Open what is no scene, with libvips where it reads it rightly."""
     try:
+        if tiff and tiff.unusual:
+            return TiffReader(path, tiff, check)
         return VipsReader(path, tiff, check)
-    except UnreadablePixels:
-        if vendor is None:
+    except SlideError as error:
+        if vendor is not None:
+            return OpenSlideReader(path, check)  # a compression that neither libvips nor GDAL has, such as JPEG 2000
+        if tiff is None or tiff.unusual or not tiff.rare:
             raise
-        return OpenSlideReader(path, check)  # a TIFF with a compression that libvips lacks, such as JPEG 2000
+        try:
+            return TiffReader(path, tiff, check)  # a compression that libvips lacks, such as LERC
+        except SlideError:
+            raise error from None
+
+
+def _drop_foreign_pages(reader: VipsReader | TiffReader, tiff: TiffHeader) -> None:
+    """Keep those levels of which the file or their pixels say that they show what the first page does."""
+    kept = [0]
+    for index, level in enumerate(tiff.levels[1:], 1):
+        if reader.levels[index] == reader.levels[kept[-1]]:
+            continue
+        if level.certain or shows_the_same(reader, kept[-1], index):
+            kept.append(index)
+        else:
+            width, height = level.size
+            say_once(f"{reader.path}: its page of {width}x{height} px shows something else and is no level")
+    if len(kept) < len(tiff.levels):
+        reader.keep_levels(kept)

@@ -1,56 +1,19 @@
-"""Scenes read by rasterio: GeoTIFF with its masks, the interpretation of its bands, and its place on Earth.
+"""Scenes read by rasterio: GeoTIFF with its masks, the interpretation of its bands, and its place on Earth."""
 
-rasterio is imported when the first scene is opened; slides and plain images do without.
-"""
-
-import logging
-import math
-import os
-import threading
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from functools import cache
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from largegen.errors import SlideError, UnreadablePixels, first_line
-from largegen.slides.image_info import Georeference, read_provenance
+from largegen.errors import SlideError
+from largegen.runtime.say import say_once
+from largegen.slides.gdal_file import GdalFile
+from largegen.slides.image_info import read_provenance
+from largegen.slides.ome import COLOURS
+from largegen.slides.place import find_place
 from largegen.slides.tiff import TiffHeader
-
-DTYPES = ("uint8", "uint16")
-
-
-class _JpegWarnings(logging.Handler):
-    """Keeps what GDAL only warns of: a damaged JPEG tile, whose lost part it paints grey."""
-
-    def __init__(self) -> None:
-        super().__init__(logging.WARNING)
-        self.seen = threading.local()  # a record is handled in the thread that reads
-
-    def emit(self, record: logging.LogRecord) -> None:
-        if "JPEGLib" in record.getMessage():
-            self.seen.message = record.getMessage()
-
-    def take(self) -> str:
-        """Return the calling thread's last warning, "" where there is none, and forget it."""
-        message, self.seen.message = getattr(self.seen, "message", ""), ""
-        return str(message)
-
-
-_jpeg_warnings = _JpegWarnings()
-
-
-@cache
-def import_rasterio() -> Any:
-    """Import rasterio, its warnings of damage heard, and that off which says that a nodata value wins over alpha."""
-    import rasterio
-
-    logging.getLogger("rasterio._err").addHandler(_jpeg_warnings)
-    warnings.filterwarnings("ignore", category=rasterio.errors.NodataShadowWarning)
-    return rasterio
+from largegen.slides.tiff_reader import DTYPES, palette
 
 
 class SceneReader:
@@ -62,20 +25,26 @@ class SceneReader:
 
     name = "rasterio"
     has_alpha = True
+    premultiplied = False
+    white: int | None = None
 
     def __init__(self, path: Path, tiff: TiffHeader, check: bool = True):
-        self.path = path
-        self._opened = threading.local()  # GDAL's handles belong to one thread each
+        self.path, self._file = path, GdalFile(path)
         first = self._dataset(0)
         if first.dtypes[0] not in DTYPES:
             raise SlideError(f"{path}: {first.dtypes[0]} samples; only 8 and 16 bit unsigned pixels can be used")
         datasets = [first, *(self._dataset(level + 1) for level in range(len(first.overviews(1))))]
         self.levels = [(dataset.width, dataset.height) for dataset in datasets]
         interpretation = [band.name for band in first.colorinterp]
-        self._colour = colour_bands(interpretation)
-        self._palette = _palette(first) if interpretation[0] == "palette" else None
+        self._colour = colour_bands(interpretation, first.descriptions)
+        if len(self._colour) == 3 and len(interpretation) > 4 and not _named(interpretation, first.descriptions):
+            bands = ", ".join(map(str, self._colour))
+            say_once(f"{path}: bands {bands} of {len(interpretation)} are taken for red, green and blue: none is named")
+        self._palette = palette(first) if interpretation[0] == "palette" else None
         self._mask = _mask_bands(first)
-        self.georeference, self.gsd_m = _place(first)
+        self.place = find_place(first)
+        if self.place.lost:
+            say_once(f"{path}: {self.place.lost}")
         self.properties = {"openslide.vendor": "tiff"}
         self.provenance = read_provenance(path, tiff.description) or {}
         self.lossy = tiff.lossy
@@ -84,18 +53,7 @@ class SceneReader:
             self.read(level, width - 1, height - 1, 1, 1)
 
     def _dataset(self, level: int) -> Any:
-        """Open the calling thread's own handle of a level; a forked worker must not share its parent's position."""
-        mine = self._opened
-        if getattr(mine, "pid", None) != os.getpid():
-            mine.pid, mine.datasets = os.getpid(), {}
-        if level not in mine.datasets:
-            rasterio = import_rasterio()
-            overview = {"overview_level": level - 1} if level else {}
-            try:
-                mine.datasets[level] = rasterio.open(self.path, **overview)
-            except rasterio.errors.RasterioError as error:
-                raise SlideError(f"{self.path}: a truncated or damaged TIFF ({first_line(error)})") from error
-        return mine.datasets[level]
+        return self._file.dataset(self.path, **({"overview_level": level - 1} if level else {}))
 
     def starts_exactly(self, level: int) -> bool:
         """Whether `read` starts at the pixel asked for."""
@@ -106,7 +64,7 @@ class SceneReader:
         from rasterio.windows import Window
 
         dataset, window = self._dataset(level), Window(x, y, width, height)
-        with self._read_errors(level):
+        with self._file.read_errors():
             if self._mask:
                 values = dataset.read(self._colour, window=window)
                 valid = dataset.read_masks(self._mask, window=window).any(axis=0)
@@ -121,40 +79,33 @@ class SceneReader:
         out[..., -1] = valid * np.iinfo(out.dtype).max
         return out, float(x), float(y)
 
-    @contextmanager
-    def _read_errors(self, level: int) -> Iterator[None]:
-        """Turn GDAL's errors and warnings of damage into one line that names the file."""
-        _jpeg_warnings.take()
-        cause: Exception | None = None
-        try:
-            yield
-            reason = _jpeg_warnings.take()
-        except import_rasterio().errors.RasterioError as error:
-            cause, reason = error, first_line(error.__cause__ or error)
-        if reason:
-            del self._opened.datasets[level]  # and with it what GDAL has kept of the damaged tile
-            raise UnreadablePixels(
-                f"{self.path}: pixels cannot be read, the file is truncated or damaged: {reason}"
-            ) from cause
-
     def close(self) -> None:
         """Close the handles of all threads."""
-        self._opened = threading.local()
+        self._file.close()
 
 
-def colour_bands(interpretation: Sequence[str]) -> list[int]:
+def colour_bands(interpretation: Sequence[str], descriptions: Sequence[str | None] = ()) -> list[int]:
     """Choose the bands to show, counted from 1: red, green and blue where all three are named, else the first three.
 
     Args:
         interpretation: GDAL's name for each band: "red", "gray", "alpha", "undefined", ...
+        descriptions: the file's own, where it has any.
 
     Returns:
         Three bands, or one where there are fewer than three besides alpha.
     """
-    if {"red", "green", "blue"} <= set(interpretation):
-        return [interpretation.index(name) + 1 for name in ("red", "green", "blue")]
+    if named := _named(interpretation, descriptions):
+        return named
     shown = [band for band, name in enumerate(interpretation, 1) if name != "alpha"]
     return shown[:3] if len(shown) >= 3 else shown[:1] or [1]
+
+
+def _named(interpretation: Sequence[str], descriptions: Sequence[str | None]) -> list[int]:
+    """Find the bands, counted from 1, that are called red, green and blue; none unless all three are."""
+    for names in ([(name or "").strip().lower() for name in descriptions], list(interpretation)):
+        if set(COLOURS) <= set(names):
+            return [names.index(name) + 1 for name in COLOURS]
+    return []
 
 
 def _mask_bands(dataset: Any) -> list[int]:
@@ -166,21 +117,3 @@ def _mask_bands(dataset: Any) -> list[int]:
     if "per_dataset" in flags:
         return [1]
     return list(dataset.indexes) if "nodata" in flags else []
-
-
-def _palette(dataset: Any) -> np.ndarray:
-    """(3, 256 or 65536) uint8: red, green and blue of each index."""
-    colours = np.zeros((3, np.iinfo(dataset.dtypes[0]).max + 1), np.uint8)
-    for index, colour in dataset.colormap(1).items():
-        colours[:, index] = colour[:3]
-    return colours
-
-
-def _place(dataset: Any) -> tuple[Georeference | None, float | None]:
-    """Where a scene lies, None without a CRS; and metres per pixel, None unless the CRS is projected, in metres."""
-    crs = dataset.crs
-    if crs is None:
-        return None, None
-    a, b, c, d, e, f = (float(value) for value in dataset.transform[:6])
-    in_metres = crs.is_projected and abs(crs.linear_units_factor[1] - 1) < 1e-9
-    return Georeference(crs.to_string(), (a, b, c, d, e, f)), math.hypot(a, d) if in_metres else None

@@ -1,21 +1,24 @@
 """Open a slide, a scene or a plain image; read any region at any resolution.
 
-Places are level-0 pixels, x to the right and y down, from the top-left corner. Resolution is micrometres per
+Places are level-0 pixels, x to the right and y down, from the top-left corner; where pixels are no squares, they are
+counted in squares of their shorter side. Resolution is micrometres per
 level-0 pixel (`mpp`) for slides, metres (`gsd_m`) for scenes; `downsample` is level-0 per output pixels.
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
 from largegen.errors import InputError, SlideError
+from largegen.runtime.say import say_once
 from largegen.slides.colour import WHITE, glass_colour, to_rgb
-from largegen.slides.find import IMAGE_SUFFIXES
+from largegen.slides.find import IMAGE_SUFFIXES, belonging
 from largegen.slides.image_info import Georeference
-from largegen.slides.metadata import positive
+from largegen.slides.metadata import AXES_APART, positive, size_of_pixels
+from largegen.slides.place import Place, place_of_image
 from largegen.slides.pyramid import inside, level_downsample, with_margin
 from largegen.slides.readers import Reader, open_reader
 from largegen.slides.resolution import PIXELS, Resolution, Scale, mpp_of
@@ -36,6 +39,7 @@ class Slide:
         width, height: of level 0, in pixels.
         levels: (width, height) of each pyramid level, in its own pixels, the largest first.
         mpp: um per level-0 pixel; None for scenes, or if unknown.
+        mpp_from: "objective" where nothing but the objective tells `mpp`; else None.
         gsd_m: metres per level-0 pixel of a scene, None if unknown.
         magnification: the objective in the metadata or `source_mag`, never derived; None if unknown.
         georeference: where a scene lies, None if unknown.
@@ -51,34 +55,81 @@ class Slide:
         self._reader: Reader = open_reader(path, check)
         self.reader, self.lossy = self._reader.name, self._reader.lossy
         self.levels = self._reader.levels
-        self.width, self.height = self.levels[0]
-        self._downsamples = [level_downsample(self.levels[0], level) for level in self.levels]
         properties, said = self._reader.properties, self._reader.provenance
         # An image that was cropped or resized elsewhere is no longer what its header says.
         self.provenance = said if (said.get("width"), said.get("height")) == self.levels[0] else {}
         self.vendor = properties.get("openslide.vendor", "")
-        self.georeference: Georeference | None = None
         self.mpp: float | None = None
+        self.mpp_from: str | None = None
         self.magnification: float | None = None
-        self.gsd_m: float | None = None
-        self.kind = "slide"
         self._named_background: tuple[int, int, int] | None = None
-        if isinstance(self._reader, SceneReader):
+        place = self._find_place()
+        pixel = place.pixel
+        self.kind = "slide"
+        if isinstance(self._reader, SceneReader) or place.georeference or place.lost:
             self.kind = "scene"
-            self.georeference = self._reader.georeference
-            self.gsd_m = source.gsd or self._reader.gsd_m
+            self.gsd_m = source.gsd or positive(self.provenance.get("gsd_m")) or (min(pixel) if place.metric else None)
             self._named_background = (0, 0, 0)
         else:
             if path.suffix.lower() in IMAGE_SUFFIXES:
                 self.kind = "image"
             self.gsd_m = source.gsd or positive(self.provenance.get("gsd_m"))
-            self.magnification = source.mag or positive(properties.get("openslide.objective-power"))
-            said_mpp = self.provenance.get("mpp") or properties.get("openslide.mpp-x")
-            self.mpp = source.as_mpp or positive(said_mpp)
+            pixel = self._find_mpp(properties)
             if named := properties.get("openslide.background-color"):
                 red, green, blue = bytes.fromhex(named)
                 self._named_background = red, green, blue
+        self._lay_square_pixels(pixel, place.georeference)
         self._range: tuple[float, float] | None = None
+
+    def _find_place(self) -> Place:
+        """Find where it lies: by its own header if it is a scene or an image of ours, else by a world file."""
+        if isinstance(self._reader, SceneReader):
+            return self._reader.place
+        if self.provenance.get("transform"):
+            a, b, c, d, e, f = self.provenance["transform"]
+            return Place(Georeference(self.provenance.get("crs", ""), (a, b, c, d, e, f)))
+        if self.path.suffix.lower() in IMAGE_SUFFIXES and belonging(self.path):
+            return place_of_image(self.path)
+        return Place()
+
+    def _find_mpp(self, properties: Mapping[str, str]) -> tuple[float, float]:
+        """Find resolution and magnification of a slide or image; returns width and height of a pixel in any unit."""
+        source, said = self._source, positive(self.provenance.get("mpp"))
+        self.magnification = source.mag or positive(properties.get("openslide.objective-power"))
+        sizes = size_of_pixels(properties)
+        if source.as_mpp or said:
+            self.mpp = source.as_mpp or said
+            self.mpp_from = None if source.as_mpp else self.provenance.get("mpp_from")
+        elif sizes:
+            self.mpp = min(sizes)
+            if sizes[0] != sizes[1]:
+                say_once(f"{self.path}: its pixels are {sizes[0]:.4g} x {sizes[1]:.4g} um; both are used")
+                return sizes
+        elif self.magnification:
+            self.mpp, self.mpp_from = mpp_of(self.magnification), "objective"
+            say_once(
+                f"{self.path}: {self.mpp:.4g} um/px, derived from its objective of {self.magnification:g}x,"
+                " as nothing else tells"
+            )
+        return 1.0, 1.0
+
+    def _lay_square_pixels(self, pixel: tuple[float, float], place: Georeference | None) -> None:
+        """Count places in squares as large as a pixel's shorter side: level-0 pixels, but where those are no squares.
+
+        Args:
+            pixel: width and height of a stored pixel, in any unit.
+            place: where the stored pixels lie.
+        """
+        across, down = (side / min(pixel) for side in pixel)
+        if max(across, down) <= 1 + AXES_APART:
+            across = down = 1.0
+        self.width, self.height = (round(n * k) for n, k in zip(self.levels[0], (across, down), strict=True))
+        ratios = [level_downsample(self.levels[0], level) for level in self.levels]
+        self._downsamples = [(x * across, y * down) for x, y in ratios]
+        self.georeference = place
+        if place is not None and (across, down) != (1.0, 1.0):
+            a, b, c, d, e, f = place.transform
+            self.georeference = Georeference(place.crs, (a / across, b / down, c, d / across, e / down, f))
 
     def __reduce__(self) -> tuple[Callable[..., "Slide"], tuple[Path | float | None, ...]]:
         return open_slide, (self.path, *self._source)
@@ -94,15 +145,10 @@ class Slide:
         self._reader.close()
 
     @property
-    def own_mpp(self) -> float | None:
-        """Micrometres per level-0 pixel: as measured, else by the objective; None for scenes, or if unknown."""
-        return self.mpp or (mpp_of(self.magnification) if self.magnification else None)
-
-    @property
     def scale(self) -> Scale:
         """The size of a level-0 pixel, in um before metres where both are known; PIXELS where neither is."""
-        if self.own_mpp:
-            return Scale("um", self.own_mpp)
+        if self.mpp:
+            return Scale("um", self.mpp)
         return Scale("m", self.gsd_m) if self.gsd_m else PIXELS
 
     @cached_property
@@ -175,22 +221,33 @@ class Slide:
 
     def _to_rgb(self, raw: np.ndarray) -> np.ndarray:
         """Convert bands as stored to (h, w, 3) uint8, on the named colour or white where there is no opacity."""
-        shown = self._sixteen_bit_range() if raw.dtype == np.uint16 else None
-        return to_rgb(raw, shown, (self._named_background or WHITE) if self._reader.has_alpha else None)
+        reader = self._reader
+        shown = self._shown_range() if raw.dtype == np.uint16 or reader.white else None
+        behind = (self._named_background or WHITE) if reader.has_alpha else None
+        full = None if shown is None or self.kind == "scene" else int(shown[1])
+        return to_rgb(raw, shown, behind, full=full, premultiplied=reader.premultiplied)
 
-    def _sixteen_bit_range(self) -> tuple[float, float]:
-        """Find the values shown as 0 and 255: 0..65535, or for scenes the 2nd and 98th percentile.
+    def _shown_range(self) -> tuple[float, float]:
+        """Find the values shown as 0 and 255: for slides 0 and white, for scenes the 2nd and 98th percentile.
 
-        Scenes store reflectance in a small part of the 16 bits. The percentiles are those of a thumbnail's
-        red, green and blue together: one stretch for every region and band.
+        White is what the file says, else the largest number of the fewest bits, 8 to 16, that hold all that is seen:
+        cameras of 10 to 14 bits are stored in 16. Scenes store reflectance in a small part of the 16 bits. The
+        percentiles are those of a thumbnail's red, green and blue together: one stretch for every region and band.
         """
-        if self._range is None:
-            self._range = (0.0, 65535.0)
+        if self._range is None and self._reader.white and self.kind != "scene":
+            self._range = (0.0, float(self._reader.white))
+        elif self._range is None:
+            raw = self._sample(1024)
+            data = raw[raw[..., -1] > 0][:, :-1] if self._reader.has_alpha else raw
             if self.kind == "scene":
-                raw = self._sample(1024)
-                data = raw[raw[..., -1] > 0][:, :-1]
-                low, high = np.percentile(data, (2, 98)) if data.size else self._range
+                low, high = np.percentile(data, (2, 98)) if data.size else (0, 65535)
                 self._range = (float(low), float(max(high, low + 1)))
+            else:
+                largest = int(data.max(initial=0))
+                bits = next(n for n in (8, 10, 12, 14, 16) if largest < 2**n)
+                if bits < 16:
+                    say_once(f"{self.path}: taken for {bits} bits in 16, as nothing in it is brighter than {largest}")
+                self._range = (0.0, float(2**bits - 1))
         return self._range
 
     def _sample(self, max_px: int) -> np.ndarray:
@@ -225,7 +282,8 @@ class Slide:
             (h, w) bool of the thumbnail's size, see SceneReader; False everywhere for slides.
         """
         if self.kind == "scene":
-            return np.asarray(self._sample(max_px)[..., -1] == 0)
+            raw = self._sample(max_px)
+            return np.asarray(raw[..., -1] == 0 if self._reader.has_alpha else ~raw.any(axis=-1))
         width, height, _ = self._thumbnail_size(max_px)
         return np.zeros((height, width), bool)
 
@@ -252,7 +310,7 @@ class Slide:
             return 1.0
         if self.kind == "scene" and scale.unit != "m":
             raise SlideError(f"{self.path}: a scene has no magnification; use `gsd` (metres per pixel)")
-        own = self.gsd_m if scale.unit == "m" else self.own_mpp
+        own = self.gsd_m if scale.unit == "m" else self.mpp
         if own is None and scale.unit == "m":
             raise SlideError(f"{self.path}: its pixel size in metres is not known: give `source_gsd`")
         if own is None:

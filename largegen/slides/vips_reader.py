@@ -14,8 +14,8 @@ import numpy as np
 from largegen.errors import SlideError, UnreadablePixels, telling_line
 from largegen.runtime.private_api import clear_vips_error, vips_error_pending
 from largegen.slides.image_info import header_text, read_provenance
-from largegen.slides.metadata import vips_properties
-from largegen.slides.tiff import TiffHeader
+from largegen.slides.metadata import image_properties, tiff_properties
+from largegen.slides.tiff import PALETTE, TiffHeader
 
 _import_lock = threading.Lock()
 
@@ -84,6 +84,8 @@ class VipsReader:
     """A file opened by libvips; a level is a TIFF page, a SubIFD, or the whole of a plain image."""
 
     name = "vips"
+    premultiplied = False  # libvips divides
+    white: int | None = None
 
     def __init__(self, path: Path, tiff: TiffHeader | None = None, check: bool = True):
         self.path = path
@@ -91,16 +93,33 @@ class VipsReader:
         first = self._open({})
         if first.format not in ("uchar", "ushort"):
             raise SlideError(f"{path}: {first.format} samples; only 8 and 16 bit unsigned pixels can be used")
-        self._pages = tiff.levels if tiff else ({},)
+        self._pages = [level.options for level in tiff.levels] if tiff else [{}]
         self._images = [first, *(self._open(page) for page in self._pages[1:])]
         self.levels: list[tuple[int, int]] = [(image.width, image.height) for image in self._images]
-        self.properties = vips_properties(first)
+        self.properties = tiff_properties(tiff) if tiff else image_properties(first)
         self.provenance = read_provenance(path, header_text(first)) or {}
         self.has_alpha = first.bands in (2, 4)
         self.lossy = tiff.lossy if tiff else first.get("vips-loader").startswith("jpeg")
+        self._bands: list[int] | None = None  # those to give, where there are others
+        if tiff:
+            self._take_channels(tiff, first.bands)
         for level, (width, height) in enumerate(self.levels if check else ()):
             self._fetch(level, 0, 0, 1, 1)
             self._fetch(level, width - 1, height - 1, 1, 1)
+
+    def _take_channels(self, tiff: TiffHeader, count: int) -> None:
+        """Choose the bands to give, of `count` that libvips gives."""
+        channels = tiff.channels
+        self.white, self.has_alpha = tiff.white, channels.alpha is not None
+        if tiff.photometric == PALETTE:  # libvips gives its colours
+            return
+        bands = [*channels.colour, *([] if channels.alpha is None else [channels.alpha])]
+        self._bands = None if bands == list(range(count)) else bands
+
+    def keep_levels(self, kept: list[int]) -> None:
+        """Forget the levels that are not in `kept`."""
+        self._pages, self._images = ([each[i] for i in kept] for each in (self._pages, self._images))
+        self.levels = [self.levels[i] for i in kept]
 
     def _open(self, page: dict[str, int]) -> Any:
         pyvips = import_pyvips()
@@ -160,7 +179,8 @@ class VipsReader:
         # A region computes in the calling thread: no thread pool, which a forked worker has lost.
         data = import_pyvips().Region.new(image).fetch(x, y, width, height)
         dtype = np.uint16 if image.format == "ushort" else np.uint8
-        return np.frombuffer(data, dtype).reshape(height, width, image.bands)
+        pixels = np.frombuffer(data, dtype).reshape(height, width, image.bands)
+        return pixels if self._bands is None else pixels[..., self._bands]
 
     def close(self) -> None:
         """Forget the images; libvips closes the file."""

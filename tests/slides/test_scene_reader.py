@@ -66,7 +66,7 @@ def test_the_georeference_of_points_degrees_and_feet(tmp_path):
             scene.write(np.full((3, 64, 64), 9, np.uint8))
     utm, degrees, feet = (open_slide(tmp_path / f"{name}.tif") for name in ("utm", "degrees", "feet"))
     assert utm.georeference.transform == (2, 0, 1000, 0, -2, 2000)
-    assert (utm.gsd_m, degrees.gsd_m, feet.gsd_m) == (2.0, None, None)
+    assert (utm.gsd_m, degrees.gsd_m, feet.gsd_m) == (2.0, None, pytest.approx(2 * 1200 / 3937))
     assert [s.georeference.crs for s in (utm, degrees, feet)] == ["EPSG:32633", "EPSG:4326", "EPSG:2263"]
     with pytest.raises(SlideError, match="source_gsd"):
         degrees.downsample_for(gsd_m=4)

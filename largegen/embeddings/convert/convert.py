@@ -227,6 +227,7 @@ def _settings(layout: TileLayout, facts: ImportFacts) -> EmbeddingSettings:
         dim=spec.dim,
         precision="unknown",
         grid_xy=layout.grid_xy,
+        mpp_from=facts.mpp_from,
     )
 
 

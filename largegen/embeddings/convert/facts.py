@@ -96,6 +96,14 @@ class ImportFacts:
         tiles = self.options.mpp or (mpp_of(self.mag) if self.mag else None)
         return self._source_mpp or (tiles / downsample if tiles else None)
 
+    @property
+    def mpp_from(self) -> str | None:
+        """As `Slide.mpp_from`: "objective" where magnifications alone tell the resolution."""
+        if self.slide:
+            return self.slide.mpp_from
+        stated = self.kind == "scene" or self.options.source_mpp or self.options.mpp
+        return "objective" if not stated and (self._source_mag or self.mag) else None
+
     def gsd_m(self, downsample: float) -> float | None:
         """Return the metres per level-0 px."""
         if self.slide:

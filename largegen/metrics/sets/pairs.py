@@ -170,7 +170,7 @@ def _given_scale(fake: Slide, real: Slide) -> float:
 
 
 def _resolution(slide: Slide) -> PixelSize:
-    return slide.own_mpp, slide.gsd_m
+    return slide.mpp, slide.gsd_m
 
 
 def _ratio(fake: PixelSize, real: PixelSize) -> float | None:
