@@ -182,7 +182,7 @@ Corner = Annotated[
     str | None,
     typer.Option(
         "--region",
-        help="X,Y: top-left corner in level-0 pixels, rounded down to a corner of a tile.",
+        help="X,Y: top-left corner in level-0 pixels; with --embeddings the nearest corner of a tile.",
         show_default="most tissue",
     ),
 ]

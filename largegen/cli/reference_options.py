@@ -1,6 +1,6 @@
 """Options for the reference: a slide or an embedding file, its resolution, and how tissue is found."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -44,7 +44,11 @@ class Reference(shared.ResolutionOptions):
     ] = False
 
     def choose(
-        self, imagining: Imagining, seed: int, size: tuple[int, int] | None
+        self,
+        imagining: Imagining,
+        seed: int,
+        size: tuple[int, int] | None,
+        corner: tuple[int, int] | None = None,
     ) -> "ReferenceOptions | ImaginedOptions":
         """Choose between the reference, where one is given, and one that is sampled from a prior.
 
@@ -54,7 +58,7 @@ class Reference(shared.ResolutionOptions):
         if self.ref or self.embeddings:
             if imagining != Imagining():
                 raise InputError("`label`, `prompt` and `prior` are for images without `ref` or `embeddings`")
-            return self.check()
+            return replace(self.check(), corner=corner)
         if self != Reference():
             raise InputError("give `ref=SLIDE` or `embeddings=FILE.h5`; the options of a reference are for those only")
         if size is None:

@@ -54,7 +54,7 @@ def zoom(
     wanted, corner = parse_size(size), parse_corner(region) if region else None
     if wanted is None:
         raise InputError(f"`size` {size}: zoom makes squares of a given side")
-    chosen = reference.choose(imagining, sampling.seed, wanted)
+    chosen = reference.choose(imagining, sampling.seed, wanted, corner)
     out = out or Path(f"{chosen.name}_zoom_{size}.tif")
     check_before(out, overwrite, wanted, shared.command_line())
     from largegen.images.zoom_file import estimate_zoom, zoom_file

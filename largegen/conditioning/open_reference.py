@@ -32,6 +32,7 @@ class ReferenceOptions:
     region_encoder_weights: Path | None = None  # as `encoder_weights`, of the region encoder
     region_embeddings: Path | None = None  # embedding file of the regions around the tiles
     no_region: bool = False  # regions' embeddings count as zero
+    corner: tuple[int, int] | None = None  # level-0 corner of the image, at which a slide's tile grid has a tile begin
 
     def __post_init__(self) -> None:
         """Check that there is one reference.
@@ -84,18 +85,22 @@ class ReferenceOptions:
         from largegen.conditioning.reference import SlideOnDemand
         from largegen.embeddings.options import EmbedOptions
         from largegen.slides.slide import open_slide
+        from largegen.slides.tiles import grid_through
 
         slide = stack.enter_context(open_slide(self.ref or Path(), *self.source))
         target = self.target
         if target == UNKNOWN and model.mpp and slide.kind != "scene":
             target = Resolution(mag=round(mag_of(model.mpp)))
+        downsample = target.downsample(slide)
+        grid_xy = grid_through(self.corner, model.tile_px * downsample) if self.corner else (0, 0)
         return SlideOnDemand(
             slide,
-            downsample=target.downsample(slide),
+            downsample=downsample,
             options=EmbedOptions(
                 tile_px=model.tile_px,
                 tissue_threshold=self.tissue_threshold,
                 tissue_filter=self.tissue_filter,
+                grid_xy=grid_xy if any(grid_xy) else None,
             ),
             mag=target.magnification(slide),
             cache=self.cache,

@@ -41,6 +41,7 @@ class Reference:
     origin_xy: tuple[int, int]  # level-0 top-left corner of the first tile
     tile_level0_px: float  # side of a tile in level-0 px
     grid: Callable[[ImageArea], EmbeddingGrid]  # the embeddings under an image
+    anchored: bool = False  # whether the grid is laid for the image's corner, wherever that is
 
     def area(self, model: Model, size: tuple[int, int] | None, corner: tuple[int, int] | None = None) -> ImageArea:
         """Lay an image over the grid.
@@ -48,8 +49,8 @@ class Reference:
         Args:
             model: The model that makes the image.
             size: (width, height) in px, None for the whole.
-            corner: The wanted top-left corner (x, y) in level-0 px (the option `region`), moved up and left to a
-                tile's; None: the place with most tissue.
+            corner: The wanted top-left corner (x, y) in level-0 px (the option `region`), moved to the nearest tile's,
+                which is said; None: the place with most tissue.
 
         Returns:
             The image's size and the tiles that it needs.
@@ -75,20 +76,33 @@ class Reference:
         if corner is None:
             row, col = most_tissue(self.tissue, rows, cols)
         else:
-            # Half a pixel, because the corners that tiles are known by are rounded.
-            col, row = (
-                int((v - start + 0.5) // self.tile_level0_px) for v, start in zip(corner, self.origin_xy, strict=True)
-            )
-            if row + rows > grid_rows or col + cols > grid_cols or min(row, col) < 0:
-                raise InputError(
-                    f"`region` {corner[0]},{corner[1]}: {width}x{height} px from there leave the reference;"
-                    f" corners from {self._corner(0, 0)} to {self._corner(grid_rows - rows, grid_cols - cols)} fit"
-                )
+            row, col = self._nearest(corner, size, tile_px)
+            rows, cols = min(rows, grid_rows - row), min(cols, grid_cols - col)
         return ImageArea(width, height, row, col, rows, cols, full=False)
 
-    def _corner(self, row: int, col: int) -> str:
-        x, y = self.origin_xy
-        return f"{x + round(col * self.tile_level0_px)},{y + round(row * self.tile_level0_px)}"
+    def _nearest(self, corner: tuple[int, int], size: tuple[int, int], tile_px: int) -> tuple[int, int]:
+        """Find (row, col) of the tile whose corner is nearest to the wanted one, and from which the image fits."""
+        side, start, whole = self.tile_level0_px, self.origin_xy, (self.width, self.height)
+        last = [max(0, (most - own) // tile_px) for most, own in zip(whole, size, strict=True)]
+        away = [v - first for v, first in zip(corner, start, strict=True)]
+        slack = 0.5 if self.anchored else side / 2
+        if min(away) < -0.5 or any(v > end * side + slack for v, end in zip(away, last, strict=True)):
+            reach = [(most - own) * side / tile_px for most, own in zip(whole, size, strict=True)]
+            most_xy = [
+                v + int(r + 1e-6) if self.anchored else v + round(end * side)
+                for v, r, end in zip(start, reach, last, strict=True)
+            ]
+            least_xy = (0, 0) if self.anchored else start
+            raise InputError(
+                f"`region` {corner[0]},{corner[1]}: {size[0]}x{size[1]} px from there leave the reference;"
+                f" corners from {least_xy[0]},{least_xy[1]} to {most_xy[0]},{most_xy[1]} fit"
+            )
+        wanted = [value / side for value in away]
+        col, row = (min(round(value), end) for value, end in zip(wanted, last, strict=True))
+        x, y = (start + round(n * self.tile_level0_px) for start, n in zip(self.origin_xy, (col, row), strict=True))
+        if max(abs(x - corner[0]), abs(y - corner[1])) > 1:
+            log.info("`region` %d,%d: the image begins at %d,%d, the nearest tile's corner", *corner, x, y)
+        return row, col
 
 
 def file_reference(model: Model, path: Path) -> Reference:
@@ -137,7 +151,7 @@ class SlideOnDemand:
 
     def tiles(self) -> TileGrid:
         """Lay the tile grid over the slide."""
-        return tile_grid(self.slide, self.downsample, self.options.tile_px)
+        return tile_grid(self.slide, self.downsample, self.options.tile_px, origin_xy=self.options.grid_xy)
 
     def embeddings(
         self, model: Model, encoder: Callable[[], Encoder], check: Callable[[Model, EmbeddingFile], None]
@@ -207,14 +221,16 @@ def slide_reference(model: Model, source: SlideOnDemand, encoder_weights: Path |
     embed = source.embeddings(
         model, lambda: load_encoder(encoder_of(model), encoder_weights, model.device), check_embeddings
     )
-    width, height = _size_at(source.slide.width, source.slide.height, source.downsample)
+    x, y = tiles.origin_xy
+    width, height = _size_at(source.slide.width - x, source.slide.height - y, source.downsample)
     return Reference(
         width=width,
         height=height,
         tissue=tissue,
-        origin_xy=(0, 0),
+        origin_xy=tiles.origin_xy,
         tile_level0_px=tiles.stride_level0_px,
         grid=lambda area: embed((area.row, area.col, area.rows, area.cols)),
+        anchored=True,
     )
 
 

@@ -81,8 +81,10 @@ def context_from_slide(
         source: The slide, and how its tiles are embedded; its regions are so at a coarser resolution.
         encoder_weights: File of the region encoder's weights, where no hub has them.
     """
-    regions = replace(source, downsample=source.downsample * CONTEXT_DOWNSAMPLE, mag=None)
-    tiles = regions.tiles()
+    options = replace(source.options, grid_xy=None)
+    regions = replace(source, downsample=source.downsample * CONTEXT_DOWNSAMPLE, mag=None, options=options)
+    tiles, (x, y) = regions.tiles(), source.options.grid_xy or (0, 0)
+    side = source.tiles().stride_level0_px
 
     def encoder() -> Encoder:
         name = model.info.region_encoder or ""
@@ -90,11 +92,13 @@ def context_from_slide(
 
     embed = regions.embeddings(model, encoder, _check_context)
 
+    def under(start: int, tile: int, count: int) -> int:
+        """Find the region that the centre of a tile lies in, or the last one."""
+        return min(int((start + (tile + 0.5) * side) / tiles.stride_level0_px), count - 1)
+
     def around(area: ImageArea) -> EmbeddingGrid:
-        row = min(area.row // CONTEXT_DOWNSAMPLE, tiles.rows - 1)
-        col = min(area.col // CONTEXT_DOWNSAMPLE, tiles.cols - 1)
-        last_row = min((area.row + area.rows - 1) // CONTEXT_DOWNSAMPLE, tiles.rows - 1)
-        last_col = min((area.col + area.cols - 1) // CONTEXT_DOWNSAMPLE, tiles.cols - 1)
+        row, last_row = (under(y, tile, tiles.rows) for tile in (area.row, area.row + area.rows - 1))
+        col, last_col = (under(x, tile, tiles.cols) for tile in (area.col, area.col + area.cols - 1))
         return embed((row, col, last_row - row + 1, last_col - col + 1))
 
     return around

@@ -103,6 +103,7 @@ def embed_slide(
         overlap_px=options.overlap_px,
         region=area,
         tissue_filter=_filter_name(slide, options),
+        grid_xy=options.grid_xy,
     )
     path = embedding_path(out, settings, whole=region is None)
     if path.exists() and not overwrite and not Blocks.left_behind(path):
@@ -166,7 +167,7 @@ def plan_tiles(slide: "Slide", downsample: float, options: EmbedOptions) -> tupl
     Returns:
         The grid, and (rows, cols) bool: the tiles that hold enough tissue, or data in a scene; all without the filter.
     """
-    grid = tile_grid(slide, downsample, options.tile_px, options.overlap_px)
+    grid = tile_grid(slide, downsample, options.tile_px, options.overlap_px, options.grid_xy)
     if not options.tissue_filter:
         return grid, np.ones((grid.rows, grid.cols), bool)
     fraction = tissue_fraction(grid, slide, tissue_mask(slide, options.tissue_threshold))

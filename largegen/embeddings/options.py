@@ -19,3 +19,4 @@ class EmbedOptions:
     tissue_filter: Annotated[bool, TISSUE_FILTER] = True  # False: every tile is embedded
     batch_size: Annotated[int, Setting("Tiles per batch.", min=1)] = 32
     workers: Annotated[int, Setting("Threads that read tiles ahead of the network.", min=0)] = 2
+    grid_xy: tuple[int, int] | None = None  # level-0 corner of the tile grid; None: the slide's

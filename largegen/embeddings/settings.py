@@ -77,6 +77,7 @@ class EmbeddingSettings:
         overlap_px: int,
         region: tuple[int, int, int, int],
         tissue_filter: str,
+        grid_xy: tuple[int, int] | None = None,
     ) -> "EmbeddingSettings":
         """Collect the settings from an open slide and an encoder.
 
@@ -88,6 +89,7 @@ class EmbeddingSettings:
             overlap_px: Shared by neighbouring tiles.
             region: Row, column, rows, columns of the slide's tile grid.
             tissue_filter: Name of the rule by which tiles were kept.
+            grid_xy: Level-0 corner of the tile grid, where that is not the slide's.
         """
         place = slide.georeference
         return cls(
@@ -112,6 +114,7 @@ class EmbeddingSettings:
             encoder_licence=encoder.spec.licence,
             dim=encoder.dim,
             precision=str(encoder.dtype).removeprefix("torch."),
+            grid_xy=grid_xy,
             mpp_from=slide.mpp_from,
         )
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from largegen.errors import InputError, OutputError
+from largegen.images.cog import rearrange
 from largegen.images.headers import clear_resolution, ome_xml, world_file_path, world_lines
 from largegen.images.stream import save_bands
 from largegen.runtime.files import atomic, remove
@@ -140,7 +141,7 @@ def write_image(
                 if place and temporary_world:
                     temporary_world.write_text(world_lines(place), encoding="utf-8")
                 elif place and output_format(path) == "tiff":
-                    _write_geotiff_tags(temporary, place)
+                    _make_geotiff(temporary, place)
             if partial_tiles.exists():
                 path.unlink(missing_ok=True)  # whose being there says that all is done
                 remove(tiles_directory(path))
@@ -224,7 +225,8 @@ SAVERS: dict[str, Callable[["pyvips.Image", Path, ImageInfo, int], None]] = {
 }
 
 
-def _write_geotiff_tags(path: Path, place: Georeference) -> None:
+def _make_geotiff(path: Path, place: Georeference) -> None:
+    """Write a place into a TIFF, and lay it out as a cloud-optimized GeoTIFF."""
     import rasterio
 
     with warnings.catch_warnings():
@@ -233,3 +235,9 @@ def _write_geotiff_tags(path: Path, place: Georeference) -> None:
             if place.crs:
                 scene.crs = rasterio.crs.CRS.from_user_input(place.crs)
             scene.transform = rasterio.Affine(*place.transform[:6])
+    cloud_optimized = path.with_name(f"{path.name}.cog")
+    try:
+        rearrange(path, cloud_optimized)
+        cloud_optimized.replace(path)
+    finally:
+        cloud_optimized.unlink(missing_ok=True)

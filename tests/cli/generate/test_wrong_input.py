@@ -18,7 +18,7 @@ from largegen.runtime.lock import lock
         (["--size", 129], ["--size 129x129", "multiples of 8"]),
         (["--size", 1344], ["largest size that fits is 1296x1000"]),
         (["--size", "big"], ["--size big"]),
-        (["--region", "100000,0"], ["--region 100000,0", "from 0,0 to 1152,832"]),
+        (["--region", "100000,0"], ["--region 100000,0", "from 0,0 to 1172,872"]),
         (["--region", "here"], ["--region here"]),
         (["--region", "0,0"], ["no tile holds tissue", "--no-tissue-filter"]),
         (["--model", "absent"], ["absent: no model there"]),
