@@ -50,6 +50,11 @@ class TrainingError(LargegenError, ArithmeticError):
     """Training cannot continue: a NaN or infinite loss."""
 
 
+def no_space(error: Exception) -> bool:
+    """Tell whether a C library failed because a disk is full: that of its temporary files, where it only reads."""
+    return "No space left" in str(error)
+
+
 def telling_line(error: Exception) -> str:
     """Find the first informative line of a C library's message."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]

@@ -78,6 +78,9 @@ def run(arguments: list[str] | None = None) -> int:
         if error.errno == errno.EPIPE:
             return 1
         return _fail(error, str(error) or type(error).__name__, 1)
+    except UnicodeEncodeError as error:
+        name = error.object.encode(errors="backslashreplace").decode()
+        return _fail(error, f"{name}: this file name is no UTF-8, which not all libraries can open; rename it", 2)
     except Exception as error:  # a bug: still one line, and how to see more
         if type(error).__name__ == "OutOfMemoryError":
             return _fail(error, "out of memory on the device; try a smaller --batch-size", 1)

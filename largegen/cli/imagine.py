@@ -23,7 +23,7 @@ def imagine(
     model: Annotated[
         str, typer.Option("--model", help="Model whose own prior is taken, if no --prior is given.")
     ] = "starter",
-    seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of everything random.", min=0, max=2**63 - 1)] = 0,
     device: shared.Device = "auto",
     overwrite: shared.Overwrite = False,
     json: shared.Json = False,

@@ -115,7 +115,7 @@ def _on_config(context: typer.Context, path: Path | None) -> Path | None:
     if path is None:
         return None
     try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
+        content = tomllib.loads(path.read_text(encoding="utf-8-sig"))  # editors on Windows begin files with a mark
     except OSError as error:
         raise InputError(f"--config {path}: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -134,9 +134,35 @@ def _on_config(context: typer.Context, path: Path | None) -> Path | None:
     for key in values:
         if names.get(_key(key)) in (None, "config"):
             raise InputError(f"--config {path}: {command} has no option {key.replace('_', '-')!r}")
-    defaults = {names[_key(key)]: value for key, value in values.items()}
+    by_name = {option.name: option for option in options}
+    defaults = {}
+    for key, value in values.items():
+        option = by_name[names[_key(key)]]
+        defaults[option.name] = _default(option, value, f"--config {path}: {key.replace('_', '-')}")
     context.default_map = {**(context.default_map or {}), **defaults}
     return path
+
+
+def _default(option: Any, value: Any, what: str) -> Any:
+    """Check the type of a value of a TOML file, and make it what the option takes as a default.
+
+    Raises:
+        InputError: For a value that Click would take for another: true for 1, 2.5 for 2.
+    """
+    if option.multiple and not isinstance(value, list):
+        value = [value]  # one where several may be
+    elif isinstance(value, list) and not option.multiple and option.nargs == 1:
+        raise InputError(f"{what}: takes one value, not a list")
+    for one in value if isinstance(value, list) else [value]:
+        if not isinstance(one, bool | int | float | str):
+            raise InputError(f"{what}: {one} is none of text, number, true or false")
+        if isinstance(one, bool) and not (option.is_flag or option.count):
+            raise InputError(f"{what}: takes a value, not {str(one).lower()}")
+        if option.is_flag and not isinstance(one, bool):
+            raise InputError(f"{what}: takes true or false, not {one}")
+        if isinstance(option.default, int) and isinstance(one, float) and not one.is_integer():
+            raise InputError(f"{what}: {one} is no whole number")
+    return value
 
 
 def _key(name: str) -> str:

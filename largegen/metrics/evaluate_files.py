@@ -6,7 +6,7 @@ from typing import Any
 from largegen.errors import InputError
 from largegen.metrics.comparison import Comparison
 from largegen.metrics.evaluation import evaluate, plan
-from largegen.metrics.job import evaluation_job
+from largegen.metrics.job import evaluation_job, job_in
 from largegen.metrics.report.html import write_report
 from largegen.metrics.report.sheets import sheets_of
 from largegen.metrics.request import NO_STATISTICS, EvaluationConfig, EvaluationOutputs, SetsRequest
@@ -45,7 +45,8 @@ def evaluate_files(
     """
     config.check()
     job = evaluation_job(request, config)
-    outputs.check(request.real, config, job)
+    made = [path for path in (outputs.report, outputs.save_stats) if path and job_in(path) == job]
+    outputs.check(request.real, config, made)
     processes = process_group(config.torch_device)
     sets = run_on_main(processes, lambda: open_sets(request))
     evaluation, comparison = evaluate(sets, config, processes, progress)

@@ -13,7 +13,7 @@ from largegen.metrics.catalogue import CATALOGUE
 from largegen.models.encoder_registry import ENCODER_HELP, ENCODER_WEIGHTS
 from largegen.runtime.device import resolve_device
 from largegen.runtime.outputs import check_writable
-from largegen.runtime.setting import Setting
+from largegen.runtime.setting import SEED, Setting
 from largegen.slides.resolution import UNKNOWN, Resolution
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ class CropSettings:
     count: Annotated[int, Setting("Crops of each set and magnification.", min=2)] = 10_000
     size_px: Annotated[int, Setting("Side of a crop in pixels.", min=16)] = 256  # at the working resolution
     placement: Literal["random", "grid"] = "random"  # anywhere, also over one another; or side by side
-    seed: Annotated[int, Setting("Seed of everything random.")] = 0
+    seed: Annotated[int, SEED] = 0
 
     def check(self) -> None:
         """Raise InputError for settings that make no sense."""
@@ -151,21 +151,19 @@ class EvaluationOutputs:
     save_stats: Annotated[Path | None, Setting("Save the real set's statistics to this .npz, for --real later.")] = None
     overwrite: Annotated[bool, Setting("Replace an existing output.")] = False
 
-    def check(self, real: Sequence[Path], config: EvaluationConfig, job: str = "") -> None:
-        """Check, before the work, that the files can be written and filled; those of the same `job` may be there.
+    def check(self, real: Sequence[Path], config: EvaluationConfig, made: Sequence[Path] = ()) -> None:
+        """Check, before the work, that the files can be written and filled; those that this job has `made` may be left.
 
         Raises:
             InputError: Where a file has the wrong suffix or could not be filled.
             OutputError: Where one cannot be written, or is there and `overwrite` is False.
         """
-        from largegen.metrics.job import job_in
-
         if self.save_stats and any(path.suffix.lower() == ".npz" for path in real):
             raise InputError("`save_stats`: the real set is saved statistics already")
         for name, path, suffix in (("report", self.report, ".html"), ("save_stats", self.save_stats, ".npz")):
             if path is not None:
                 if path.suffix.lower() != suffix:
                     raise InputError(f"`{name}` {path}: the name must end in {suffix}")
-                check_writable(path, self.overwrite or bool(job and job_in(path) == job), name)
+                check_writable(path, self.overwrite or path in made, name)
         if self.save_stats and config.metrics and not any(metric.network for metric in config.metrics):
             raise InputError(NO_STATISTICS)

@@ -1,6 +1,8 @@
 """Several processes that share one job: how they find each other, and what the main one does for all."""
 
 import atexit
+import logging
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
@@ -14,17 +16,53 @@ from largegen.errors import InputError, LargegenError, first_line
 
 # The others wait while the main one embeds a reference or writes an image.
 PROCESS_TIMEOUT = timedelta(days=7)
+MEETING_TIMEOUT = timedelta(seconds=100)  # for all of a group to begin
+
+log = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
 
 
 def process_group(device: torch.device) -> PartialState:
     """Return the processes that `accelerate launch` or torchrun started; without a launcher, this one alone."""
+    _meet(device)
     processes = PartialState(cpu=device.type == "cpu", timeout=PROCESS_TIMEOUT)
     if processes.num_processes > 1:
         atexit.unregister(_leave_group)
         atexit.register(_leave_group)
     return processes
+
+
+def _meet(device: torch.device) -> None:
+    """Wait for the others of a group that the environment speaks of, saying so; torchrun waits for its own.
+
+    Raises:
+        InputError: Where it does not say where they meet.
+        LargegenError: Where they do not come within MEETING_TIMEOUT.
+    """
+    size, said = os.environ.get("WORLD_SIZE", "1"), ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+    if "TORCHELASTIC_RUN_ID" in os.environ or torch.distributed.is_initialized() or "LOCAL_RANK" not in os.environ:
+        return
+    alone = "unset WORLD_SIZE, RANK and LOCAL_RANK if this is one process by itself"
+    try:
+        count = int(size)
+        if count < 2:
+            return
+        rank, _, host, port = (os.environ[name] for name in said)
+        place, me = (host, int(port)), int(rank)
+    except (KeyError, ValueError) as error:
+        raise InputError(f"WORLD_SIZE={size} speaks of several processes, but {error} is not said; {alone}") from error
+    log.warning("process %d of %d (WORLD_SIZE): waiting for the others at %s:%d; %s", me, count, *place, alone)
+    try:
+        store = torch.distributed.TCPStore(*place, count, me == 0, timeout=MEETING_TIMEOUT)
+    except RuntimeError as error:
+        seconds = MEETING_TIMEOUT.total_seconds()
+        raise LargegenError(
+            f"the other {count - 1} of {count} processes (WORLD_SIZE) did not come to {host}:{port}"
+            f" within {seconds:g} s; {alone}"
+        ) from error
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    torch.distributed.init_process_group(backend, store=store, rank=me, world_size=count, timeout=PROCESS_TIMEOUT)
 
 
 def _leave_group() -> None:

@@ -13,3 +13,6 @@ class Setting:
     max: float | None = None  # the greatest
     unset: str | None = None  # what the default stands for, where that is found out later: "half a window"
     auto: Any = None  # the value for which users write `auto`
+
+
+SEED = Setting("Seed of everything random.", min=0, max=2**63 - 1)  # the same range for all commands

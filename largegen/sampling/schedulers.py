@@ -7,6 +7,7 @@ from torch import Tensor
 
 from largegen.errors import InputError, ModelError
 from largegen.models.denoiser import PREDICTIONS
+from largegen.sampling.settings import check_spacing
 
 Scheduler: TypeAlias = DDIMScheduler | DPMSolverMultistepScheduler | UniPCMultistepScheduler
 
@@ -36,6 +37,7 @@ def make_scheduler(name: str, train_scheduler: DDPMScheduler, steps: int) -> Sch
     config = train_scheduler.config
     if not 1 <= steps <= config.num_train_timesteps:
         raise InputError(f"`steps` {steps}: must be between 1 and {config.num_train_timesteps}")
+    check_spacing(steps, config.num_train_timesteps)
     if config.prediction_type not in PREDICTIONS:
         raise ModelError(f"scheduler: the model predicts {config.prediction_type}, none of {', '.join(PREDICTIONS)}")
     kind, options = SCHEDULERS[name]
@@ -44,8 +46,6 @@ def make_scheduler(name: str, train_scheduler: DDPMScheduler, steps: int) -> Sch
     options = fixed | options
     scheduler = kind.from_config(config, **options)
     scheduler.set_timesteps(steps)
-    if len(scheduler.timesteps) != steps:  # rounding in diffusers adds a timestep -1 for 61, 103 and 60 others
-        raise InputError(f"`steps` {steps}: cannot be spaced evenly; use {steps // 10 * 10}")
     return scheduler
 
 

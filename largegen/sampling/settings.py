@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from largegen.errors import InputError
-from largegen.runtime.setting import Setting
+from largegen.runtime.setting import SEED, Setting
 
 SCHEDULERS = ("ddim", "dpm++", "unipc")
 WINDOWS = ("overlap", "shift")
@@ -15,6 +15,17 @@ ZOOM_METHODS = ("fast", "published")
 ZOOM_STEPS = 20  # [Z]: the guide holds the image together, so fewer steps suffice
 MAX_STEPS = 1000  # timesteps of the noise schedule
 MAX_SEAM_STEPS = 300  # timesteps of the pass against seams
+
+
+def check_spacing(steps: int, of: int) -> None:
+    """Raise InputError for a number of timesteps for which rounding in diffusers adds one (61, 103 and 60 others)."""
+
+    def even(count: int) -> bool:
+        return math.ceil(of / (of / count)) == count  # as numpy.arange counts them
+
+    if not even(steps):
+        nearest = next(count for count in range(steps - 1, 0, -1) if even(count))
+        raise InputError(f"`steps` {steps}: cannot be spaced evenly; use {nearest}")
 
 
 @dataclass(frozen=True)
@@ -40,7 +51,7 @@ class Sampling:
     batch_size: Annotated[
         int, Setting("Windows through the network at once: auto (what suits the device) or a number.", auto=0)
     ] = 0
-    seed: Annotated[int, Setting("Seed of everything random.")] = 0
+    seed: Annotated[int, SEED] = 0
 
     def check(self, window: int | None = None) -> None:
         """Raise InputError for invalid settings.
@@ -54,6 +65,7 @@ class Sampling:
             raise InputError(f"`windows` {self.windows}: use one of {', '.join(WINDOWS)}")
         if not 1 <= self.steps <= MAX_STEPS:
             raise InputError(f"`steps` {self.steps}: must be between 1 and {MAX_STEPS}")
+        check_spacing(self.steps, MAX_STEPS)
         if not 0 <= self.guidance < math.inf:
             raise InputError(f"`guidance` {self.guidance}: must be 0 or more")
         if not 0 <= self.eta <= 1 or (self.eta and self.scheduler != "ddim"):

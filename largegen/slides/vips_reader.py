@@ -11,13 +11,15 @@ from typing import Any
 
 import numpy as np
 
-from largegen.errors import SlideError, UnreadablePixels, telling_line
+from largegen.errors import OutputError, SlideError, UnreadablePixels, no_space, telling_line
 from largegen.runtime.private_api import clear_vips_error, vips_error_pending
 from largegen.slides.image_info import header_text, read_provenance
 from largegen.slides.metadata import image_properties, tiff_properties
 from largegen.slides.tiff import PALETTE, TiffHeader
 
 _import_lock = threading.Lock()
+
+NO_TEMPORARY = "no space left for temporary files on the way to it; free some, or set TMPDIR to another folder"
 
 
 @cache  # once: setting a level makes all loggers forget what they have worked out
@@ -134,6 +136,8 @@ class VipsReader:
             with self.path.open("rb") as file:
                 is_tiff = file.read(2) in (b"II", b"MM")
             reason = "a truncated or damaged TIFF" if is_tiff else "not an image in a known format"
+            if no_space(error):
+                raise OutputError(f"{self.path}: {NO_TEMPORARY}") from error
             raise SlideError(f"{self.path}: {reason} ({telling_line(error)})") from error
         return image.colourspace("srgb") if image.interpretation in ("cmyk", "lab") else image
 
@@ -170,6 +174,8 @@ class VipsReader:
                 raise pyvips.Error("")
             except pyvips.Error as error:
                 self._images[level] = self._open(self._pages[level])
+                if no_space(error):
+                    raise OutputError(f"{self.path}: {NO_TEMPORARY}") from error
                 raise UnreadablePixels(
                     f"{self.path}: pixels cannot be read, the file is truncated or damaged: {telling_line(error)}"
                 ) from error

@@ -32,7 +32,7 @@ RUN_FILES = ("config.json", "metrics.jsonl", "loss.png", "samples", "tensorboard
 
 def checkpoints(out: Path) -> list[Path]:
     """List the checkpoint directories of a run, oldest first."""
-    found = [path for path in out.glob("checkpoint-*") if path.name.rpartition("-")[2].isdigit()]
+    found = [path for path in out.glob("checkpoint-*") if path.name.removeprefix("checkpoint-").isdecimal()]
     return sorted(found, key=step_of)
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Annotated
 
 from largegen.errors import InputError
-from largegen.runtime.setting import Setting
+from largegen.runtime.setting import SEED, Setting
 
 DENOISER_PRESETS = ("published", "starter", "tiny")
 CONDITIONERS = ("patch", "summarizer")
@@ -47,7 +47,7 @@ class LoopConfig:
         ),
     ] = "auto"
     device: Annotated[str, Setting("auto, cpu, cuda, cuda:N or mps.")] = "auto"
-    seed: Annotated[int, Setting("Seed of everything random.")] = 0
+    seed: Annotated[int, SEED] = 0
     workers: Annotated[int, Setting("Processes that prepare samples.", min=0)] = 2
     log_every: Annotated[int, Setting("Steps between lines of metrics.jsonl.", min=1)] = 10
     validate_every: Annotated[int, Setting("Steps between validations and sample images.", min=1)] = 500

@@ -1,8 +1,11 @@
 """The loop over optimizer steps: any number of devices, mixed precision, gradient accumulation, clipping, EMA."""
 
+import logging
 import math
+import shutil
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -13,6 +16,10 @@ from largegen.training.accelerator import micro_batch
 from largegen.training.config import LoopConfig
 from largegen.training.sampler import StepSampler
 from largegen.training.state import TrainingState
+
+SHARED_MEMORY = Path("/dev/shm")
+
+log = logging.getLogger(__name__)
 
 Batch = dict[str, Tensor]
 
@@ -73,13 +80,31 @@ def micro_batches(state: TrainingState, config: LoopConfig, start: int) -> Itera
         state.bare_task.dataset,
         micro_batch(config, accelerator),
         sampler=sampler,
-        num_workers=config.workers,
+        num_workers=_workers(state, config, start),
         pin_memory=accelerator.device.type == "cuda",
         generator=torch.Generator(),  # else it draws from the global one, and a resumed run would differ
     )
     batches = iter(loader)
     for _ in sampler.steps:
         yield [next(batches) for _ in range(config.accumulation)]
+
+
+def _workers(state: TrainingState, config: LoopConfig, start: int) -> int:
+    """Return how many processes prepare samples: none where the memory that they hand them over in is too small."""
+    if not config.workers or not SHARED_MEMORY.is_dir() or start >= config.steps:
+        return config.workers
+    sample = state.bare_task.dataset[start * config.batch_size]
+    batch = sum(value.nbytes for value in sample.values()) * micro_batch(config, state.accelerator)
+    needed = batch * (2 * config.workers + 1) * state.accelerator.num_processes  # two batches of each wait
+    free = shutil.disk_usage(SHARED_MEMORY).free
+    if needed < free:
+        return config.workers
+    log.warning(
+        "%s has %.0f MB free, and %d `workers` need %.0f MB: samples are prepared without them, slower"
+        " (docker run --shm-size=1g gives more)",
+        *(SHARED_MEMORY, free / 1e6, config.workers, needed / 1e6),
+    )
+    return 0
 
 
 def _check_finite(step: int, loss: float, norm: float, scaled: bool) -> None:

@@ -2,7 +2,7 @@
 
 import logging
 import math
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -217,10 +217,15 @@ def _make_directory(out: Path, clear: bool) -> None:
         out.mkdir(parents=True, exist_ok=True)
         remove_unfinished(out)
         if clear:
-            for name in ("metrics.jsonl", "samples", "tensorboard", "loss.png", "model"):
+            for name in ("metrics.jsonl", "loss.png", "model"):
                 remove(out / name)
-            for old in out.glob("checkpoint-*"):
-                remove(old)
+            for folder, ours in (("samples", "step-*.png"), ("tensorboard", "events.out.tfevents.*")):
+                for old in (out / folder).glob(ours):
+                    remove(old)
+                with suppress(OSError):
+                    (out / folder).rmdir()  # unless it holds what others have put there
+            for checkpoint in checkpoints(out):
+                remove(checkpoint)
 
 
 def _resume(state: TrainingState, out: Path, candidates: list[Path], config: LoopConfig) -> int:
