@@ -25,6 +25,13 @@ def convert(
     vae: Annotated[
         Path | None, typer.Option(help="Autoencoder, if SOURCE has none: another source, or a model's directory.")
     ] = None,
+    cdm: Annotated[
+        str | None,
+        typer.Option(
+            help="ZoomLDM's conditioning diffusion model for this denoiser: its checkpoint (.pt), the folder of it, or"
+            " hf:ORG/NAME/FOLDER; `sample` then needs no reference."
+        ),
+    ] = None,
     encoder: Annotated[
         str | None,
         typer.Option(
@@ -69,6 +76,7 @@ def convert(
         source,
         out,
         vae=vae,
+        cdm=cdm,
         encoder=encoder,
         embedding_dim=embedding_dim,
         region_encoder=region_encoder,

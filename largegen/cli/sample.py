@@ -2,7 +2,7 @@
 
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -43,34 +43,37 @@ def sample(
     """Run `largegen sample`; its purpose stands in commands.py.
 
     All are at one magnification, each conditioned on the embeddings at a random place of a reference, or of an
-    invented grid of embeddings.
+    invented grid of embeddings. Without a reference, a model with ZoomLDM's CDM invents the condition of each patch.
     """
     sampling.check()
     chosen = reference.choose(imagining, sampling.seed, IMAGINED_PX)
     if mag is not None and level is not None:
         raise InputError("`mag`, `level`: give only one of them")
     from largegen.images.finished import check_before
-    from largegen.images.sample_file import sample_file, sheet_size
+    from largegen.images.sample_file import sample_file, sheet_size, token_file
     from largegen.models.model import load_model
+    from largegen.models.token_prior import load_token_prior
     from largegen.runtime.distributed import require_single_process
+    from largegen.sampling.tokens import under_tokens
 
     network = load_model(model, device, precision)
     require_single_process(network.device)
     level = _level(network, mag, level)
     out = out or Path(f"{chosen.name}_samples_{network.level_names[level]}.png")
     check_before(out, overwrite, sheet_size(network, count), shared.command_line())
+    options: dict[str, Any] = {
+        "command": shared.command_line(),
+        "overwrite": overwrite,
+        "progress": shared.show_progress(),
+    }
+    anything = not (reference.ref or reference.embeddings) and imagining == Imagining()
+    cdm = load_token_prior(network.directory, network.device) if anything else None
     with ExitStack() as stack:
-        report = sample_file(
-            network,
-            chosen.open(stack, network, shared.show_progress()),
-            level,
-            count,
-            out,
-            sampling,
-            command=shared.command_line(),
-            overwrite=overwrite,
-            progress=shared.show_progress(),
-        )
+        if cdm:
+            report = token_file(network, cdm, level, count, out, under_tokens(sampling), **options)
+        else:
+            opened = chosen.open(stack, network, shared.show_progress())
+            report = sample_file(network, opened, level, count, out, sampling, **options)
     shared.report(report, f"{out}: {count} patches at {report['magnification']}", json)
 
 

@@ -19,6 +19,7 @@ from largegen.errors import InputError
 from largegen.models.grid_prior import NO_LABEL, SCHEDULE, GridPrior, centred, load_prior
 from largegen.models.model import Model
 from largegen.models.text import load_text_encoder
+from largegen.models.token_prior import FOLDER as CDM
 from largegen.runtime.distributed import process_group, run_on_main
 from largegen.runtime.files import atomic
 from largegen.runtime.lock import lock
@@ -38,6 +39,11 @@ def find_prior(model: Model, imagining: Imagining) -> GridPrior:
         ModelError: Where that which is asked for is none.
     """
     own = (model.directory or Path()) / FOLDER
+    if imagining.prior is None and model.directory and not own.is_dir() and (model.directory / CDM).is_dir():
+        raise InputError(
+            f"model {model.info.name} has a CDM, which invents the condition of one patch at a time; those of a large"
+            " image must agree: give a grid prior of `largegen train-prior` as `prior`, or a reference"
+        )
     if imagining.prior is None and not (model.directory and own.is_dir()):
         raise InputError(
             f"give `ref` SLIDE or `embeddings` FILE.h5: model {model.info.name} has no prior of its own that could"

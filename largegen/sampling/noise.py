@@ -6,6 +6,7 @@ import torch
 BLOCK = 8  # side of the square of latents that shares a key
 INITIAL = -1  # the step whose noise is the canvas that sampling starts from
 SEAM = -2  # the step whose noise a finished canvas gets before the pass against seams
+TOKENS = -3  # the step whose noise the tokens of single patches start from
 
 
 def noise(seed: int, step: int, top: int, left: int, height: int, width: int, channels: int) -> torch.Tensor:

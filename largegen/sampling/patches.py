@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -73,24 +74,39 @@ def grids_at(
     return torch.stack(found), part
 
 
-def sample_patches(
+def sample_patches(model: Model, grids: Tensor, level: int, sampling: Sampling, **options: Any) -> Tensor:
+    """Sample one patch for each grid of base embeddings.
+
+    Args:
+        model: whose denoiser samples.
+        grids: (N, h, w, D), the embeddings under each patch.
+        level: magnification level.
+        sampling: as `generate.resolve_defaults` gives it.
+        options: further arguments of `sample_under`.
+
+    Returns:
+        Latents (N, C, w, w) float32 on the CPU.
+    """
+    contexts = torch.cat([model.context(part, level) for part in grids.split(16)])
+    return sample_under(model, contexts, sampling, **options)
+
+
+def sample_under(
     model: Model,
-    grids: Tensor,
-    level: int,
+    contexts: Tensor,
     sampling: Sampling,
     *,
     draft: Tensor | None = None,
     last_steps: int | None = None,
     progress: bool = False,
 ) -> Tensor:
-    """Sample one patch for each grid of base embeddings.
+    """Sample one patch for each context.
 
     The noise of patch n is the same however many there are, and differs from that of any canvas.
 
     Args:
         model: whose denoiser samples.
-        grids: (N, h, w, D), the embeddings under each patch.
-        level: magnification level.
+        contexts: (N, T, D), the tokens of each patch.
         sampling: as `generate.resolve_defaults` gives it.
         draft: latents (1, C, w, w) of one patch, to start from: noise is added and removed again.
         last_steps: with `draft`, so many of the scheduler's steps.
@@ -99,8 +115,7 @@ def sample_patches(
     Returns:
         Latents (N, C, w, w) float32 on the CPU.
     """
-    contexts = torch.cat([model.context(part, level) for part in grids.split(16)])
-    count, window, origin = len(grids), model.window, (-model.window, 0)
+    count, window, origin = len(contexts), model.window, (-model.window, 0)
     if draft is not None and last_steps is not None:
         scheduler = make_scheduler(sampling.scheduler, model.scheduler, sampling.steps)
         field = noise(sampling.seed, INITIAL, *origin, window, window, draft.shape[1])

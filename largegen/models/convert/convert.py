@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from largegen.errors import InputError, ModelError, OutputError
 from largegen.models.autoencoder import Autoencoder, load_autoencoder
+from largegen.models.convert.cdm import check_cdm, read_cdm
 from largegen.models.convert.published import Parts, Report, read_published
 from largegen.models.directory import INDEX, JOB, is_model, read_index, write_model
 from largegen.models.encoder import encoder_spec
@@ -34,6 +35,7 @@ def convert(
     out: Path,
     *,
     vae: str | Path | None = None,
+    cdm: str | Path | None = None,
     encoder: str | None = None,
     embedding_dim: int | None = None,
     region_encoder: str | None = None,
@@ -54,6 +56,7 @@ def convert(
         source: A file, a folder, or `hf:ORG/NAME[@REVISION]/FOLDER`.
         out: The model directory.
         vae: Where the autoencoder is, if it is not in the source: another source, or a model's directory.
+        cdm: Where the conditioning diffusion model is that samples the model's tokens, if it has one.
         encoder: Name of the encoder that the model was trained with; None for the published one.
         embedding_dim: Width of the embeddings of an `encoder` that nobody here knows, such as an in-house one: the
             model then takes embedding files that carry that name.
@@ -84,6 +87,9 @@ def convert(
         parts, report = read_published(path, checkpoint, raw_weights)
         if vae is not None:
             parts.vae = _vae_of(_locate(vae)[0])
+        if cdm is not None:
+            parts.cdm, file = read_cdm(_locate(cdm)[0], raw_weights)
+            check_cdm(parts.cdm, parts.unet, parts.conditioner, file)
         _check_finite(parts, path)
         info = _info(parts, source, (encoder, embedding_dim), region_encoder, mag)
         info = replace(info, name=name or out.absolute().name, licence=licence or info.licence)

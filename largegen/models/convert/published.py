@@ -52,11 +52,12 @@ class Parts:
     vae: nn.Module | None = None
     conditioner: nn.Module | None = None
     scheduler: DDPMScheduler | None = None
+    cdm: nn.Module | None = None  # which samples the conditioner's tokens
 
     @property
     def networks(self) -> dict[str, nn.Module]:
         """Those that there are, by the names of their folders."""
-        found = {"vae": self.vae, "unet": self.unet, "conditioner": self.conditioner}
+        found = {"vae": self.vae, "unet": self.unet, "conditioner": self.conditioner, "cdm": self.cdm}
         return {name: network for name, network in found.items() if network is not None}
 
 
