@@ -69,14 +69,16 @@ class ClipEncoder:
 
         self.name, self.device = name, torch.device(device)
         architecture, _, weights = name.partition("/") if ":" not in name else (name, "", "")
+        if not weights and ":" not in name and architecture in open_clip.list_models():
+            raise ModelError(f"text encoder {name}: name its weights too, such as {name}/openai")
         try:
             model, self._transform = open_clip.create_model_from_pretrained(
                 architecture, pretrained=weights or None, device=self.device
             )
             self._tokenizer = open_clip.get_tokenizer(architecture)
-        except (OSError, ConnectionError) as error:
-            raise HubError(f"text encoder {name}: its weights cannot be had: {first_line(error)}") from error
         except Exception as error:  # open_clip raises a dozen kinds for names and files that it cannot use
+            if isinstance(error, OSError) and not name.startswith("local-dir:"):
+                raise HubError(f"text encoder {name}: its weights cannot be had: {first_line(error)}") from error
             raise ModelError(f"text encoder {name}: open_clip cannot load it: {first_line(error)}") from error
         self._model = model.eval().requires_grad_(False)
         self.licence = f"that of {name}"
