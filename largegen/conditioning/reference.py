@@ -1,7 +1,6 @@
 """A slide or an embedding file as a reference: the embeddings under any place of it."""
 
 import logging
-import math
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 
 from largegen.conditioning.area import ImageArea, check_size, most_tissue
-from largegen.embeddings.cohort import working_gsd, working_mpp
+from largegen.embeddings.cohort import differ_much, working_gsd, working_mpp
 from largegen.embeddings.embed import Rectangle, embed_slide, plan_tiles
 from largegen.embeddings.file import EmbeddingFile
 from largegen.embeddings.grid import EmbeddingGrid
@@ -20,6 +19,7 @@ from largegen.embeddings.options import EmbedOptions
 from largegen.embeddings.settings import EmbeddingSettings
 from largegen.errors import EmbeddingFileError, InputError, OutputError
 from largegen.models.encoder import STARTER_DIR, Encoder, load_encoder
+from largegen.models.info import ModelInfo
 from largegen.models.model import Model
 from largegen.runtime.distributed import process_group, run_on_main
 from largegen.runtime.files import cache_directory
@@ -27,8 +27,6 @@ from largegen.slides.slide import Slide
 from largegen.slides.tiles import TileGrid, tile_grid
 
 log = logging.getLogger(__name__)
-
-SAME_RESOLUTION = 1.2  # by so much may tiles differ from those that a model was trained with: scanners do
 
 
 @dataclass(frozen=True)
@@ -253,7 +251,7 @@ def check_embeddings(model: Model, file: EmbeddingFile) -> None:
         EmbeddingFileError: Where dimension, tiles or encoder are not the model's.
     """
     check_settings(model, file.settings, file.path)
-    _warn_of_resolution(model, file)
+    warn_of_resolution(model.info, file)
 
 
 def check_settings(model: Model, settings: EmbeddingSettings, path: Path) -> None:
@@ -283,15 +281,15 @@ def check_settings(model: Model, settings: EmbeddingSettings, path: Path) -> Non
         )
 
 
-def _warn_of_resolution(model: Model, file: EmbeddingFile) -> None:
-    """Say where tiles are not of the size, in um or metres, that the model was trained with."""
+def warn_of_resolution(info: ModelInfo, file: EmbeddingFile) -> None:
+    """Say where tiles are not of the size, in um or metres, that a model was trained with."""
     for unit, own, found in (
-        ("um", model.info.base_mpp, working_mpp(file)),
-        ("m", model.info.base_gsd, working_gsd(file)),
+        ("um", info.base_mpp, working_mpp(file)),
+        ("m", info.base_gsd, working_gsd(file)),
     ):
-        if own and found and abs(math.log(found / own)) > math.log(SAME_RESOLUTION):
+        if own and found and differ_much(own, found):
             log.warning(
                 "%s: its tiles have %.4g %s/px, but model %s was trained with %.4g %s/px: what it shows will be of the"
                 " wrong size",
-                *(file.path, found, unit, model.info.name, own, unit),
+                *(file.path, found, unit, info.name, own, unit),
             )

@@ -1,6 +1,7 @@
 """Several embedding files that belong together."""
 
 import logging
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,6 +11,8 @@ from largegen.errors import EmbeddingFileError
 from largegen.slides.find import find_files
 
 log = logging.getLogger(__name__)
+
+SAME_RESOLUTION = 1.2  # by so much may the pixels of tiles differ that count as one magnification: scanners do
 
 
 def find_embeddings(paths: Sequence[Path]) -> list[Path]:
@@ -41,6 +44,14 @@ def check_together(files: Sequence[EmbeddingFile]) -> EmbeddingSettings:
                 raise EmbeddingFileError(f"{file.path}: {key} {mine}, but {first.path} has {theirs}")
         if not file.count:
             raise EmbeddingFileError(f"{file.path}: holds no tile")
+    for file in files:
+        for unit, size_of in (("um", working_mpp), ("m", working_gsd)):
+            mine, theirs = size_of(file), size_of(first)
+            if mine and theirs and differ_much(mine, theirs):
+                log.warning(
+                    "%s: its tiles have %.4g %s/px, those of %s %.4g: taken together all the same",
+                    *(file.path, mine, unit, first.path, theirs),
+                )
     if unknown and first not in unknown:
         log.warning(
             "%s%s: not known which weights of %s its embeddings are of; taken for those of %s (%s)",
@@ -48,6 +59,11 @@ def check_together(files: Sequence[EmbeddingFile]) -> EmbeddingSettings:
             *(first.path, first.settings.encoder_fingerprint),
         )
     return first.settings
+
+
+def differ_much(one: float, other: float) -> bool:
+    """Tell whether two sizes of pixels are of different magnifications, and not of two scanners."""
+    return abs(math.log(one / other)) > math.log(SAME_RESOLUTION)
 
 
 def working_mpp(file: EmbeddingFile) -> float | None:

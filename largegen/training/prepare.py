@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from largegen.conditioning.reference import warn_of_resolution
 from largegen.embeddings.cohort import check_together, find_embeddings, working_gsd, working_mpp
 from largegen.embeddings.file import EmbeddingFile
 from largegen.embeddings.settings import EmbeddingSettings
@@ -61,7 +62,10 @@ def denoiser_task(config: CohortConfig, loop: LoopConfig) -> DiffusionTask:
     model = build_model(form, conditioner, autoencoder, settings.dim, settings.tile_px, info, config.levels)
     model.known = _known(files, settings.dim)
     if config.init_from:
-        start_from(model, find_model(config.init_from))
+        directory = find_model(config.init_from)
+        for file in files:
+            warn_of_resolution(read_index(directory).info, file)
+        start_from(model, directory)
     dtype = resolve_precision("auto", processes.device)
     fingerprint = autoencoder.fingerprint
     assert config.cache is not None, "CohortConfig.resolve fills it in"

@@ -7,6 +7,7 @@ import pytest
 
 from largegen.conditioning.area import most_tissue, parse_corner, parse_size, pure_background
 from largegen.conditioning.reference import Reference, check_embeddings
+from largegen.embeddings.cohort import check_together
 from largegen.errors import EmbeddingFileError, InputError
 from largegen.models.info import ModelInfo, TrainingSlide
 
@@ -154,3 +155,8 @@ def test_embeddings_of_another_magnification_are_warned_of(caplog, trained, tile
     model = SimpleNamespace(info=info, tile_px=256)
     check_embeddings(model, SimpleNamespace(path="a.h5", settings=SimpleNamespace(**settings)))
     assert said in caplog.text if said else not caplog.text
+    caplog.clear()
+    files = [SimpleNamespace(path=name, count=1, settings=SimpleNamespace(**settings)) for name in "ab"]
+    files[0].settings = SimpleNamespace(**settings | {"downsample": tiles["downsample"] * 2})
+    check_together(files)
+    assert ("taken together all the same" in caplog.text) == bool(tiles.get("mpp") or tiles.get("gsd_m"))
