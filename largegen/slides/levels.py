@@ -6,11 +6,11 @@ import numpy as np
 
 from largegen.errors import UnreadablePixels
 
-SPOTS = 5  # along each side
+FEW_SPOTS, SPOTS = 3, 6  # along each side: enough where they are plainly alike, and where they are not
 SPOT_PX = 16  # of the smaller level
 MOST_READ_PX = 512  # side of what is read of the larger level for a spot
 MOST_APART = 12.0  # grey levels of 255 between means of the spots' quarters: JPEG and filters make up to 5
-LEAST_ALIKE = 0.85  # their correlation
+PLAINLY_ALIKE, LEAST_ALIKE = 0.98, 0.85  # their correlation
 FLAT = 4.0  # grey levels: where the means spread less, a correlation says nothing
 
 
@@ -26,19 +26,20 @@ class HasLevels(Protocol):
 def shows_the_same(reader: HasLevels, larger: int, smaller: int) -> bool:
     """Compare spots of two levels, by the means of the spots' quarters; damage is left to be found by who reads it."""
     try:
-        return _compare(reader, larger, smaller)
+        return _compare(reader, larger, smaller, FEW_SPOTS, PLAINLY_ALIKE) or _compare(reader, larger, smaller)
     except UnreadablePixels:
         return True
 
 
-def _compare(reader: HasLevels, larger: int, smaller: int) -> bool:
+def _compare(reader: HasLevels, larger: int, smaller: int, spots: int = SPOTS, least: float | None = None) -> bool:
+    """Compare spots x spots of them; where `least` is given, flat ones are not enough."""
     full, part = reader.levels[larger], reader.levels[smaller]
     scale = [whole / size for whole, size in zip(full, part, strict=True)]
     side = max(2, min(SPOT_PX, int(MOST_READ_PX / max(scale)), *part) // 2 * 2)
     fine, coarse = [], []
-    for row in range(SPOTS):
-        for column in range(SPOTS):
-            left, top = (int((i + 0.5) / SPOTS * (size - side)) for i, size in zip((column, row), part, strict=True))
+    for row in range(spots):
+        for column in range(spots):
+            left, top = (int((i + 0.5) / spots * (size - side)) for i, size in zip((column, row), part, strict=True))
             x, y = (round(start * ratio) for start, ratio in zip((left, top), scale, strict=True))
             width, height = (
                 max(2, min(round(side * ratio), whole - start))
@@ -49,7 +50,9 @@ def _compare(reader: HasLevels, larger: int, smaller: int) -> bool:
     one, other = np.stack(fine), np.stack(coarse)
     if np.abs(one - other).mean() > MOST_APART:
         return False
-    return min(one.std(), other.std()) < FLAT or bool(np.corrcoef(one.ravel(), other.ravel())[0, 1] > LEAST_ALIKE)
+    if min(one.std(), other.std()) < FLAT:
+        return least is None
+    return bool(np.corrcoef(one.ravel(), other.ravel())[0, 1] > (least or LEAST_ALIKE))
 
 
 def _quarters(pixels: np.ndarray) -> np.ndarray:

@@ -276,7 +276,10 @@ def _may_be_level(first: Any, page: Any) -> bool:
 
 
 def _is_certain(first: Any, page: Any, options: dict[str, int]) -> bool:
-    """Whether a page says that it is a level: a SubIFD that is a reduced image, or Aperio's `LARGE -> SMALL`."""
+    """Whether a page says that it is a level: a reduced SubIFD or page described alike, or Aperio's `->`."""
+    reduced, description = bool(int(page.subfiletype) & REDUCED), str(page.description)
     if "subifd" in options:
-        return bool(int(page.subfiletype) & REDUCED)
-    return str(page.description).startswith("Aperio") and "->" in str(page.description)
+        return reduced
+    if description.startswith("Aperio"):
+        return "->" in description
+    return reduced and bool(description) and description == str(first.description)

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
 LOWEST_SATURATION = 0.05  # glass stays below it whatever Otsu says: a slide without tissue has no tissue
 HIGHEST_SATURATION = 0.15  # tissue stays above it: Otsu would split a slide full of tissue in two
+DARKEST_TISSUE = 48  # of 255, in its brightest colour: the scanner's margin and its label are darker, and often tinted
 
 
 class Enough(NamedTuple):
@@ -32,7 +33,7 @@ REGION_TILES = 0.25  # of the tiles under a region of several; the others may li
 
 
 def tissue_mask(slide: "Slide", threshold: float | None = None, max_px: int = 2048) -> np.ndarray:
-    """Find tissue on a thumbnail; in a scene, data.
+    """Find tissue on a thumbnail; in a scene, data. What is nearly black is none, whatever its tint.
 
     Args:
         slide: open slide.
@@ -53,9 +54,21 @@ def tissue_mask(slide: "Slide", threshold: float | None = None, max_px: int = 20
     colour = _blur(slide.thumbnail(max_px))
     highest = colour.max(axis=2).astype(np.float32)
     saturation = (highest - colour.min(axis=2)) / np.maximum(highest, 1)
+    bright = ~_dark(highest)
     if threshold is None:
-        threshold = float(np.clip(otsu(saturation), LOWEST_SATURATION, HIGHEST_SATURATION))
-    return np.asarray(saturation > threshold)
+        threshold = float(np.clip(otsu(saturation[bright]), LOWEST_SATURATION, HIGHEST_SATURATION))
+    return np.asarray((saturation > threshold) & bright)
+
+
+def _dark(highest: np.ndarray) -> np.ndarray:
+    """Find what is too dark for tissue, (h, w) bool; of areas of it also their blurred edges, four pixels wide."""
+    from PIL import Image, ImageFilter
+
+    dark = highest < DARKEST_TISSUE
+    if not dark.any():
+        return dark
+    areas = Image.fromarray(dark.astype(np.uint8)).filter(ImageFilter.MinFilter(5)).filter(ImageFilter.MaxFilter(13))
+    return np.asarray(dark | (np.asarray(areas) > 0))
 
 
 def _blur(thumbnail: np.ndarray) -> np.ndarray:

@@ -2,8 +2,18 @@
 
 import numpy as np
 import pytest
+from helpers.slides import save_slide, tissue_like
 
-from largegen.slides.tissue import EMBEDDED_TILE, EVALUATED_CROP, box_fractions, box_sums, nearest_cells, sliding_sums
+from largegen.slides.slide import open_slide
+from largegen.slides.tissue import (
+    EMBEDDED_TILE,
+    EVALUATED_CROP,
+    box_fractions,
+    box_sums,
+    nearest_cells,
+    sliding_sums,
+    tissue_mask,
+)
 
 
 @pytest.fixture(scope="module")
@@ -43,3 +53,14 @@ def test_extents_are_rounded_to_a_cell_at_least():
 def test_scenes_need_more_than_slides():
     assert (EMBEDDED_TILE.of("slide"), EMBEDDED_TILE.of("image"), EMBEDDED_TILE.of("scene")) == (0.1, 0.1, 0.5)
     assert (EVALUATED_CROP.of("slide"), EVALUATED_CROP.of("scene")) == (0.5, 1.0)
+
+
+@pytest.mark.parametrize("tint", [(20, 8, 30), (0, 0, 0), (40, 25, 20), (5, 30, 40)])
+@pytest.mark.parametrize("threshold", [None, 0.1])
+def test_a_dark_margin_is_no_tissue_whatever_its_tint(tmp_path, tint, threshold):
+    pixels = tissue_like(600, 500)
+    pixels[:, 500:] = tint
+    slide = open_slide(save_slide(tmp_path / "a.png", pixels))
+    mask = tissue_mask(slide, threshold)
+    assert not mask[:, 500:].any()
+    assert mask[200:300, 200:300].all()
