@@ -7,7 +7,7 @@ and, unless it or the user gives one, its resolution.
 import functools
 import logging
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +16,15 @@ import numpy as np
 from largegen.embeddings.convert.arrays import open_arrays
 from largegen.embeddings.convert.facts import ImportFacts, ImportOptions
 from largegen.embeddings.convert.grid_fit import TileLayout, find_grid
-from largegen.embeddings.convert.layouts import as_grid, choose, encoder_name, tile_metadata
+from largegen.embeddings.convert.layouts import (
+    FEATURES,
+    TileMetadata,
+    as_grid,
+    choose,
+    encoder_name,
+    tile_metadata,
+    tiles_in_um,
+)
 from largegen.embeddings.file import FORMAT, EmbeddingFile, write_embeddings
 from largegen.embeddings.settings import EmbeddingSettings, as_colour, trident_attributes
 from largegen.errors import EmbeddingFileError, InputError
@@ -146,10 +154,14 @@ def read_import(
         name = choose(found, options.dataset, spec, path)
         with np.errstate(over="ignore"):  # of float64: found below
             values = found.arrays[name][()].astype(np.float32)
-        coords = found.arrays["coords"][()] if name == "features" and "coords" in found.arrays else None
+        coords = found.arrays["coords"][()] if name in FEATURES and "coords" in found.arrays else None
         if coords is None and "coords" in found.attributes:
             raise InputError(f"{path}: its coords are not numbers")
-        facts = ImportFacts(path, options, slide, spec, tile_metadata(found.attributes.get("coords", {})))
+        attributes = found.attributes.get("coords", {})
+        facts = ImportFacts(path, options, slide, spec, tile_metadata(attributes))
+        in_um = tiles_in_um(found.attributes.get("", {}), attributes) if coords is not None else None
+        if coords is not None and in_um is not None:
+            coords, facts = _in_level0_px(coords, *in_um, facts)
     if not values.size:
         raise InputError(f"{path}: holds no embedding")
     if not np.isfinite(values).all():
@@ -161,6 +173,16 @@ def read_import(
         features, layout = _tiles(values, coords, facts)
     settings = _settings(layout, facts)
     return ImportedEmbeddings(settings, features, layout.coords, (facts.source_mag, facts.mag), spec)
+
+
+def _in_level0_px(
+    coords: np.ndarray, tile_px: int, tile_um: float, facts: ImportFacts
+) -> tuple[np.ndarray, ImportFacts]:
+    """Turn corners in um into level-0 px: those of the slide, else of a slide that has the tiles' own resolution."""
+    mpp = facts.mpp(1.0) or tile_um / tile_px
+    metadata = TileMetadata(tile_px=tile_px, level0_px=tile_um / mpp)
+    options = facts.options if facts.slide else replace(facts.options, source_mpp=mpp)
+    return coords / mpp, replace(facts, metadata=metadata, options=options)
 
 
 def _whole_grid(rows: int, cols: int, facts: ImportFacts) -> TileLayout:

@@ -4,6 +4,8 @@
   (h, w, D) and (D, h, w), in .npy, .npz, HDF5 (`feat_20x`) or pickles, there in dictionaries and lists too.
 - TRIDENT's and CLAM's HDF5: /features (N, D) or (1, N, D), and /coords (N, 2), top-left corners in level-0 px, with
   attributes that say more or, CLAM's, less of the tiles' size.
+- HEST's HDF5: /embeddings and /coords likewise.
+- STAMP's HDF5: /feats and /coords, top-left corners in um; attributes of the root say the tiles' size in px and um.
 """
 
 import math
@@ -17,8 +19,17 @@ import numpy as np
 from largegen.embeddings.convert.arrays import Arrays
 from largegen.errors import InputError
 from largegen.models.encoder_registry import EncoderSpec
+from largegen.slides.ome import micrometres
 
+STAMP_PX = 224  # side of a tile of STAMP's first versions, which do not write it
 NAMED_GRIDS = {"_uni_": "uni_v1", "_dino_": "dinov2_vitl14_reg"}  # what ZoomLDM's authors call their files
+
+
+FEATURES = ("features", "feats", "embeddings")  # arrays that /coords belongs to
+EXTRACTORS = {  # STAMP's names of encoders
+    **{"mahmood-uni": "uni_v1", "uni": "uni_v1", "mahmood-uni2": "uni_v2", "uni2": "uni_v2"},
+    **{"ctranspath": "ctranspath", "owkin-phikon": "phikon", "phikon": "phikon"},
+}
 
 
 def encoder_name(found: Arrays, given: str | None, path: Path) -> str:
@@ -32,12 +43,14 @@ def encoder_name(found: Arrays, given: str | None, path: Path) -> str:
     names = [given]
     for place in ("features", "coords", ""):
         names += [found.attributes.get(place, {}).get(key) for key in ("encoder", "patch_encoder")]
+    extractor = _text(found.attributes.get("", {}).get("extractor"))
+    names.append(EXTRACTORS.get(extractor.lower(), extractor) or None)
     names += [encoder for part, encoder in NAMED_GRIDS.items() if part in path.name]
     folder = path.absolute().parent.name
     names.append(folder.removeprefix("features_") if folder.startswith("features_") else None)
     for name in names:
         if name:
-            return name.decode() if isinstance(name, bytes) else str(name)
+            return _text(name)
     raise InputError(f"{path}: does not say which encoder its embeddings are of; name it with `encoder`")
 
 
@@ -63,9 +76,10 @@ def choose(found: Arrays, dataset: str | None, spec: EncoderSpec, path: Path) ->
         raise InputError(
             f"{path}: holds no {spec.dim}-dimensional embeddings of {spec.name}; it has {_listed(found.arrays)}"
         )
-    if len(fitting) > 1 and "features" not in fitting:
+    usual = [name for name in FEATURES if name in fitting]
+    if len(fitting) > 1 and not usual:
         raise InputError(f"{path}: holds several: {_listed(fitting)}; choose one with `dataset`")
-    return "features" if "features" in fitting else fitting[0]
+    return (usual or fitting)[0]
 
 
 def _listed(arrays: Mapping[str, Any] | list[str], most: int = 6) -> str:
@@ -105,6 +119,24 @@ def tile_metadata(raw: Mapping[str, Any]) -> TileMetadata:
         source_width=width,
         source_height=height,
     )
+
+
+def tiles_in_um(root: Mapping[str, Any], coords: Mapping[str, Any]) -> tuple[int, float] | None:
+    """Read STAMP's attributes: a tile's side in (px, um), where /coords is in um; None for other files.
+
+    Args:
+        root: attributes of the file.
+        coords: attributes of /coords.
+    """
+    unit = _text(coords.get("unit") if coords.get("unit") is not None else root.get("unit"))
+    side_um = _number(root.get("tile_size_um")) or _number(root.get("tile_size"))
+    if micrometres(unit) != 1 or side_um is None:
+        return None
+    return int(_number(root.get("tile_size_px")) or STAMP_PX), side_um
+
+
+def _text(value: Any) -> str:
+    return value.decode(errors="replace") if isinstance(value, bytes) else "" if value is None else str(value)
 
 
 def _number(value: Any) -> float | None:
