@@ -21,7 +21,9 @@ def find_embeddings(paths: Sequence[Path]) -> list[Path]:
     Raises:
         InputError: Where there is none.
     """
-    return find_files(paths, (".h5",), what="embedding files", hint="; `largegen embed` makes them")
+    return find_files(
+        paths, (".h5",), what="embedding files", hint="; `largegen embed` makes them", offer_recursive=False
+    )
 
 
 def check_together(files: Sequence[EmbeddingFile]) -> EmbeddingSettings:

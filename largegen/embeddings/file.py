@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from largegen.embeddings.grid import EmbeddingGrid
+from largegen.embeddings.hdf5 import open_hdf5
 from largegen.embeddings.settings import NAMES_ON_DISK, EmbeddingSettings
 from largegen.errors import EmbeddingFileError, first_line
 
@@ -47,7 +48,7 @@ class EmbeddingFile:
         if not h5py.is_hdf5(self.path):
             raise EmbeddingFileError(f"{path}: not an HDF5 file")
         try:
-            with h5py.File(self.path, "r") as file:
+            with open_hdf5(self.path) as file:
                 self._check(file)
                 self.attrs = {key: _plain(value) for key, value in file.attrs.items()}
                 self.coords_attrs = {key: _plain(value) for key, value in file["coords"].attrs.items()}
@@ -87,11 +88,11 @@ class EmbeddingFile:
         return self._read("coords")
 
     def _read(self, name: str) -> np.ndarray:
-        import h5py
-
         try:
-            with h5py.File(self.path, "r") as file:
+            with open_hdf5(self.path) as file:
                 return np.asarray(file[name])
+        except EmbeddingFileError:
+            raise
         except (OSError, RuntimeError) as error:
             raise EmbeddingFileError(f"{self.path}: damaged HDF5 file: {first_line(error)}") from error
 

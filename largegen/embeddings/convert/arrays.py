@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from largegen.embeddings.hdf5 import open_hdf5
 from largegen.errors import InputError, LargegenError, first_line
 from largegen.models.safe_pickle import Names, RefusedError, SafeUnpickler
 
@@ -109,7 +110,7 @@ def _open_hdf5(path: Path) -> Iterator[Arrays]:
             arrays[name] = item
 
     try:
-        with h5py.File(path, "r") as file:
+        with open_hdf5(path) as file:
             visit("", file)
             file.visititems(visit)
             yield Arrays("hdf5", arrays, attributes)

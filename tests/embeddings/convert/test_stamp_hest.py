@@ -37,7 +37,7 @@ def test_stamp_with_its_slide_or_resolution_lies_on_level_0(tmp_path, make_slide
     path = stamp(tmp_path / "a.h5", um=100.0, tile_size_um=100.0)
     with open_slide(make_slide(1300, 1000, 0.5)) as slide:
         found = read_import(path, slide=slide)
-    assert found.coords.tolist() == sorted((CELLS * 200).tolist(), key=lambda xy: found.coords.tolist().index(xy))
+    assert sorted(found.coords.tolist()) == sorted((CELLS * 200).tolist())
     assert found.settings.downsample == pytest.approx(200 / 224) and found.settings.mpp == 0.5
     given = read_import(path, ImportOptions(source_mpp=0.25))
     assert given.coords.max() == 3 * 400 and given.settings.mpp == 0.25
