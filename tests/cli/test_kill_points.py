@@ -62,7 +62,7 @@ def commands(inputs, out):
         "png": ["generate", "--ref", slide, "--no-tissue-filter", "--model", inputs / "model", *MADE, "--size", 64,
                 "--cache", out / "cache", "--out", out / "x.png", "--save-every", 0],
         "zoom": ["zoom", *reference, "--model", inputs / "zoom", "--size", 128, "--out", out / "x.tif", "--levels"],
-        "sample": ["sample", *reference, "--model", inputs / "model", "--count", 2, "--out", out / "x.jpg"],
+        "sample": ["sample", *reference[:-2], "--model", inputs / "model", "--count", 2, "--out", out / "x.jpg"],
         "embed": ["embed", slide, "--out", out, "--encoder", encoder, "--tile-px", 64, *CPU, "--no-tissue-filter",
                   "--preview"],
         "import": ["import", inputs / "others.npy", "--out", out, "--encoder", "inhouse", "--embedding-dim", 16,
