@@ -3,6 +3,7 @@
 import logging
 import math
 import shutil
+import signal
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,12 +82,19 @@ def micro_batches(state: TrainingState, config: LoopConfig, start: int) -> Itera
         micro_batch(config, accelerator),
         sampler=sampler,
         num_workers=_workers(state, config, start),
+        worker_init_fn=_leave_signals_to_main,
         pin_memory=accelerator.device.type == "cuda",
         generator=torch.Generator(),  # else it draws from the global one, and a resumed run would differ
     )
     batches = iter(loader)
     for _ in sampler.steps:
         yield [next(batches) for _ in range(config.accumulation)]
+
+
+def _leave_signals_to_main(worker: int) -> None:
+    """Let a worker live on where the whole job is sent SIGTERM or SIGINT: the main process saves, and ends it."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _workers(state: TrainingState, config: LoopConfig, start: int) -> int:

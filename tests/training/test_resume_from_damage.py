@@ -1,9 +1,11 @@
 """A run goes on from the last whole checkpoint, is stopped in order by signals, and is not mixed with another."""
 
 import logging
+import multiprocessing
 import os
 import shutil
 import signal
+import time
 
 import pytest
 from helpers.training import LineTask, config, forget_accelerate, losses
@@ -183,3 +185,20 @@ def test_a_second_signal_does_not_wait(tmp_path, sigterm):
     with pytest.raises(Terminated):
         train(Signalled(), tmp_path, config())
     assert [path.name for path in checkpoints(tmp_path)] == ["checkpoint-2", "checkpoint-4"]
+
+
+def test_a_signal_to_the_whole_job_saves_too(tmp_path, sigterm):
+    """As schedulers send it: to the processes that prepare samples as well."""
+
+    class Signalled(LineTask):
+        def forward(self, batch):
+            if self.passes == 4:
+                for child in multiprocessing.active_children():
+                    os.kill(child.pid, signal.SIGTERM)
+                time.sleep(0.3)
+                os.kill(os.getpid(), signal.SIGTERM)
+            return super().forward(batch)
+
+    with pytest.raises(Terminated):
+        train(Signalled(), tmp_path, config(checkpoint_every=100, workers=1))
+    assert [path.name for path in checkpoints(tmp_path)] == ["checkpoint-5"]
