@@ -8,8 +8,18 @@ import tomllib
 from helpers import ROOT
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-DISTRIBUTIONS = {"PIL": "pillow", "cleanfid": "clean-fid", "openslide": "openslide-python"}  # under another name
-BROUGHT = {"huggingface_hub": "diffusers", "torchvision": "timm", "yaml": "timm"}  # what brings them is declared
+DISTRIBUTIONS = {
+    "PIL": "pillow",
+    "cleanfid": "clean-fid",
+    "openslide": "openslide-python",
+    "open_clip": "open-clip-torch",
+}  # under another name
+BROUGHT = {
+    "huggingface_hub": "diffusers",
+    "torchvision": "timm",
+    "yaml": "timm",
+    "transformers": "sentence-transformers",
+}  # what brings them is declared
 
 
 def declared(requirements) -> set[str]:

@@ -1,0 +1,51 @@
+"""Figures of windows of embedding grids: distances of tiles and of neighbours, baselines, what is known by heart."""
+
+import numpy as np
+
+from largegen.metrics.distances.frechet import frechet_distance_of_features
+from largegen.metrics.distances.precision_recall import nearest
+
+
+def windows_of(grids: list[np.ndarray], side: int, stride: int) -> np.ndarray:
+    """Cut windows (n, side, side, D) from grids (rows, cols, D)."""
+    found = [
+        grid[row : row + side, col : col + side]
+        for grid in grids
+        for row in range(0, grid.shape[0] - side + 1, stride)
+        for col in range(0, grid.shape[1] - side + 1, stride)
+    ]
+    return np.stack(found)
+
+
+def neighbours_of(windows: np.ndarray) -> np.ndarray:
+    """Join the embeddings of tiles that lie side by side or one below the other: (n, 2 D)."""
+    beside = np.concatenate([windows[:, :, :-1], windows[:, :, 1:]], -1)
+    below = np.concatenate([windows[:, :-1], windows[:, 1:]], -1)
+    return np.concatenate([pairs.reshape(-1, pairs.shape[-1]) for pairs in (beside, below)])
+
+
+def gaussian_like(windows: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
+    """Draw windows from the Gaussian of the mean and covariance of whole windows."""
+    mean, number = windows.mean(0), len(windows)
+    weights = rng.standard_normal((count, number)) / np.sqrt(number - 1)
+    return mean + np.tensordot(weights, windows - mean, 1)
+
+
+def shuffled_like(windows: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
+    """Draw windows whose tiles are real ones, each from anywhere."""
+    tiles = windows.reshape(-1, windows.shape[-1])
+    return tiles[rng.integers(len(tiles), size=(count, *windows.shape[1:3]))]
+
+
+def distances(real: np.ndarray, windows: np.ndarray) -> tuple[float, float]:
+    """The Fréchet distances of the tiles of two sets of windows, and of their neighbours."""
+    flat = (part.reshape(-1, part.shape[-1]) for part in (real, windows))
+    return frechet_distance_of_features(*flat), frechet_distance_of_features(
+        neighbours_of(real), neighbours_of(windows)
+    )
+
+
+def by_heart(windows: np.ndarray, training: np.ndarray) -> float:
+    """The mean distance of each window to the nearest training window, per number."""
+    flat, known = (part.reshape(len(part), -1) for part in (windows, training))
+    return float(nearest(flat, known)[1].mean() / flat.shape[1] ** 0.5)
