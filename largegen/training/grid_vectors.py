@@ -45,7 +45,7 @@ def caption_vectors(captions: Sequence[Sequence[str]], text_encoder: str) -> tup
 def image_vectors(
     encoder: ClipEncoder, parts: Sequence[GridPart], window: int
 ) -> tuple[list[tuple[Tensor, np.ndarray]], Tensor]:
-    """Embed the pictures of windows, every half window, whose text vectors mean the same [Z].
+    """Embed the pictures of windows, every half window, whose vectors mean what those of texts do.
 
     Args:
         encoder: What looks at them.
