@@ -195,7 +195,7 @@ def _channel_per_page(tiff: "TiffFile", ome: Ome | None) -> tuple[Channels, list
     pages: list[list[Any]] = [[level.pages[channel * step] for channel in order] for level in series.levels]
     if any(one is None for level in pages for one in level):
         return Channels(refused="its channels lie in other files; save it as one RGB file"), [[page]], ()
-    return Channels((0, 1, 2)), [[one.aspage() for one in level] for level in pages], _notes(tiff, ome, 0)
+    return Channels((0, 1, 2)), [[one.aspage() for one in level] for level in pages], _notes(tiff, ome, 0, count)
 
 
 def _no_colours(count: int, names: Sequence[str]) -> str:
@@ -215,12 +215,13 @@ def _pages_like(tiff: "TiffFile", page: Any) -> list[Any]:
     return [one for one in pages if one.shape == page.shape and one.dtype == page.dtype and not _is_mask(one)]
 
 
-def _notes(tiff: "TiffFile", ome: Ome | None, unknown: int) -> tuple[str, ...]:
+def _notes(tiff: "TiffFile", ome: Ome | None, unknown: int, pages: int = 1) -> tuple[str, ...]:
+    """Say what is not read: so many `unknown` bands, and all planes but the first, each of so many `pages`."""
     notes = [f"{unknown} further bands, by the file no opacity, are left out"] if unknown else []
     page: Any = tiff.pages.first
-    planes = ome.planes if ome and ome.planes > 1 else len(_pages_like(tiff, page))
+    planes = ome.planes if ome and ome.planes > 1 else len(_pages_like(tiff, page)) // pages
     if planes > 1:
-        notes.append(f"{planes} pages of this size; the first is read")
+        notes.append(f"{planes} images of this size; the first is read")
     return tuple(notes)
 
 

@@ -163,7 +163,8 @@ def test_a_page_for_each_channel(save, pixels, dtype, order, how):
     assert np.array_equal(read(path), pixels)
 
 
-def test_a_page_for_each_channel_with_levels(tmp_path, pixels):
+def test_a_page_for_each_channel_with_levels(tmp_path, pixels, caplog):
+    caplog.set_level(logging.INFO)
     with tifffile.TiffWriter(tmp_path / "a.ome.tif", ome=True) as tiff:
         planes = pixels.transpose(2, 0, 1)
         options = {**TILED, "photometric": "minisblack"}
@@ -172,6 +173,7 @@ def test_a_page_for_each_channel_with_levels(tmp_path, pixels):
     slide = open_slide(tmp_path / "a.ome.tif")
     assert slide.levels == [(640, 512), (320, 256)]
     assert np.array_equal(slide.read(0, 0, 320, 256, 2), pixels[::2, ::2])
+    assert not caplog.messages  # nothing is left out
 
 
 def test_fluorescence_in_pages_is_refused_by_its_names(save, pixels):
@@ -193,7 +195,7 @@ def test_an_imagej_composite_of_three_channels(tmp_path, pixels):
 def test_of_several_planes_the_first_is_read_with_a_word(save, pixels, caplog):
     with caplog.at_level(logging.INFO):
         assert np.array_equal(read(save(np.stack([pixels, pixels // 2]))), pixels)
-    assert "2 pages of this size; the first is read" in caplog.text
+    assert "2 images of this size; the first is read" in caplog.text
 
 
 @pytest.mark.parametrize("photometric", ["cielab", "icclab"])
