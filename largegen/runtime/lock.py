@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from largegen.errors import LockedError
+from largegen.errors import LockedError, OutputError
 from largegen.runtime.files import remove_leftovers, write_errors
 
 if TYPE_CHECKING:
@@ -59,10 +59,12 @@ def lock(path: Path, wait: bool = False) -> Iterator[None]:
 
     Raises:
         LockedError: While another process writes the output, here or on another machine, unless `wait`.
-        OutputError: Where the lock cannot be made.
+        OutputError: Where the lock cannot be made, as where a file of somebody else has its name.
     """
     path = Path(path)
     file = path.with_name(f"{path.name}.lock")
+    if _read(file) and owner_of(file) is None:
+        raise OutputError(f"{file}: not written by largegen, and it needs this name for a moment; move or rename it")
     with write_errors(file):
         file.parent.mkdir(parents=True, exist_ok=True)
         held = _acquire(file, wait)
@@ -199,6 +201,17 @@ def _sign(file: Path) -> None:
 
 def owner_of(file: Path) -> Owner | None:
     """Read who holds a lock file, whether written here or by filelock; None where it does not say."""
+    text = _read(file)
+    named = dict(re.findall(r"^(pid|host)=(.*)$", text, re.MULTILINE))
+    try:
+        pid, host, machine = [named["pid"], named["host"], ""] if named else [*text.splitlines(), ""][:3]
+        return Owner(int(pid), host.partition("?")[0], machine)  # filelock adds the process namespace
+    except (ValueError, KeyError):
+        return None
+
+
+def _read(file: Path) -> str:
+    """Read the beginning of a file; nothing where it cannot be read."""
     try:
         with file.open("rb", buffering=0) as handle:
             try:
@@ -206,12 +219,9 @@ def owner_of(file: Path) -> Owner | None:
             except PermissionError:  # on Windows the first byte of a held lock cannot be read
                 handle.seek(1)
                 content = handle.read(1024)
-        text = content.decode(errors="replace").strip("\0")
-        named = dict(re.findall(r"^(pid|host)=(.*)$", text, re.MULTILINE))
-        pid, host, machine = [named["pid"], named["host"], ""] if named else [*text.split(), ""][:3]
-        return Owner(int(pid), host.partition("?")[0], machine)  # filelock adds the process namespace
-    except (OSError, ValueError, KeyError):
-        return None
+    except OSError:
+        return ""
+    return content.decode(errors="replace").strip("\0")
 
 
 @functools.cache

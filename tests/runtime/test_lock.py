@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from largegen.errors import LockedError
+from largegen.errors import LockedError, OutputError
 from largegen.runtime import lock as locks
 from largegen.runtime.lock import lock, owner_of
 
@@ -120,6 +120,17 @@ def test_a_dead_owner_s_process_id_may_have_gone_to_another(tmp_path):
     assert names(tmp_path) == []
 
 
+@pytest.mark.parametrize("content", ["mine", "[[package]]\nname = 'a'\n", "12 months\nof notes\n"])
+@pytest.mark.parametrize("error", [0, errno.ENOLCK])
+def test_a_file_of_somebody_else_is_no_lock(tmp_path, no_flock, content, error):
+    (tmp_path / "out.lock").write_text(content)
+    if error:
+        no_flock(error)
+    with pytest.raises(OutputError, match=r"out.lock: not written by largegen"), lock(tmp_path / "out"):
+        pass
+    assert (tmp_path / "out.lock").read_text() == content and names(tmp_path) == ["out.lock"]
+
+
 @pytest.fixture
 def short_lease(monkeypatch):
     monkeypatch.setattr(locks, "BEAT_S", 0.1)
@@ -222,7 +233,7 @@ def test_two_processes_at_once_never_meet(tmp_path):
     code = """
 import sys, time
 from pathlib import Path
-from largegen.errors import LockedError
+from largegen.errors import LockedError, OutputError
 from largegen.runtime.lock import lock
 
 mark, taken, end = Path(sys.argv[1] + ".mark"), 0, time.monotonic() + 2
