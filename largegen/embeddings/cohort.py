@@ -15,15 +15,18 @@ log = logging.getLogger(__name__)
 SAME_RESOLUTION = 1.2  # by so much may the pixels of tiles differ that count as one magnification: scanners do
 
 
-def find_embeddings(paths: Sequence[Path]) -> list[Path]:
+def find_embeddings(paths: Sequence[Path], recursive: bool = False) -> list[Path]:
     """Find the embedding files among files and directories.
+
+    Args:
+        paths: Files and directories.
+        recursive: Whether a directory's files are also those below it.
 
     Raises:
         InputError: Where there is none.
     """
-    return find_files(
-        paths, (".h5",), what="embedding files", hint="; `largegen embed` makes them", offer_recursive=False
-    )
+    hint = "; `largegen embed` makes them"
+    return find_files(paths, (".h5",), what="embedding files", hint=hint, recursive=recursive)
 
 
 def check_together(files: Sequence[EmbeddingFile]) -> EmbeddingSettings:

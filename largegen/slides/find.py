@@ -32,7 +32,6 @@ def find_files(
     hint: str = "",
     recursive: bool = False,
     by_products: bool = True,
-    offer_recursive: bool = True,
 ) -> list[Path]:
     """Find the files that paths stand for, each once: a file stands for itself, a directory for its files.
 
@@ -46,7 +45,6 @@ def find_files(
         what: the files are, for messages.
         hint: what to do where a directory has none, for messages.
         recursive: whether a directory's files are also those below it, links to directories followed.
-        offer_recursive: whether who asks has an option for it, for messages.
         by_products: whether what `largegen zoom` makes beside an image, its guide and levels, are a directory's files.
 
     Returns:
@@ -63,7 +61,7 @@ def find_files(
                 raise InputError(f"{path}: {lost}")
             found.append(path)
             continue
-        left_out = _LeftOut("folders (`recursive=True` searches them)" if offer_recursive else "folders below")
+        left_out = _LeftOut()
         inside = sorted(_walk(path, suffixes, recursive, by_products, left_out))
         if not inside:
             below = " or below" if recursive else ""
@@ -99,7 +97,6 @@ def belonging(path: Path) -> list[Path]:
 class _LeftOut:
     """What of a directory was left out, by the reason."""
 
-    folders: str  # what is said of those that are not searched
     suffixes: Counter[str] = field(default_factory=Counter)
     reasons: dict[str, list[str]] = field(default_factory=dict)
 
@@ -144,7 +141,7 @@ def _walk(
         others = [name for name in sorted(below) if name[0] != "." and name not in own]
         if not recursive:
             for name in others:
-                left_out.add(left_out.folders, name)
+                left_out.add("folders (`recursive=True` searches them)", name)
         below[:] = [name for name in others if recursive and os.path.realpath(Path(folder, name)) not in walked]
         dicom = [file for file in files if file.suffix.lower() == ".dcm"]
         for file in dicom[1:]:

@@ -15,6 +15,7 @@ MIXED_PRECISIONS = ("auto", "no", "bf16", "fp16")
 HEAD_WIDTH = 64  # of the attention of a grid prior
 
 HELD_OUT = Setting("Fraction of the slides' area that is kept out of training.", min=0.0, max=0.9)
+RECURSIVE = Setting("Search directories with all folders below them.")
 
 
 def check_choice(name: str, value: str | int, allowed: tuple[object, ...]) -> None:
@@ -69,6 +70,7 @@ class CohortConfig:
     """What a denoiser is trained on, and its architecture."""
 
     embeddings: tuple[Path, ...] = ()  # embedding files, or directories of them
+    recursive: Annotated[bool, RECURSIVE] = False
     vae: Annotated[str, Setting("Autoencoder: a model, run or diffusers directory, or `starter`.")] = "starter"
     slides: Annotated[
         Path | None, Setting("Directory of the slides, if they are no longer where they were embedded.")
@@ -195,6 +197,7 @@ class PriorConfig:
     """What a grid prior is trained on, and its architecture."""
 
     embeddings: tuple[Path, ...] = ()  # embedding files, or directories of them
+    recursive: Annotated[bool, RECURSIVE] = False
     labels: Annotated[Path | None, Setting("CSV with the columns `file` and `label`.")] = None
     captions: Annotated[
         Path | None, Setting("CSV with the columns `file` and `caption`; several rows of a file are several captions.")

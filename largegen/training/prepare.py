@@ -52,7 +52,7 @@ def denoiser_task(config: CohortConfig, loop: LoopConfig) -> DiffusionTask:
     """
     processes, export = make_accelerator(loop), export_dtype(config.export_precision)
     torch.manual_seed(loop.seed)  # of the first weights, the same in every process
-    files = [EmbeddingFile(path) for path in find_embeddings(config.embeddings)]
+    files = [EmbeddingFile(path) for path in find_embeddings(config.embeddings, config.recursive)]
     settings = check_together(files)
     for file in files:
         find_slide(file, config.slides).close()  # all are there before the long work begins

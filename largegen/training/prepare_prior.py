@@ -38,7 +38,7 @@ def prior_task(config: PriorConfig, loop: LoopConfig, name: str) -> PriorTask:
     Raises:
         InputError, EmbeddingFileError: Embedding files, labels and captions do not fit together.
     """
-    files = [EmbeddingFile(path) for path in find_embeddings(config.embeddings)]
+    files = [EmbeddingFile(path) for path in find_embeddings(config.embeddings, config.recursive)]
     settings = check_together(files)
     parts = grid_parts(files, config.slides)
     scales, scale = scales_of(parts)

@@ -111,6 +111,16 @@ def test_no_embedding_files(train, tmp_path, capsys):
     fails(capsys, [command[0], str(tmp_path), *command[2:]], 2, "(looked for .h5); `largegen embed` makes them")
 
 
+@pytest.mark.parametrize("name", ["train", "train-prior"])
+def test_embedding_files_further_below(embeddings, vae, tmp_path, capsys, name):
+    (tmp_path / "all").mkdir()
+    (tmp_path / "all" / "site").symlink_to(embeddings)
+    small = ["--vae", vae, "--preset", "tiny"] if name == "train" else ["--width", 64, "--layers", 1]
+    command = [name, *map(str, [tmp_path / "all", "--out", tmp_path / "run", "--dry-run", *small, "--device", "cpu"])]
+    fails(capsys, command, 2, "left out: 1 folders (--recursive searches them) (site); `largegen embed` makes them")
+    assert run([*command, "--recursive"]) == 0
+
+
 @pytest.mark.parametrize(
     ("options", "text"),
     [
