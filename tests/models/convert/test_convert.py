@@ -213,7 +213,7 @@ def test_convert_makes_a_model_that_samples(shared, encoders, tmp_path, capsys, 
     report = json.loads(printed.out)
     assert printed.err == ""
     assert report["used"] > 500 and "tables that follow from the noise schedule" in report["left_out"]
-    assert run(command) == 1
+    assert run([*command, "--encoder", encoders[0], "--name", "other", "--mag", "5"]) == 1  # is not what is there
     model = load_model(tmp_path / "model", "cpu", "fp32")
     assert (model.info.name, model.factor, model.tile_px, model.level_names[0]) == ("mine", 4, 256, "5x")
     grid = torch.randn(1, 1, 48, generator=torch.Generator().manual_seed(0))
