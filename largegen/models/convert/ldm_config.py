@@ -34,23 +34,44 @@ UNCONVERTED: tuple[tuple[str, str, tuple[Any, ...]], ...] = (
     ("unet_config", "n_embed", (None,)),
     ("unet_config", "num_classes", (None,)),
     ("unet_config", "dims", (None, 2)),
+    ("unet_config", "num_heads_upsample", (None, -1)),
+    ("unet_config", "conv_resample", (None, True)),
+    ("unet_config", "resblock_updown", (None, False)),
+    ("unet_config", "use_new_attention_order", (None, False)),
     ("first_stage_config", "remap", (None,)),
     ("first_stage_config", "colorize_nlabels", (None,)),
+    ("ddconfig", "resamp_with_conv", (None, True)),
     ("ddconfig", "tanh_out", (None, False)),
     ("ddconfig", "give_pre_end", (None, False)),
     ("ddconfig", "use_linear_attn", (None, False)),
     ("ddconfig", "attn_type", (None, "vanilla", "vanilla-xformers")),
 )
-# Keys of `model.params` that are used, or that the outcome does not depend on: training, logging, where data come from.
-_LISTED = """
+# Keys by section that are used or stand above, or that the outcome does not depend on: training, logging, data.
+_LISTED = {
+    "": """
 linear_start linear_end timesteps beta_schedule cosine_s parameterization scale_factor scale_by_std unet_config
-first_stage_config cond_stage_config given_betas conditioning_key cond_stage_forward rescale_betas_zero_snr
-split_input_params num_timesteps_cond log_every_t first_stage_key cond_stage_key image_size channels use_ema
-cond_stage_trainable track_fid x_feat_extracted monitor ckpt_path ignore_keys load_only_unet loss_type clip_denoised
-l_simple_weight original_elbo_weight v_posterior use_positional_encodings learn_logvar logvar_init concat_mode
-scheduler_config base_learning_rate make_it_fit ucg_training embed_dim n_embed ddconfig lossconfig
-"""
-KNOWN = frozenset(_LISTED.split())
+first_stage_config cond_stage_config num_timesteps_cond log_every_t first_stage_key cond_stage_key image_size channels
+use_ema cond_stage_trainable track_fid x_feat_extracted monitor ckpt_path ignore_keys load_only_unet loss_type
+clip_denoised l_simple_weight original_elbo_weight v_posterior use_positional_encodings learn_logvar logvar_init
+concat_mode scheduler_config base_learning_rate make_it_fit ucg_training embed_dim n_embed ddconfig lossconfig
+""",
+    "unet_config": """
+image_size in_channels out_channels model_channels num_res_blocks attention_resolutions channel_mult dropout
+num_heads num_head_channels use_spatial_transformer transformer_depth context_dim use_linear_in_transformer
+adm_in_channels legacy use_checkpoint use_fp16 use_bf16 spatial_transformer_attn_type
+""",
+    "first_stage_config": """
+embed_dim n_embed ddconfig lossconfig image_key monitor ckpt_path ignore_keys batch_resize_range scheduler_config
+lr_g_factor sane_index_shape use_ema ema_decay learn_logvar
+""",
+    "ddconfig": """
+double_z z_channels resolution in_channels out_ch ch ch_mult num_res_blocks attn_resolutions dropout
+""",
+    "cond_stage_config": """
+normalize_ssl patch_ssl_key region_ssl_key patch_embed_dim region_embed_dim feat_key mag_key input_channels
+output_channels hidden_channels num_layers num_heads vit_mlp_dim mag_levels p_uncond key embed_dim n_classes
+""",
+}
 
 
 def check_config(config: Config, source: Path) -> None:
@@ -59,14 +80,17 @@ def check_config(config: Config, source: Path) -> None:
     Raises:
         ModelError: Naming the first key that would change the outcome.
     """
-    ddconfig = _section(config, "first_stage_config").get("ddconfig") or {}
+    sections: dict[str, Config] = {name: _section(config, name) for name in _LISTED} | {"": config}
+    ddconfig = sections["first_stage_config"].get("ddconfig")
+    sections["ddconfig"] = ddconfig if isinstance(ddconfig, Mapping) else {}
     for section, key, harmless in UNCONVERTED:
-        params = config if not section else ddconfig if section == "ddconfig" else _section(config, section)
-        value = params.get(key)
+        value = sections[section].get(key)
         if value not in harmless:
-            where = f"{section}." if section else ""
-            raise ModelError(f"{source}: its config says {where}{key}: {value}, which is not converted")
-    unknown = sorted(str(key) for key in config.keys() - KNOWN)
+            raise ModelError(f"{source}: its config says {_named(section, key)}: {value}, which is not converted")
+    known = {(section, key) for section, keys in _LISTED.items() for key in keys.split()}
+    known |= {(section, key) for section, key, _ in UNCONVERTED}
+    found = [(section, key) for section, params in sections.items() for key in params]
+    unknown = sorted(_named(*one) for one in found if one not in known)
     if unknown:
         log.warning("%s: its config says %s, which is not known here and not heeded", source, ", ".join(unknown))
 
@@ -128,4 +152,9 @@ def attention_heads(unet: Config, channels: list[int]) -> list[int] | int:
 
 def _section(config: Config, name: str) -> Config:
     found = config.get(name)
-    return dict(found.get("params") or {}) if isinstance(found, Mapping) else {}
+    params = found.get("params") if isinstance(found, Mapping) else None
+    return params if isinstance(params, Mapping) else {}
+
+
+def _named(section: str, key: str) -> str:
+    return f"{section}.{key}" if section else str(key)
