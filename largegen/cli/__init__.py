@@ -14,6 +14,7 @@ from largegen.cli.flags import in_flags
 from largegen.errors import LargegenError
 from largegen.runtime.private_api import usage_error
 from largegen.runtime.signals import EXIT_TERMINATED, heed_sigterm
+from largegen.runtime.threads import wait_asleep
 from largegen.version import __version__
 
 RESUMABLE = ("embed", "train", "train-vae", "train-encoder", "generate", "zoom")
@@ -53,6 +54,7 @@ def main(arguments: list[str] | None = None) -> None:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # names of files that a pipe's encoding on Windows lacks
     heed_sigterm()
+    wait_asleep()
     sys.exit(run(arguments))
 
 

@@ -66,9 +66,11 @@ STAGES = {
             "Measure generated images against real ones.",
             "largegen eval --real slide.svs --fake image.tif --report report.html",
         ),
+        "status": About("Show which of many jobs are done, running or failed.", "largegen status images/"),
         "info": About("Describe an input or output: size, resolution, provenance.", "largegen info image.tif"),
     },
 }
+OF_MANY_JOBS = ("embed", "generate", "zoom")
 COMMANDS = {name: stage for stage, names in STAGES.items() for name in names}
 
 
@@ -92,12 +94,16 @@ class Commands(Mapping[str, Any]):
 
 def _make(name: str, stage: str) -> Any:
     from largegen.cli.derived import with_derived_options
+    from largegen.cli.jobs import with_jobs
     from largegen.cli.options import with_common_options
 
     stem = name.replace("-", "_") + "_" * keyword.iskeyword(name)
     module = importlib.import_module(f"largegen.cli.{stem}")
     function, about = getattr(module, stem), STAGES[stage][name]
     _, _, details = (function.__doc__ or "").partition("\n\n")
+    command = with_derived_options(function)
+    if name in OF_MANY_JOBS:
+        command = with_jobs(command)
     app = typer.Typer(add_completion=False, rich_markup_mode=None)
     app.command(
         name,
@@ -105,7 +111,7 @@ def _make(name: str, stage: str) -> Any:
         rich_help_panel=stage,
         help=f"{about.purpose}\n\n{details}",
         epilog=f"\b\nExample:\n  {about.example}",
-    )(with_common_options(with_derived_options(function)))
+    )(with_common_options(command))
     return typer.main.get_command(app)
 
 

@@ -9,6 +9,7 @@ import typer
 from largegen.cli import options as shared
 from largegen.cli.import_ import import_ as import_files
 from largegen.cli.import_ import refuse_same_names
+from largegen.cli.one_job import kept
 from largegen.embeddings.options import EmbedOptions
 from largegen.errors import InputError
 from largegen.models.encoder_registry import ENCODER_HELP
@@ -108,7 +109,7 @@ def embed(
         for path in paths:
             file = out / f"{slide_name(path)}.png"
             check_writable(file, overwrite or is_preview(file))
-    network = _load(encoder or "starter", encoder_weights, device, precision)
+    network = kept(_load, encoder or "starter", encoder_weights, device, precision)
     options = replace(options, tile_px=tile_px or options.tile_px, overlap_px=overlap_px or options.overlap_px)
 
     def one(path: Path) -> dict[str, Any]:

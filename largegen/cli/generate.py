@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from largegen.cli import options as shared
+from largegen.cli.one_job import kept
 from largegen.cli.reference_options import Reference
 from largegen.sampling.settings import Imagining, Sampling
 
@@ -52,7 +53,7 @@ def generate(
     from largegen.models.model import load_model
     from largegen.sampling.generate import resolve_defaults
 
-    network = load_model(model, device, precision)
+    network = kept(load_model, model, device, precision)
     main = shared.is_main_process(network.device)
     settings = resolve_defaults(sampling, network)
     with ExitStack() as stack:

@@ -16,6 +16,7 @@ import typer
 
 from largegen.cli.derived import Command, with_parameters
 from largegen.cli.flags import in_flags, speak_for
+from largegen.cli.one_job import running_job
 from largegen.errors import InputError, LargegenError
 from largegen.models.encoder_registry import ENCODER_WEIGHTS
 from largegen.runtime.outputs import forget_inputs, protect
@@ -70,8 +71,9 @@ def is_main_process(device: "torch.device") -> bool:
 
 
 def command_line() -> str:
-    """Quote this command as images record it."""
-    return shlex.join(["largegen", *sys.argv[1:]])
+    """Quote this command as images record it; of one job of many, the command that does it alone."""
+    job = running_job()
+    return shlex.join(["largegen", *(job.arguments if job else sys.argv[1:])])
 
 
 OUTPUTS = ("out", "report", "save_stats", "cache")  # options that name what is written; other paths are inputs
@@ -94,7 +96,9 @@ def protect_inputs(options: Mapping[str, Any]) -> None:
 
 def report(content: dict[str, Any], text: str, json: bool) -> None:
     """Print what was done, as a JSON object or as a line of text."""
-    if json:
+    if job := running_job():
+        job.reports.append((content, text))
+    elif json:
         print_json(content)
     elif text:
         typer.echo(text)
@@ -102,6 +106,9 @@ def report(content: dict[str, Any], text: str, json: bool) -> None:
 
 def print_json(content: dict[str, Any]) -> None:
     """Print one JSON object on stdout; paths and the like become strings."""
+    if job := running_job():
+        job.reports.append((content, ""))
+        return
     print(json.dumps(content, indent=2, default=str))
 
 
@@ -278,7 +285,8 @@ def with_common_options(function: Command) -> Command:
         speak_for(context.command)
         protect_inputs(options)
         try:
-            return function(**{name: value for name, value in options.items() if name in own})
+            given = options | {"context": context}
+            return function(**{name: value for name, value in given.items() if name in own})
         except Terminated as error:  # Typer would take it for Ctrl-C
             raise typer.Exit(EXIT_TERMINATED) from error
 

@@ -8,6 +8,7 @@ import typer
 
 from largegen.cli import options as shared
 from largegen.cli.derived import Fields
+from largegen.cli.one_job import kept
 from largegen.cli.reference_options import Reference
 from largegen.errors import InputError
 from largegen.sampling.settings import ZOOM_STEPS, Imagining, Sampling, Zooming
@@ -65,7 +66,7 @@ def zoom(
 
     if zooming.method == "published" and precision == "auto":
         precision = "fp32"  # lower precisions drown its forward differences
-    network = load_model(model, device, precision)
+    network = kept(load_model, model, device, precision)
     require_single_process(network.device)
     level_of(network, wanted)
     check_zooming(network, zooming)

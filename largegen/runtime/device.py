@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     import torch
 
 
+OWN_GPU = "LARGEGEN_GPU"  # environment variable: number of this process's GPU, where it has left its launcher's group
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 
 
@@ -34,7 +35,7 @@ def resolve_device(device: str = "auto") -> "torch.device":
     if found.type == "cuda":
         if not torch.cuda.is_available():
             raise InputError(f"`device` {device}: this machine has no usable CUDA GPU; use cpu or auto")
-        index = int(os.environ.get("LOCAL_RANK", 0)) if found.index is None else found.index
+        index = int(os.environ.get(OWN_GPU, os.environ.get("LOCAL_RANK", 0))) if found.index is None else found.index
         if index >= torch.cuda.device_count():
             raise InputError(f"`device` {device}: only {torch.cuda.device_count()} CUDA GPU(s) here")
         return torch.device("cuda", index)

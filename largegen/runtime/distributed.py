@@ -13,12 +13,19 @@ from accelerate import PartialState
 from accelerate.utils import broadcast_object_list, gather_object
 
 from largegen.errors import InputError, LargegenError, first_line
+from largegen.runtime.device import OWN_GPU
 
 # The others wait while the main one embeds a reference or writes an image.
 PROCESS_TIMEOUT = timedelta(days=7)
 MEETING_TIMEOUT = timedelta(seconds=100)  # for all of a group to begin
 
 log = logging.getLogger(__name__)
+
+# What says that a launcher has started a process: torchrun, accelerate launch, and MPI as accelerate knows it.
+LAUNCHED = (
+    *("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "PMI_SIZE", "PMI_RANK", "MV2_COMM_WORLD_SIZE"),
+    *("MV2_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK", "I_MPI_HYDRA_HOST_FILE"),
+)
 
 Result = TypeVar("Result")
 
@@ -69,6 +76,22 @@ def _leave_group() -> None:
     """Close the group in order: threads of it that outlive the interpreter abort the process, now and then."""
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
+
+
+def work_alone() -> tuple[int, bool]:
+    """Take the work of this process as its own, though a launcher started it beside others: no group is formed.
+
+    Its GPU stays the one that the launcher meant.
+
+    Returns:
+        The number of this process, from 0, and whether there are others.
+    """
+    rank, size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    if "LOCAL_RANK" in os.environ:
+        os.environ[OWN_GPU] = os.environ["LOCAL_RANK"]
+    for name in LAUNCHED:
+        os.environ.pop(name, None)
+    return rank, size > 1
 
 
 def require_single_process(device: torch.device) -> None:

@@ -15,7 +15,7 @@ import re
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -164,6 +164,15 @@ def _touched(file: Path) -> int | None:
             return os.fstat(handle.fileno()).st_mtime_ns
     except OSError:
         return None
+
+
+def living(files: Iterable[Path]) -> set[Path]:
+    """Tell which lock files are held by a writer that gives signs of life; takes seconds where one is in doubt."""
+    before = {file: touched for file in files if (touched := _touched(file)) is not None}
+    alive = {file for file, touched in before.items() if abs(time.time() - touched / 1e9) < 2 * BEAT_S}
+    if alive != before.keys():  # dead, or its clock is not ours
+        time.sleep(2 * BEAT_S)
+    return alive | {file for file, touched in before.items() if _touched(file) not in (touched, None)}
 
 
 @contextlib.contextmanager

@@ -115,13 +115,26 @@ def test_bad_input_is_one_line_and_leaves_nothing(embed, make_slide, tmp_path, m
 def test_keep_going_does_the_others_and_says_3(embed, slide_path, tmp_path):
     (tmp_path / "broken.svs").write_text("not a slide")
     code, _, err = embed(tmp_path / "broken.svs", slide_path)
-    assert code == 2 and not (tmp_path / "out").exists()
+    assert code == 2 and not list((tmp_path / "out").glob("*.h5"))
     assert_one_line(err, "broken.svs")
     code, out, err = embed(tmp_path / "broken.svs", slide_path, "--keep-going", "--json")
-    assert code == 3
-    assert_one_line(err, "broken.svs")
+    assert code == 3 and "slide.h5" not in err
+    assert_one_line(err.splitlines(keepends=True)[-1], "broken.svs")
     first, second = json.loads(out)["slides"]
     assert "broken.svs" in first["error"] and Path(second["file"]).is_file()
+
+
+def test_a_table_of_slides_gives_each_its_options(embed, make_slide, tmp_path):
+    unknown = make_slide(700, 600, mpp=None, name="unknown.svs")
+    (tmp_path / "slides.csv").write_text(f"slide,source-mag,no-tissue-filter\n{unknown},20,yes\n{unknown},,\n")
+    code, _, err = embed(tmp_path / "slides.csv")
+    assert code == 2 and "line 2 and" in err and "line 3" in err  # of one name
+    (tmp_path / "slides.csv").write_text(f"slide,source-mag,no-tissue-filter\n{unknown},20,yes\n")
+    code, out, _ = embed(tmp_path / "slides.csv")
+    file = EmbeddingFile(tmp_path / "out" / "unknown.h5")
+    assert code == 0 and out == f"{file.path}: 4 tiles x 16\n"
+    code, out, _ = embed(tmp_path / "slides.csv", "--json")
+    assert code == 0 and json.loads(out)["slides"][0]["tiles"] == 4
 
 
 def test_two_slides_of_one_name_are_refused(embed, make_slide):

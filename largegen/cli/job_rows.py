@@ -1,0 +1,76 @@
+"""What many jobs are asked for by: the lines of a CSV file, or the slides of a directory."""
+
+import csv
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from largegen.errors import InputError
+
+
+@dataclass(frozen=True)
+class Row:
+    """A job as it was asked for."""
+
+    where: str  # for messages
+    cells: dict[str, str]  # {name of an option, or `slide`: its value}; "": not given
+
+
+def find_rows(options: dict[str, Any]) -> list[Row] | None:
+    """Find the jobs that the options of a command ask for; None for one job alone.
+
+    Raises:
+        InputError: For a CSV file or a directory without jobs.
+    """
+    from largegen.slides.find import SUFFIXES, find_files
+
+    if file := options.get("jobs"):
+        if options["ref"] or options["embeddings"]:
+            raise InputError(f"--jobs {file}: the references are its column `ref` or `embeddings`; do without these")
+        return list(_read(file))
+    if "slides" in options:
+        return _slide_rows(options)
+    for name, suffixes, what in (("ref", SUFFIXES, "slides"), ("embeddings", (".h5", ".hdf5"), "embedding files")):
+        if (folder := options[name]) and folder.is_dir():
+            found = find_files([folder], suffixes, what=what, by_products=False)
+            return [Row(str(path), {name: str(path)}) for path in found]
+    return None
+
+
+def _slide_rows(options: dict[str, Any]) -> list[Row] | None:
+    """Find the slides of `largegen embed`, and what CSV files among them say."""
+    from largegen.slides.find import find_files
+
+    if options["import_"]:
+        return None
+    rows: list[Row] = []
+    slides: list[Path] = options["slides"]
+    lists = [path for path in slides if path.suffix.lower() == ".csv"]
+    for file in lists:
+        rows += _read(file)
+    if others := [path for path in slides if path not in lists]:
+        found = find_files(others, recursive=options["recursive"], by_products=False)
+        rows += [Row(str(path), {"slide": str(path)}) for path in found]
+    return rows if lists or len(rows) > 1 else None
+
+
+def _read(file: Path) -> Iterator[Row]:
+    """Read the lines of a CSV file of jobs.
+
+    Raises:
+        InputError: For a file that is none, or has no line.
+    """
+    try:
+        with file.open(encoding="utf-8-sig", newline="") as lines:
+            table = csv.DictReader(lines, strict=True)
+            rows = [(table.line_num, row) for row in table]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{file}: not readable as CSV: {error}") from error
+    if not rows:
+        raise InputError(f"{file}: holds no jobs: give a line of names, such as ref,seed,out, and a line for each job")
+    for number, row in rows:
+        where = f"{file} line {number}"
+        if None in row or None in row.values():
+            raise InputError(f"{where}: has not as many cells as the first line has names")
+        yield Row(where, {name.strip().lstrip("-").replace("-", "_"): cell.strip() for name, cell in row.items()})
