@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import tifffile
 from helpers.slides import save_slide, tissue_like
 
 from largegen.embeddings.file import write_embeddings
@@ -99,6 +100,14 @@ def test_a_slide_of_nearly_the_same_resolution_is_read_as_it_is(tmp_path):
     slide = save_slide(tmp_path / "real.svs", tissue_like(700, 600), mpp=0.499)
     level = resolution_groups([slide], [ours(tmp_path / "a.png", mpp=0.5)])[0]
     assert (level.name, level.real[0].downsample, level.real[0].width) == ("20x", 1.0, 700)
+
+
+def test_a_slide_of_which_only_the_objective_is_known_is_compared_by_it(tmp_path):
+    about = "Aperio Image Library v11\n64x64|AppMag = 40"
+    options = {"photometric": "rgb", "tile": (32, 32), "metadata": None}
+    tifffile.imwrite(tmp_path / "a.svs", tissue_like(64, 64), description=about, **options)
+    (level,) = resolution_groups([tmp_path / "a.svs"], [ours(tmp_path / "b.png", mpp=0.25)])
+    assert (level.name, level.real[0].downsample, level.fake[0].downsample) == ("40x", 1.0, 1.0)
 
 
 def test_scenes_are_compared_in_metres(tmp_path, scene_path):
