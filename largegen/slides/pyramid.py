@@ -31,3 +31,9 @@ def with_margin(start: float, count: int, scale: float) -> tuple[int, int]:
     """Find the whole pixels of a level that the filter sees for `count` pixels of `scale` of its own, from `start`."""
     margin = math.ceil(LANCZOS_SUPPORT * max(1.0, scale)) + 1
     return math.floor(start) - margin, math.ceil(start + count * scale) + margin
+
+
+def thumbnail_size(full: tuple[int, int], max_px: int) -> tuple[int, int, float]:
+    """Find width, height and downsample of a whole slide of size `full` whose longer side is `max_px` at most."""
+    downsample = max(1.0, max(full) / max_px)
+    return max(1, round(full[0] / downsample)), max(1, round(full[1] / downsample)), downsample

@@ -1,8 +1,8 @@
 """Open a slide, a scene or a plain image; read any region at any resolution.
 
 Places are level-0 pixels, x to the right and y down, from the top-left corner; where pixels are no squares, they are
-counted in squares of their shorter side. Resolution is micrometres per
-level-0 pixel (`mpp`) for slides, metres (`gsd_m`) for scenes; `downsample` is level-0 per output pixels.
+counted in squares of their shorter side. Resolution is micrometres per level-0 pixel (`mpp`) for slides, metres
+(`gsd_m`) for scenes; `downsample` is level-0 per output pixels.
 """
 
 import logging
@@ -14,19 +14,18 @@ import numpy as np
 
 from largegen.errors import InputError, SlideError
 from largegen.runtime.say import say_once
-from largegen.slides.colour import WHITE, glass_colour, to_rgb
+from largegen.slides.colour import glass_colour
 from largegen.slides.find import IMAGE_SUFFIXES, belonging
 from largegen.slides.image_info import Georeference
 from largegen.slides.metadata import AXES_APART, positive, size_of_pixels
+from largegen.slides.pixels import Pixels
 from largegen.slides.place import Place, place_of_image
-from largegen.slides.pyramid import inside, level_downsample, with_margin
+from largegen.slides.pyramid import inside, level_downsample, thumbnail_size
 from largegen.slides.readers import Reader, open_reader
 from largegen.slides.resolution import PIXELS, Resolution, Scale, mpp_of
 from largegen.slides.scene_reader import SceneReader
 
 log = logging.getLogger(__name__)
-
-MAX_READ_PX = 2**24  # level pixels decoded at once; larger regions are read in bands
 
 
 class Slide:
@@ -78,8 +77,9 @@ class Slide:
             if named := properties.get("openslide.background-color"):
                 red, green, blue = bytes.fromhex(named)
                 self._named_background = red, green, blue
-        self._lay_square_pixels(pixel, place.georeference)
-        self._range: tuple[float, float] | None = None
+        downsamples = self._lay_square_pixels(pixel, place.georeference)
+        size, scene = (self.width, self.height), self.kind == "scene"
+        self._pixels = Pixels(path, self._reader, size, downsamples, scene, self._named_background)
 
     def _find_place(self) -> Place:
         """Find where it lies: by its own header if it is a scene or an image of ours, else by a world file."""
@@ -113,23 +113,26 @@ class Slide:
             )
         return 1.0, 1.0
 
-    def _lay_square_pixels(self, pixel: tuple[float, float], place: Georeference | None) -> None:
+    def _lay_square_pixels(self, pixel: tuple[float, float], place: Georeference | None) -> list[tuple[float, float]]:
         """Count places in squares as large as a pixel's shorter side: level-0 pixels, but where those are no squares.
 
         Args:
             pixel: width and height of a stored pixel, in any unit.
             place: where the stored pixels lie.
+
+        Returns:
+            Level-0 pixels per pixel of each level, (x, y).
         """
         across, down = (side / min(pixel) for side in pixel)
         if max(across, down) <= 1 + AXES_APART:
             across = down = 1.0
         self.width, self.height = (round(n * k) for n, k in zip(self.levels[0], (across, down), strict=True))
         ratios = [level_downsample(self.levels[0], level) for level in self.levels]
-        self._downsamples = [(x * across, y * down) for x, y in ratios]
         self.georeference = place
         if place is not None and (across, down) != (1.0, 1.0):
             a, b, c, d, e, f = place.transform
             self.georeference = Georeference(place.crs, (a / across, b / down, c, d / across, e / down, f))
+        return [(x * across, y * down) for x, y in ratios]
 
     def __reduce__(self) -> tuple[Callable[..., "Slide"], tuple[Path | float | None, ...]]:
         return open_slide, (self.path, *self._source)
@@ -154,7 +157,9 @@ class Slide:
     @cached_property
     def background(self) -> tuple[int, int, int]:
         """The colour of empty glass: as the metadata name it, else as a thumbnail shows it; black for scenes."""
-        return self._named_background or glass_colour(self._resample(0, 0, *self._thumbnail_size(512)))
+        return self._named_background or glass_colour(
+            self._pixels.read(0, 0, *thumbnail_size((self.width, self.height), 512))
+        )
 
     def read(self, x: float, y: float, width: int, height: int, downsample: float = 1.0) -> np.ndarray:
         """Read a rectangle, which may lie outside the slide.
@@ -185,91 +190,12 @@ class Slide:
             out[:] = self.background
         if left < right and top < bottom:
             start = (x + left * downsample, y + top * downsample)
-            out[top:bottom, left:right] = self._resample(*start, right - left, bottom - top, downsample)
+            out[top:bottom, left:right] = self._pixels.read(*start, right - left, bottom - top, downsample)
         return out
-
-    def _resample(self, x: float, y: float, width: int, height: int, downsample: float) -> np.ndarray:
-        from PIL import Image
-
-        level = self._level_for(downsample)
-        scale_x, scale_y = (downsample / d for d in self._downsamples[level])
-        if width * scale_x * height * scale_y > MAX_READ_PX and height > 1:
-            half = height // 2
-            parts = ((y, half), (y + half * downsample, height - half))
-            return np.concatenate([self._resample(x, start, width, rows, downsample) for start, rows in parts])
-        left, top = x / self._downsamples[level][0], y / self._downsamples[level][1]
-        if scale_x == scale_y == 1 and left % 1 == top % 1 == 0 and self._reader.starts_exactly(level):
-            x0, y0 = int(left), int(top)
-            return self._read_level(level, x0, y0, x0 + width, y0 + height)[0]
-        (x0, x1), (y0, y1) = with_margin(left, width, scale_x), with_margin(top, height, scale_y)
-        pixels, from_x, from_y = self._read_level(level, x0, y0, x1, y1)
-        left, top = left - from_x, top - from_y
-        box = (left, top, left + width * scale_x, top + height * scale_y)
-        return np.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling.LANCZOS, box))
-
-    def _read_level(self, level: int, x0: int, y0: int, x1: int, y1: int) -> tuple[np.ndarray, float, float]:
-        """Read [x0, x1) x [y0, y1) of a level as RGB, its edge repeated outside; and where it starts."""
-        width, height = self.levels[level]
-        left, top = min(max(x0, 0), width - 1), min(max(y0, 0), height - 1)
-        right, bottom = max(min(x1, width), left + 1), max(min(y1, height), top + 1)
-        raw, x, y = self._reader.read(level, left, top, right - left, bottom - top)
-        pixels = self._to_rgb(raw)
-        pad_x, pad_y = (max(left - x0, 0), max(x1 - right, 0)), (max(top - y0, 0), max(y1 - bottom, 0))
-        if any(pad_x + pad_y):
-            pixels = np.pad(pixels, (pad_y, pad_x, (0, 0)), mode="edge")
-        return np.ascontiguousarray(pixels), x - pad_x[0], y - pad_y[0]
-
-    def _to_rgb(self, raw: np.ndarray) -> np.ndarray:
-        """Convert bands as stored to (h, w, 3) uint8, on the named colour or white where there is no opacity."""
-        reader = self._reader
-        shown = self._shown_range() if raw.dtype == np.uint16 or reader.white else None
-        behind = (self._named_background or WHITE) if reader.has_alpha else None
-        full = None if shown is None or self.kind == "scene" else int(shown[1])
-        return to_rgb(raw, shown, behind, full=full, premultiplied=reader.premultiplied)
-
-    def _shown_range(self) -> tuple[float, float]:
-        """Find the values shown as 0 and 255: for slides 0 and white, for scenes the 2nd and 98th percentile.
-
-        White is what the file says, else the largest number of the fewest bits, 8 to 16, that hold all that is seen:
-        cameras of 10 to 14 bits are stored in 16. Scenes store reflectance in a small part of the 16 bits. The
-        percentiles are those of a thumbnail's red, green and blue together: one stretch for every region and band.
-        """
-        if self._range is None and self._reader.white and self.kind != "scene":
-            self._range = (0.0, float(self._reader.white))
-        elif self._range is None:
-            raw = self._sample(1024)
-            data = raw[raw[..., -1] > 0][:, :-1] if self._reader.has_alpha else raw
-            if self.kind == "scene":
-                low, high = np.percentile(data, (2, 98)) if data.size else (0, 65535)
-                self._range = (float(low), float(max(high, low + 1)))
-            else:
-                largest = int(data.max(initial=0))
-                bits = next(n for n in (8, 10, 12, 14, 16) if largest < 2**n)
-                if bits < 16:
-                    say_once(f"{self.path}: taken for {bits} bits in 16, as nothing in it is brighter than {largest}")
-                self._range = (0.0, float(2**bits - 1))
-        return self._range
-
-    def _sample(self, max_px: int) -> np.ndarray:
-        """Read the bands as stored at the centres of the thumbnail's pixels: (h, w, bands), no filter."""
-        width, height, downsample = self._thumbnail_size(max_px)
-        level = self._level_for(downsample)
-        level_width, level_height = self.levels[level]
-        columns = ((np.arange(width) + 0.5) * level_width / width).astype(int)
-        rows = ((np.arange(height) + 0.5) * level_height / height).astype(int)
-        if level_width * level_height <= MAX_READ_PX:
-            whole, _, _ = self._reader.read(level, 0, 0, level_width, level_height)
-            return np.asarray(whole[rows[:, None], columns])
-        lines = [self._reader.read(level, 0, int(row), level_width, 1)[0][0, columns] for row in rows]
-        return np.stack(lines)
-
-    def _level_for(self, downsample: float) -> int:
-        """Choose the smallest level that is not coarser than `downsample`."""
-        return max(i for i, d in enumerate(self._downsamples) if i == 0 or max(d) <= downsample * 1.01)
 
     def thumbnail(self, max_px: int = 1024) -> np.ndarray:
         """Read the whole slide as (h, w, 3) uint8, its longer side at most `max_px` and never enlarged."""
-        width, height, downsample = self._thumbnail_size(max_px)
+        width, height, downsample = thumbnail_size((self.width, self.height), max_px)
         return self.read(0, 0, width, height, downsample)
 
     def nodata_mask(self, max_px: int = 1024) -> np.ndarray:
@@ -282,14 +208,10 @@ class Slide:
             (h, w) bool of the thumbnail's size, see SceneReader; False everywhere for slides.
         """
         if self.kind == "scene":
-            raw = self._sample(max_px)
+            raw = self._pixels.sample(max_px)
             return np.asarray(raw[..., -1] == 0 if self._reader.has_alpha else ~raw.any(axis=-1))
-        width, height, _ = self._thumbnail_size(max_px)
+        width, height, _ = thumbnail_size((self.width, self.height), max_px)
         return np.zeros((height, width), bool)
-
-    def _thumbnail_size(self, max_px: int) -> tuple[int, int, float]:
-        downsample = max(1.0, max(self.width, self.height) / max_px)
-        return max(1, round(self.width / downsample)), max(1, round(self.height / downsample)), downsample
 
     def downsample_for(self, mag: float | None = None, mpp: float | None = None, gsd_m: float | None = None) -> float:
         """Find how many level-0 pixels make a pixel of a resolution; 1 if none is given.

@@ -81,7 +81,7 @@ def test_two_halves_equal_the_whole(slide_path, downsample):
 def test_a_large_read_in_parts_equals_one_read(slide_path, monkeypatch):
     slide = open_slide(slide_path)
     whole = slide.read(-30, -20, 700, 560, 1.9)
-    monkeypatch.setattr("largegen.slides.slide.MAX_READ_PX", 20_000)
+    monkeypatch.setattr("largegen.slides.pixels.MAX_READ_PX", 20_000)
     assert largest_difference(whole, slide.read(-30, -20, 700, 560, 1.9)) <= 1
 
 
