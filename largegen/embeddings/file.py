@@ -63,11 +63,11 @@ class EmbeddingFile:
             raise EmbeddingFileError(f"{path}: damaged HDF5 file: {first_line(error)}; embed again") from error
 
     def _check(self, file: Any) -> None:
-        for name in ("features", "coords"):
-            if name not in file:
-                raise EmbeddingFileError(f"{self.path}: has no dataset /{name}: not an embedding file")
-        if file.attrs.get("format") != FORMAT or "background" not in file:
-            raise EmbeddingFileError(f"{self.path}: not written by `largegen embed`; embed the slide again")
+        missing = [name for name in ("features", "coords", "background") if name not in file]
+        if missing or file.attrs.get("format") != FORMAT:
+            lacks = f" (no /{missing[0]})" if missing else ""
+            hint = "`largegen import` makes one of those of other tools, `largegen embed` of slides"
+            raise EmbeddingFileError(f"{self.path}: not an embedding file of largegen{lacks}; {hint}")
         if file.attrs["format_version"] > FORMAT_VERSION:
             raise EmbeddingFileError(f"{self.path}: written by a newer largegen; upgrade this one")
         if not file.attrs.get("complete", False):

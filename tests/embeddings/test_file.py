@@ -112,9 +112,9 @@ def repeat(coords):
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
-        (lambda f: f.__delitem__("features"), "no dataset /features"),
-        (lambda f: f.__delitem__("coords"), "no dataset /coords"),
-        (lambda f: f.attrs.update(format="other"), "not written by `largegen embed`"),
+        (lambda f: f.__delitem__("features"), r"\(no /features\); `largegen import`"),
+        (lambda f: f.__delitem__("coords"), r"\(no /coords\)"),
+        (lambda f: f.attrs.update(format="other"), "not an embedding file of largegen; `largegen import`"),
         (lambda f: f.attrs.update(format_version=99), "newer largegen"),
         (lambda f: f.attrs.update(complete=False), "incomplete"),
         (lambda f: f.attrs.__delitem__("encoder"), "'encoder' is missing"),
