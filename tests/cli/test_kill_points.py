@@ -94,7 +94,7 @@ def check(inputs, tmp_path, name, **how):
     assert not found["wrong"], json.dumps(found, indent=1)
 
 
-@pytest.mark.parametrize(("name", "step"), [("deepzoom", 3), ("convert", 2), ("eval", 2), ("embed", 2)])
+@pytest.mark.parametrize(("name", "step"), [("deepzoom", 4), ("convert", 3), ("eval", 4), ("embed", 3)])
 def test_killed_before_it_changes_what_is_there(inputs, tmp_path, name, step):
     """Before some of the times that files are renamed or deleted or folders made; the slow test takes all."""
     check(inputs, tmp_path, name, every=False, step=step)
