@@ -134,10 +134,10 @@ def latents_scale(config: Config, weights: Mapping[str, Tensor], source: Path) -
     Raises:
         ModelError: Where it was measured on the data, and the checkpoint does not hold it.
     """
-    stored = weights.get("scale_factor")
-    if stored is not None:
+    stored, by_std = weights.get("scale_factor"), config.get("scale_by_std")
+    if stored is not None and (by_std or config.get("scale_factor") is None):  # else LDM does not look at it
         return float(stored)
-    if config.get("scale_by_std"):
+    if by_std:
         raise ModelError(f"{source}: its latents are scaled (scale_by_std), but its scale_factor is missing")
     return float(config.get("scale_factor") or 1.0)
 

@@ -98,12 +98,13 @@ def test_the_noise_of_clean_latents_is_what_was_added():
     assert torch.allclose(to_eps(clean, noisy, when, scheduler), noise, atol=1e-3)
 
 
-@pytest.mark.parametrize("where", ["config", "buffer"])
+@pytest.mark.parametrize("where", ["config", "buffer", "config, whatever is stored"])
 def test_the_scale_of_latents_is_used(converted, weights, where):
-    """LDM multiplies by scale_factor after encoding and divides before decoding."""
+    """LDM multiplies by scale_factor after encoding and divides before decoding; it stores what it has measured."""
     plain = converted(name="plain").autoencoder
-    if where == "config":
-        scaled = converted(form(scale_factor=0.3), name="scaled").autoencoder
+    if where != "buffer":
+        stored = {"scale_factor": torch.tensor(0.7)} if "stored" in where else {}
+        scaled = converted(form(scale_factor=0.3), weights | stored, name="scaled").autoencoder
     else:
         stored = weights | {"scale_factor": torch.tensor(0.3)}
         scaled = converted(form(scale_by_std=True), stored, name="scaled").autoencoder
