@@ -18,7 +18,7 @@ def generate(
     imagining: Imagining,
     size: Annotated[str, typer.Option(help="N, WxH (pixels) or full (all of the reference).")] = "1024",
     region: shared.Corner = None,
-    model: shared.ModelName = "starter",
+    model: shared.ModelName = "auto",
     out: Annotated[
         Path | None,
         typer.Option(
@@ -53,7 +53,7 @@ def generate(
     from largegen.models.model import load_model
     from largegen.sampling.generate import resolve_defaults
 
-    network = kept(load_model, model, device, precision)
+    network = kept(load_model, chosen.choose_model(model), device, precision)
     main = shared.is_main_process(network.device)
     settings = resolve_defaults(sampling, network)
     with ExitStack() as stack:

@@ -29,7 +29,7 @@ def sample(
         int | None, typer.Option(min=0, help="The same as a number: 0 is the base, 1 is half of it, ...")
     ] = None,
     count: Annotated[int, typer.Option("--count", "-n", min=1, help="Patches on the sheet.")] = 16,
-    model: shared.ModelName = "starter",
+    model: shared.ModelName = "auto",
     out: Annotated[
         Path | None,
         typer.Option(help="The sheet: .png, .jpg or .tif.", show_default="<slide>_samples_<magnification>.png"),
@@ -56,7 +56,7 @@ def sample(
     from largegen.runtime.distributed import require_single_process
     from largegen.sampling.tokens import under_tokens
 
-    network = load_model(model, device, precision)
+    network = load_model(chosen.choose_model(model), device, precision)
     require_single_process(network.device)
     level = _level(network, mag, level)
     out = out or Path(f"{chosen.name}_samples_{network.level_names[level]}.png")

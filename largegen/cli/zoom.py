@@ -22,7 +22,7 @@ def zoom(
         str, typer.Option(help="Side of the image in px: 512, 1024, 2048 or 4096 with tiles of 256 px and 5 levels.")
     ] = "1024",
     region: shared.Corner = None,
-    model: shared.ModelName = "starter",
+    model: shared.ModelName = "auto",
     out: Annotated[
         Path | None,
         typer.Option(
@@ -66,7 +66,7 @@ def zoom(
 
     if zooming.method == "published" and precision == "auto":
         precision = "fp32"  # lower precisions drown its forward differences
-    network = kept(load_model, model, device, precision)
+    network = kept(load_model, chosen.choose_model(model), device, precision)
     require_single_process(network.device)
     level_of(network, wanted)
     check_zooming(network, zooming)

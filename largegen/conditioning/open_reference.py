@@ -4,6 +4,7 @@ A further kind of reference, such as a grid of embeddings sampled from a prior, 
 more branch of `ReferenceOptions.open`.
 """
 
+import logging
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,9 @@ from largegen.slides.resolution import UNKNOWN, Resolution, mag_of
 if TYPE_CHECKING:
     from largegen.conditioning.reference import Reference, SlideOnDemand
     from largegen.models.model import Model
+
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,27 @@ class ReferenceOptions:
     def name(self) -> str:
         """Name of the slide or file, for the output."""
         return Path(self.ref or self.embeddings or "").stem.removesuffix(".ome")
+
+    def choose_model(self, name: str) -> str:
+        """Name the bundled model that suits the reference, where `name` is `auto`: tissue for slides, aerial for scenes.
+
+        Raises:
+            InputError: Where the reference cannot be read.
+        """
+        if name != "auto":
+            return name
+        chosen = "aerial" if self._kind() == "scene" else "tissue"
+        log.info("model: %s, as the reference is %s", chosen, "a scene" if chosen == "aerial" else "no scene")
+        return chosen
+
+    def _kind(self) -> str:
+        from largegen.embeddings.file import EmbeddingFile
+        from largegen.slides.slide import open_slide
+
+        if self.embeddings is not None:
+            return EmbeddingFile(self.embeddings).settings.source_kind
+        with open_slide(self.ref or Path(), *self.source) as slide:
+            return str(slide.kind)
 
     def open(self, stack: ExitStack, model: "Model", progress: bool = False) -> "Reference":
         """Open the reference for a model.

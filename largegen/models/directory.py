@@ -15,7 +15,8 @@ from largegen.models.storage import save_network
 from largegen.runtime.files import write_json
 from largegen.version import __version__
 
-BUNDLED = {"starter": Path(__file__).parents[1] / "starter"}
+_PACKAGE = Path(__file__).parents[1]
+BUNDLED = {"tissue": _PACKAGE / "starter", "aerial": _PACKAGE / "aerial", "starter": _PACKAGE / "starter"}
 INDEX = "model_index.json"
 CLASS_NAME = "LargegenModel"
 JOB = "_job"  # key of the digest of a conversion
