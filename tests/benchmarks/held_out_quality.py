@@ -13,6 +13,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import torch
 from measure import machine, own_encoder, run, table, timed
 from metrics import encode_all, tiles_of
 from PIL import Image
@@ -58,7 +59,7 @@ def main() -> None:
         codes = encode_all(encoder.encode, tiles_of(image, model.tile_px))
         grid = codes.reshape(image.shape[0] // model.tile_px, image.shape[1] // model.tile_px, -1)
         decoded = to_images(model.autoencoder.decode(model.autoencoder.encode(to_network(image[None]))))[0]
-        unlike = model.known.unlike(grid.reshape(-1, grid.shape[-1])) if model.known else None
+        unlike = model.known.unlike(torch.from_numpy(codes)) if model.known else None
         shared = {
             "image": name,
             "nearest other": nearest,
