@@ -27,7 +27,7 @@ from largegen.models.pixels import to_images, to_network
 from largegen.runtime.files import write_json
 from largegen.sampling.settings import Sampling
 
-CROP_PX, STRIDE_PX = 128, 64  # of the crops that the distance is of
+CROP_PX = 128  # of the crops that the distance is of
 
 
 def main() -> None:
@@ -37,6 +37,7 @@ def main() -> None:
     parser.add_argument("--kind", choices=["tissue", "aerial"], default="tissue")
     parser.add_argument("--only", nargs="+", help="beginnings of the names of the images to generate")
     parser.add_argument("--size", type=int, default=1024)
+    parser.add_argument("--stride", type=int, default=64, help="px between the distance's crops")
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--steps", type=int, default=Sampling.steps)
     parser.add_argument("--guidance", type=float, nargs="+", default=[Sampling.guidance])
@@ -48,7 +49,7 @@ def main() -> None:
     model = load_model(args.model, args.device)
     encoder, network = own_encoder(model), load_network("vgg16", model.device)
     real = {path.stem: middle(path, args.size, model.tile_px) for path in test_images(args.data, args.kind)}
-    features = real_features(real, network, args.features)
+    features = real_features(real, network, args)
     rows = []
     for name, image in real.items():
         if args.only and not name.startswith(tuple(args.only)):
@@ -66,12 +67,12 @@ def main() -> None:
             "unlike": unlike,
             **autoencoder_figures(image, decoded, model),
         }
-        shared["decoded"] = frechet_distance_of_features(features[name], crop_features(decoded, network))
+        shared["decoded"] = frechet_distance_of_features(features[name], crop_features(decoded, network, args.stride))
         for guidance in args.guidance:
             for seed in range(args.seeds):
                 settings = {"steps": args.steps, "guidance": guidance, "seed": seed}
                 made, seconds = timed(generate, model, grid, **settings)
-                distance = frechet_distance_of_features(features[name], crop_features(made, network))
+                distance = frechet_distance_of_features(features[name], crop_features(made, network, args.stride))
                 found = retrieval(encode_all(encoder.encode, tiles_of(made, model.tile_px)), codes)
                 figures = {"distance": distance, "ratio": distance / nearest, "retrieved": found, "tiles": len(codes)}
                 rows.append({**shared, **settings, **figures, "seconds": seconds})
@@ -87,13 +88,15 @@ def main() -> None:
         write_json(args.json, {"machine": machine(model.device), "rows": rows, "summary": summary})
 
 
-def real_features(images: dict[str, np.ndarray], network: FeatureNetwork, path: Path | None) -> dict[str, np.ndarray]:
+def real_features(
+    images: dict[str, np.ndarray], network: FeatureNetwork, args: argparse.Namespace
+) -> dict[str, np.ndarray]:
     """Features of the real images' crops, from the file if it is there."""
-    if path and path.exists():
-        return dict(np.load(path))
-    found = {name: crop_features(image, network) for name, image in images.items()}
-    if path:
-        np.savez(path, **found)
+    if args.features and args.features.exists():
+        return dict(np.load(args.features))
+    found = {name: crop_features(image, network, args.stride) for name, image in images.items()}
+    if args.features:
+        np.savez(args.features, **found)
     return found
 
 
@@ -118,9 +121,9 @@ def middle(path: Path, size: int, tile_px: int) -> np.ndarray:
         return np.asarray(image.convert("RGB").crop((left, top, left + width, top + height)))
 
 
-def crop_features(image: np.ndarray, network: FeatureNetwork) -> np.ndarray:
+def crop_features(image: np.ndarray, network: FeatureNetwork, stride: int) -> np.ndarray:
     """Features (N, D) of an image's overlapping crops."""
-    crops = np.lib.stride_tricks.sliding_window_view(image, (CROP_PX, CROP_PX), (0, 1))[::STRIDE_PX, ::STRIDE_PX]
+    crops = np.lib.stride_tricks.sliding_window_view(image, (CROP_PX, CROP_PX), (0, 1))[::stride, ::stride]
     return network.features(np.ascontiguousarray(crops.reshape(-1, 3, CROP_PX, CROP_PX).transpose(0, 2, 3, 1)))
 
 
