@@ -210,7 +210,13 @@ KeepGoing = Annotated[
     bool,
     typer.Option("--keep-going", help="Continue with the other inputs when one fails; the exit code is then 3."),
 ]
-ModelName = Annotated[str, typer.Option("--model", help="auto, tissue (also called starter), aerial, or a model directory; auto: what suits the reference.")]
+ModelName = Annotated[
+    str,
+    typer.Option(
+        "--model",
+        help="auto, tissue (also called starter), aerial, or a model directory; auto: what suits the reference.",
+    ),
+]
 Corner = Annotated[
     str | None,
     typer.Option(

@@ -53,7 +53,7 @@ class ReferenceOptions:
         return Path(self.ref or self.embeddings or "").stem.removesuffix(".ome")
 
     def choose_model(self, name: str) -> str:
-        """Name the bundled model that suits the reference, where `name` is `auto`: tissue for slides, aerial for scenes.
+        """Name the model: for `auto` the bundled one that suits the reference, tissue, or aerial for scenes.
 
         Raises:
             InputError: Where the reference cannot be read.

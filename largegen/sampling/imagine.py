@@ -65,6 +65,13 @@ class ImaginedOptions:
         """A name for the output."""
         return self.imagining.name
 
+    def choose_model(self, name: str) -> str:
+        """Name the bundled model that suits the prior, where `name` is `auto`: tissue, or aerial for one of scenes."""
+        if name != "auto":
+            return name
+        scenes = self.imagining.prior is not None and load_prior(self.imagining.prior, "cpu").config.kind == "scene"
+        return "aerial" if scenes else "tissue"
+
     def open(self, stack: ExitStack, model: Model, progress: bool = False) -> Reference:
         """Sample the embeddings under an image and take them as its reference; one process samples for all.
 

@@ -39,7 +39,7 @@ class Sampling:
     # eps_null + guidance * (eps_cond - eps_null)
     guidance: Annotated[
         float, Setting("Guidance scale: 1 is none; higher values follow the reference more closely.", min=0.0)
-    ] = 4.0
+    ] = 1.5
     eta: Annotated[float, Setting("Noise added by DDIM, 0 to 1.")] = 0.0
     scheduler: Annotated[str, Setting("ddim, dpm++ or unipc.")] = "ddim"
     windows: Annotated[str, Setting("overlap: every `stride`; shift: side by side, moved at random at every step.")] = (

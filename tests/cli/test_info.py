@@ -107,7 +107,7 @@ def test_info_of_a_model(capfd, tmp_path):
 def test_info_of_a_name_is_that_of_the_model(capfd, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     found = info(capfd, "starter")
-    assert (found["what"], found["name"]) == ("model", "starter") and Path(found["path"]) == BUNDLED["starter"]
+    assert (found["what"], found["name"]) == ("model", "tissue") and Path(found["path"]) == BUNDLED["starter"]
     (tmp_path / "starter").mkdir()  # `--model starter` is the bundled one all the same
     assert info(capfd, "starter") == found
 

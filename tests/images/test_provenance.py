@@ -36,7 +36,7 @@ def test_a_record_is_read_and_written_unchanged():
     assert made_by.reference_xy == (2048, 4096) and made_by.seed == 7 and made_by.zoom is None and made_by.level is None
     assert made_by.record() == {name: value for name, value in record.items() if name not in NOT_MAKING}
     assert Provenance.read(made_by.record()) == made_by
-    assert made_by.settings() == Sampling(steps=50, decode_stride=16, decode_margin=4, batch_size=8, seed=7)
+    assert made_by.settings() == Sampling(guidance=4.0, decode_stride=16, decode_margin=4, batch_size=8, seed=7)
 
 
 @pytest.mark.parametrize(

@@ -86,7 +86,7 @@ def test_a_run_directory_stands_for_its_model(saved, tmp_path):
 
 
 def test_no_model_there(tmp_path):
-    with pytest.raises(ModelError, match=r"no model there .*give a model directory or one of: starter"):
+    with pytest.raises(ModelError, match=r"no model there .*give a model directory or one of: tissue, aerial, starter"):
         load_model(tmp_path)
     with pytest.raises(ModelError, match="holds no autoencoder"):
         load_autoencoder(tmp_path)

@@ -24,11 +24,16 @@ def python(*arguments, cwd=None) -> None:
 
 
 def test_the_bundle_is_small_and_free():
-    files = [path for path in BUNDLED["starter"].rglob("*") if path.is_file()]
-    assert sum(path.stat().st_size for path in files) <= 40e6
-    info = load_model("starter", "cpu").info
-    assert info.licence == info.encoder_licence == "Apache-2.0"
-    assert [slide.name for slide in info.trained_on] == ["CMU-1-Small-Region", "TCGA-CR-7395-01A-01-TS1"]
+    files = [path for folder in set(BUNDLED.values()) for path in folder.rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) <= 75e6
+    assert max(path.stat().st_size for path in files) <= 15e6
+    for name, scale in (("tissue", "mpp"), ("aerial", "gsd_m")):
+        info = load_model(name, "cpu").info
+        assert info.name == name and info.licence == info.encoder_licence == "Apache-2.0"
+        assert all(getattr(slide, scale) for slide in info.trained_on)
+        card = (BUNDLED[name] / "MODEL_CARD.md").read_text(encoding="utf-8")
+        for source in info.more["attribution"]:
+            assert source.split(":")[0].removesuffix(".svs") in card, source
 
 
 def test_the_example_is_a_small_slide_with_a_resolution():
