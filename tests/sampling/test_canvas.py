@@ -41,7 +41,7 @@ def test_unknown_scheduler_and_prediction_are_refused():
     with pytest.raises(InputError, match="ddim"):
         make_scheduler("euler", TRAIN, 10)
     with pytest.raises(ModelError, match="v_prediction"):
-        make_scheduler("ddim", DDPMScheduler(prediction_type="sample"), 10)
+        make_scheduler("ddim", DDPMScheduler(prediction_type="flow_prediction"), 10)
 
 
 @pytest.mark.parametrize("eta", [0, 0.5])
