@@ -102,8 +102,10 @@ def _acquire(file: Path, wait: bool) -> "BaseFileLock":
 
 def _try_flock(file: Path) -> "BaseFileLock | None":
     """Take the operating system's lock, or a lease where it has none; None where another has it."""
-    from filelock import FileLock, Timeout
+    from filelock import FileLock, SoftFileLock, Timeout
 
+    if issubclass(FileLock, SoftFileLock):  # a system without locks
+        return _try_lease(file)
     held: BaseFileLock = FileLock(file, timeout=PATIENCE_S, thread_local=False, fallback_to_soft=False)
     try:
         held.acquire()
