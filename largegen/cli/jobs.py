@@ -85,7 +85,7 @@ def _run(context: Any, rows: list[Row], options: dict[str, Any]) -> int:
     as_json, keep_going = options["json"], options["keep_going"]
     if options["dry_run"]:
         results = [_tried(call, keep_going) for call in calls.values()]
-        shared.print_json(_merged(results))
+        shared.print_json(_merged(results, "slides" in options))
         return 3 if any("error" in result for result in results) else 0
 
     def work(job: Job) -> dict[str, Any]:
@@ -111,7 +111,8 @@ def _run(context: Any, rows: list[Row], options: dict[str, Any]) -> int:
         return 0  # the first process reports, when all is done
     failed = [record for record in records if record.state == "failed"]
     if as_json:
-        shared.print_json(_merged([_result(calls[record.output], record) for record in records]))
+        results = [_result(calls[record.output], record) for record in records]
+        shared.print_json(_merged(results, "slides" in options))
     for record in failed:
         shared.log.error("%s: %s", folder / record.output, record.error)
     return 3 if failed else 0
@@ -247,11 +248,11 @@ def _result(call: _Call, record: Record) -> dict[str, Any]:
     return about | record.report
 
 
-def _merged(results: list[dict[str, Any]]) -> dict[str, Any]:
-    """Put the reports of all jobs into one."""
-    if not any("encoder" in result for result in results):
+def _merged(results: list[dict[str, Any]], of_slides: bool) -> dict[str, Any]:
+    """Put the reports of all jobs into one; of `embed`, as of one job that has all `slides`."""
+    if not of_slides:
         return {"jobs": [{k: v for k, v in result.items() if k != "slides"} for result in results]}
-    about = next(result for result in results if "encoder" in result)
+    about = next((result for result in results if "encoder" in result), {})
     common = {name: value for name, value in about.items() if name not in ("output", "state", "seconds", "worker")}
     return common | {"slides": [slide for result in results for slide in result.get("slides", [])]}
 

@@ -3,6 +3,7 @@
 import atexit
 import logging
 import os
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
@@ -18,6 +19,7 @@ from largegen.runtime.device import OWN_GPU
 # The others wait while the main one embeds a reference or writes an image.
 PROCESS_TIMEOUT = timedelta(days=7)
 MEETING_TIMEOUT = timedelta(seconds=100)  # for all of a group to begin
+LATE_S = 5.0  # until processes that have not come are spoken of
 
 log = logging.getLogger(__name__)
 
@@ -59,7 +61,10 @@ def _meet(device: torch.device) -> None:
         place, me = (host, int(port)), int(rank)
     except (KeyError, ValueError) as error:
         raise InputError(f"WORLD_SIZE={size} speaks of several processes, but {error} is not said; {alone}") from error
-    log.warning("process %d of %d (WORLD_SIZE): waiting for the others at %s:%d; %s", me, count, *place, alone)
+    text = "process %d of %d (WORLD_SIZE): waiting for the others at %s:%d; %s"
+    late = threading.Timer(LATE_S, log.warning, (text, me, count, *place, alone))
+    late.daemon = True
+    late.start()
     try:
         store = torch.distributed.TCPStore(*place, count, me == 0, timeout=MEETING_TIMEOUT)
     except RuntimeError as error:
@@ -68,6 +73,8 @@ def _meet(device: torch.device) -> None:
             f"the other {count - 1} of {count} processes (WORLD_SIZE) did not come to {host}:{port}"
             f" within {seconds:g} s; {alone}"
         ) from error
+    finally:
+        late.cancel()
     backend = "nccl" if device.type == "cuda" else "gloo"
     torch.distributed.init_process_group(backend, store=store, rank=me, world_size=count, timeout=PROCESS_TIMEOUT)
 

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 import torch
+from helpers import ROOT
 from helpers.commands import assert_one_line
 
 from largegen.cli import run
@@ -28,7 +29,7 @@ def test_python_m_largegen_gives_the_exit_code():
         (["embed", "a.svs", "--out", "o", "--batch-size", "many"], "--batch-size"),
         (["embed", "a.svs", "--out", "o", "--batch-size", "0"], "--batch-size"),
         (["embed", "a.svs", "--out", "o", "--nonsense"], "--nonsense"),
-        (["embed", "a.svs", "--out", "o", "--mag", "20", "--mpp", "0.5"], "--mpp"),
+        (["embed", str(ROOT / "examples/reference.tif"), "--out", "o", "--mag", "20", "--mpp", "0.5"], "--mpp"),
         (["embed", "a.svs", "--out", "o"], "a.svs"),
     ],
 )

@@ -101,6 +101,7 @@ def test_a_group_that_does_not_come_is_named(monkeypatch, caplog):
     for name, value in said.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(distributed, "MEETING_TIMEOUT", timedelta(seconds=1))
+    monkeypatch.setattr(distributed, "LATE_S", 0.2)
     with pytest.raises(LargegenError, match=r"the other 1 of 2 processes \(WORLD_SIZE\) did not come"):
         distributed.process_group(torch.device("cpu"))
     assert f"waiting for the others at 127.0.0.1:{port}" in caplog.text

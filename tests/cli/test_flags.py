@@ -76,7 +76,7 @@ def test_the_error_of_one_input_of_several_names_flags_in_json(monkeypatch, capf
     assert run(["embed", *slides, "--out", str(tmp_path), "--keep-going", "--json"]) == 3
     out, err = capfd.readouterr()
     assert [result["error"] for result in json.loads(out)["slides"]] == ["lower --tissue-threshold"] * 2
-    assert err == "error: lower --tissue-threshold\n" * 2
+    assert err.count("lower --tissue-threshold\n") == 4 and "`" not in err  # when it fails, and at the end
 
 
 def test_the_library_names_no_flags():

@@ -230,7 +230,7 @@ def test_an_imported_file_survives_being_read(tmp_path, phikon):
     """What is written passes the checks of every reader, and damage to it is seen."""
     path = import_embeddings(save(tmp_path / "a.npy", random(4, 768)), tmp_path / "out", ImportOptions(**phikon))
     with pytest.raises(OutputError, match="exists already"):
-        import_embeddings(save(tmp_path / "a.npy", random(5, 768)), tmp_path / "out", ImportOptions(**phikon))
+        import_embeddings(save(tmp_path / "a.npy", random(9, 768)), tmp_path / "out", ImportOptions(**phikon))
     with h5py.File(path, "r+") as file:
         file["coords"][0] = (5, 5)
     with pytest.raises(EmbeddingFileError, match="do not form a grid"):

@@ -26,7 +26,7 @@ def features(side=4):
 
 
 def settings(model, **changes):
-    return resolve_defaults(Sampling(steps=4, **changes), model)
+    return resolve_defaults(Sampling(**{"steps": 4, "guidance": 4.0} | changes), model)
 
 
 def test_the_fast_method_agrees_with_its_guide(model):
