@@ -63,7 +63,7 @@ def lock(path: Path, wait: bool = False) -> Iterator[None]:
     """
     path = Path(path)
     file = path.with_name(f"{path.name}.lock")
-    if _read(file) and owner_of(file) is None:
+    if _is_foreign(file):
         raise OutputError(f"{file}: not written by largegen, and it needs this name for a moment; move or rename it")
     with write_errors(file):
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -78,6 +78,16 @@ def lock(path: Path, wait: bool = False) -> Iterator[None]:
                 if owner_of(file) in (_myself(), None):  # else another machine has taken it over
                     file.unlink()  # while it is held: later it may be another's
         held.release()
+
+
+def _is_foreign(file: Path) -> bool:
+    """Tell whether a file that is not ours has the lock's name; one that is just being signed is looked at again."""
+    end = time.monotonic() + 5 * PATIENCE_S
+    while _read(file) and owner_of(file) is None:
+        if time.monotonic() > end:
+            return True
+        time.sleep(PATIENCE_S / 10)
+    return False
 
 
 def _acquire(file: Path, wait: bool) -> "BaseFileLock":

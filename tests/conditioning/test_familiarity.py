@@ -6,12 +6,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from helpers.models import WIDTH, flat_grid, save_encoder, save_model
 
 from largegen.conditioning.familiarity import count_unlike, differences
 from largegen.models.info import TrainingSlide
 from largegen.models.known_embeddings import know_embeddings
 from largegen.models.model import load_model
-from tests.helpers.models import WIDTH, flat_grid, save_encoder, save_model
 
 
 @pytest.fixture
