@@ -32,13 +32,13 @@ def count_unlike(model: "Model", grid: "EmbeddingGrid") -> int | None:
     tissue = grid.tissue if grid.tissue.any() else ~grid.tissue
     features = torch.as_tensor(grid.features[tissue])[:, : model.info.embedding_dim]
     unlike, tiles, reasons = model.known.unlike(features), len(features), differences(model, grid)
-    if unlike > UNLIKE_SHARE * tiles or reasons:
+    many = unlike > UNLIKE_SHARE * tiles
+    if many or reasons:
         log.warning(
-            "%s: %d of its %d tiles are unlike all that model %s was trained on%s: the image may not resemble it;"
-            " another `model` may do better, or one trained on such images (`train --init-from`)",
+            "%s: %s model %s was trained on%s: the image may not resemble it; another `model` may do better, or one"
+            " trained on such images (`train --init-from`)",
             grid.source.name,
-            unlike,
-            tiles,
+            f"{unlike} of its {tiles} tiles are unlike all that" if many else "it is unlike what",
             model.info.name,
             f" ({' and '.join(reasons)})" if reasons else "",
         )
