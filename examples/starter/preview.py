@@ -10,13 +10,13 @@ import time
 from pathlib import Path
 
 import numpy as np
-import torch
 from encoder import TILE_PX
 from maps import read_manifest
 from PIL import Image
 
 from largegen import generate, load_model
 from largegen.models.encoder import load_encoder
+from largegen.models.pixels import to_images, to_network
 
 
 def main() -> None:
@@ -44,24 +44,14 @@ def main() -> None:
             tiles = real.reshape(rows, TILE_PX, cols, TILE_PX, 3).swapaxes(1, 2).reshape(-1, TILE_PX, TILE_PX, 3)
             grid = np.asarray(encoder.encode(tiles)).reshape(rows, cols, -1)
             save(real, options.out / f"{region.path.stem}.real.jpg")
-            decoded = model.autoencoder.decode(model.autoencoder.encode(to_network(real)))[0]
-            save(to_pixels(decoded), options.out / f"{region.path.stem}.decoded.jpg")
+            decoded = model.autoencoder.decode(model.autoencoder.encode(to_network(real[None])))[0]
+            save(to_images(decoded), options.out / f"{region.path.stem}.decoded.jpg")
             for guidance in options.guidance:
                 for seed in options.seeds:
                     started = time.monotonic()
                     made = generate(model, grid, steps=options.steps, guidance=guidance, seed=seed)
                     save(made, options.out / f"{region.path.stem}.g{guidance:g}.s{seed}.jpg")
                     print(f"{region.path.stem} {guidance:g} {seed}: {time.monotonic() - started:.1f} s", flush=True)
-
-
-def to_network(image: np.ndarray) -> torch.Tensor:
-    """(H, W, 3) uint8 -> (1, 3, H, W) in [-1, 1]."""
-    return torch.from_numpy(image.copy()).movedim(-1, 0)[None].float() / 127.5 - 1
-
-
-def to_pixels(image: torch.Tensor) -> np.ndarray:
-    """(3, H, W) in [-1, 1] -> (H, W, 3) uint8."""
-    return ((image.float().cpu().clamp(-1, 1) + 1) * 127.5).round().byte().movedim(0, -1).numpy()
 
 
 def save(image: np.ndarray, path: Path) -> None:

@@ -48,7 +48,7 @@ def count_unlike(model: "Model", grid: "EmbeddingGrid") -> int | None:
 def differences(model: "Model", grid: "EmbeddingGrid") -> list[str]:
     """Name what differs between a reference and the slides or scenes that a model was trained on."""
     source, reasons = grid.source, []
-    trained_gsd = min((slide.gsd_m for slide in model.info.trained_on if slide.gsd_m), default=None)
+    trained_gsd = model.info.base_gsd
     if model.mpp and source.gsd_m:
         reasons.append("a scene, and it knows slides only")
     elif trained_gsd and not model.mpp and source.mpp:

@@ -12,6 +12,8 @@ from largegen.models.denoiser import PRESETS
 from largegen.models.encoder import load_encoder
 from largegen.models.info import ModelInfo, TrainingSlide
 from largegen.models.model import Model, build_model
+from largegen.sampling.generate import resolve_defaults
+from largegen.sampling.settings import Sampling
 from largegen.training.config import AUTOENCODER_PRESETS
 from largegen.training.tasks.autoencoder import build_autoencoder
 
@@ -53,6 +55,16 @@ def save_model(directory: Path, encoder: Path, seed: int = 0, levels: int = 1) -
     model = build_model(PRESETS["tiny"], conditioner, Autoencoder(vae), WIDTH, TILE_PX, info, levels)
     model.save(directory, encoder=encoder)
     return directory
+
+
+def random_features(side: int = 4) -> torch.Tensor:
+    """The same embeddings (side, side, WIDTH) for every test."""
+    return torch.randn(side, side, WIDTH, generator=torch.Generator().manual_seed(0))
+
+
+def few_steps(model: Model, **changes) -> Sampling:
+    """Settings of a short run under guidance, resolved for `model`."""
+    return resolve_defaults(Sampling(**{"steps": 4, "guidance": 4.0} | changes), model)
 
 
 def flat_grid(model: Model, rows: int, cols: int, seed: int = 0, **changes):

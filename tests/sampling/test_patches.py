@@ -3,13 +3,11 @@
 import numpy as np
 import pytest
 import torch
-from helpers.models import TILE_PX, WIDTH
+from helpers.models import TILE_PX, WIDTH, few_steps, random_features
 
 from largegen.conditioning.reference import SlideOnDemand, slide_reference
 from largegen.embeddings.options import EmbedOptions
-from largegen.sampling.generate import resolve_defaults
 from largegen.sampling.patches import choose_places, grids_at, sample_patches
-from largegen.sampling.settings import Sampling
 from largegen.slides.slide import open_slide
 
 
@@ -18,19 +16,11 @@ def model(zoom_model):
     return zoom_model
 
 
-def features(side=4):
-    return torch.randn(side, side, WIDTH, generator=torch.Generator().manual_seed(0))
-
-
-def settings(model, **changes):
-    return resolve_defaults(Sampling(steps=4, **changes), model)
-
-
 def test_a_patch_depends_on_its_number_grid_and_level_but_not_on_how_many_there_are(model):
-    grid = features(2)[None]
-    alone = sample_patches(model, grid, 1, settings(model))
-    three = sample_patches(model, torch.cat([grid, grid, grid.flip(-1)]), 1, settings(model, batch_size=2))
-    coarser = sample_patches(model, grid, 2, settings(model))
+    grid = random_features(2)[None]
+    alone = sample_patches(model, grid, 1, few_steps(model))
+    three = sample_patches(model, torch.cat([grid, grid, grid.flip(-1)]), 1, few_steps(model, batch_size=2))
+    coarser = sample_patches(model, grid, 2, few_steps(model))
     torch.testing.assert_close(three[:1], alone, atol=1e-4, rtol=1e-4)
     assert (three[1] - three[0]).abs().max() > 0.1 and (coarser - alone).abs().max() > 1e-3
 
