@@ -1,12 +1,10 @@
 """What processes that share an image tell each other."""
 
-import os
-import socket
 import subprocess
-import sys
 
 import pytest
 import torch
+from helpers.processes import start_two
 
 from largegen.errors import InputError
 from largegen.runtime.distributed import min_over_processes, process_group, run_on_main
@@ -53,19 +51,7 @@ print(f"{found}, {failure}, {min_over_processes(processes, 5 + rank)}")
 
 
 def test_two_processes():
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    environment = os.environ | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2"}
-    environment |= {"LOCAL_WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
-    started = [
-        subprocess.Popen(
-            [sys.executable, "-c", PROGRAM],
-            env=environment | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
-            **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True},
-        )
-        for rank in range(2)
-    ]
+    started = start_two(PROGRAM, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     for process in started:
         out, err = process.communicate(timeout=120)
         assert process.returncode == 0, err

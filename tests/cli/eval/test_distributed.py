@@ -1,15 +1,13 @@
 """`largegen eval` on two processes: the figures and exit codes of one, whatever is damaged, and one voice."""
 
 import json
-import os
 import re
-import socket
 import subprocess
-import sys
 
 import numpy as np
 import pytest
 from helpers.models import save_encoder
+from helpers.processes import start_two
 from helpers.slides import save_slide
 
 from largegen.cli import run
@@ -32,19 +30,7 @@ for arguments in json.load(sys.stdin):
 
 def on_two(commands):
     """Run commands, one after another, in the same two processes: of each command, (code, out, err) in both."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    environment = os.environ | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2"}
-    environment |= {"LOCAL_WORLD_SIZE": "2", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    started = [
-        subprocess.Popen(
-            [sys.executable, "-c", PROGRAM],
-            env=environment | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
-            **{"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True},
-        )
-        for rank in range(2)
-    ]
+    started = start_two(PROGRAM, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     for process in started:
         process.stdin.write(json.dumps([list(map(str, command)) for command in commands]))
         process.stdin.close()
