@@ -94,7 +94,6 @@ class Commands(Mapping[str, Any]):
 
 def _make(name: str, stage: str) -> Any:
     from largegen.cli.derived import with_derived_options
-    from largegen.cli.jobs import with_jobs
     from largegen.cli.options import with_common_options
 
     stem = name.replace("-", "_") + "_" * keyword.iskeyword(name)
@@ -103,6 +102,8 @@ def _make(name: str, stage: str) -> Any:
     _, _, details = (function.__doc__ or "").partition("\n\n")
     command = with_derived_options(function)
     if name in OF_MANY_JOBS:
+        from largegen.cli.jobs import with_jobs
+
         command = with_jobs(command)
     app = typer.Typer(add_completion=False, rich_markup_mode=None)
     app.command(

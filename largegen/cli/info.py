@@ -8,6 +8,8 @@ import typer
 from largegen.cli.options import Json, SourceMag, SourceMpp, print_json
 from largegen.errors import InputError, ModelError
 
+HDF5 = b"\x89HDF\r\n\x1a\n"  # how its files begin
+
 
 def info(
     path: Annotated[
@@ -52,9 +54,10 @@ def _directory(path: Path) -> Path:
 
 
 def _is_embedding_file(path: Path) -> bool:
-    import h5py
-
-    return path.suffix.lower() in (".h5", ".hdf5") or bool(h5py.is_hdf5(path))
+    if path.suffix.lower() in (".h5", ".hdf5"):
+        return True
+    with path.open("rb") as file:
+        return file.read(len(HDF5)) == HDF5
 
 
 def _embedding_file(path: Path) -> dict[str, Any]:

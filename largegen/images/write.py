@@ -22,7 +22,7 @@ from largegen.images.stream import save_bands
 from largegen.runtime.files import atomic, remove
 from largegen.runtime.outputs import check_new, check_writable
 from largegen.slides.by_products import read_sidecar
-from largegen.slides.deepzoom_reader import tiles_directory
+from largegen.slides.find import tiles_directory
 from largegen.slides.image_info import Georeference, ImageInfo, sidecar
 
 if TYPE_CHECKING:

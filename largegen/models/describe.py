@@ -4,10 +4,8 @@ from pathlib import Path
 from typing import Any
 
 from largegen.errors import InputError, ModelError
-from largegen.models.autoencoder import load_autoencoder
-from largegen.models.directory import INDEX
+from largegen.models.directory import INDEX, is_prior
 from largegen.models.encoder import DIRECTORY_FORMAT, encoder_spec
-from largegen.models.grid_prior import is_prior
 from largegen.runtime.files import read_config
 
 
@@ -60,6 +58,8 @@ def _prior(path: Path) -> dict[str, Any]:
 
 
 def _autoencoder(path: Path) -> dict[str, Any]:
+    from largegen.models.autoencoder import load_autoencoder
+
     autoencoder = load_autoencoder(path)
     return {
         "path": str(path),

@@ -4,16 +4,17 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-
-import torch
-from diffusers import DDPMScheduler
-from torch import nn
+from typing import TYPE_CHECKING
 
 from largegen.errors import ModelError
 from largegen.models.info import ModelInfo
-from largegen.models.storage import save_network
 from largegen.runtime.files import write_json
 from largegen.version import __version__
+
+if TYPE_CHECKING:
+    import torch
+    from diffusers import DDPMScheduler
+    from torch import nn
 
 _PACKAGE = Path(__file__).parents[1]
 BUNDLED = {"tissue": _PACKAGE / "starter", "aerial": _PACKAGE / "aerial", "starter": _PACKAGE / "starter"}
@@ -25,6 +26,12 @@ JOB = "_job"  # key of the digest of a conversion
 def is_model(path: Path) -> bool:
     """Tell whether a model of this package is there, not one of diffusers, whose directories look the same."""
     return (path / INDEX).is_file() and CLASS_NAME in (path / INDEX).read_text(encoding="utf-8")
+
+
+def is_prior(path: Path) -> bool:
+    """Tell whether a directory holds a grid prior."""
+    config = path / "config.json"
+    return config.is_file() and '"_class_name": "GridPrior"' in config.read_text(encoding="utf-8", errors="replace")
 
 
 def find_model(name_or_dir: str | Path) -> Path:
@@ -66,10 +73,10 @@ def read_index(directory: Path) -> ModelIndex:
 
 def write_model(
     directory: Path,
-    parts: dict[str, nn.Module],
-    scheduler: DDPMScheduler,
+    parts: "dict[str, nn.Module]",
+    scheduler: "DDPMScheduler",
     info: ModelInfo,
-    dtype: torch.dtype | None = None,
+    dtype: "torch.dtype | None" = None,
     job: str = "",
 ) -> Iterator[str]:
     """Write networks, schedule and index into `directory`.
@@ -87,6 +94,8 @@ def write_model(
     Yields:
         The name of each network when it is written.
     """
+    from largegen.models.storage import save_network
+
     for name, network in parts.items():
         save_network(network, directory / name, dtype)
         yield name
@@ -104,8 +113,10 @@ def write_model(
     )
 
 
-def load_scheduler(directory: Path) -> DDPMScheduler:
+def load_scheduler(directory: Path) -> "DDPMScheduler":
     """Load the noise schedule of a model directory. Raises ModelError where it is missing or damaged."""
+    from diffusers import DDPMScheduler
+
     try:
         return DDPMScheduler.from_pretrained(directory / "scheduler", local_files_only=True)
     except (OSError, ValueError, TypeError, NotImplementedError) as error:

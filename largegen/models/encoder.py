@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 from largegen.errors import HubError, ModelError
 from largegen.models.encoder_registry import IMAGENET_MEAN, IMAGENET_STD, REGISTRY, EncoderSpec
-from largegen.models.timm_weights import load_weights
 from largegen.runtime.device import dtype_of, resolve_device
 from largegen.runtime.files import read_config
 from largegen.runtime.fingerprints import network_checksum
@@ -181,6 +180,8 @@ def load_encoder(
         HubError: Where the hub does not give the weights.
     """
     import torch
+
+    from largegen.models.timm_weights import load_weights
 
     spec = name if isinstance(name, EncoderSpec) else encoder_spec(name)
     device = device if isinstance(device, torch.device) else resolve_device(device)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from largegen.errors import ModelError
 from largegen.models.denoiser import to_eps
+from largegen.models.directory import is_prior
 from largegen.models.dit import COSINE_SCHEDULE, DiT, positions
 from largegen.models.info import ModelInfo
 from largegen.models.storage import load_network
@@ -172,9 +173,3 @@ def load_prior(directory: str | Path, device: str | torch.device = "auto") -> Gr
         raise ModelError(f"{directory}: no grid prior there; `largegen train-prior` makes one")
     prior = load_network(path, {"GridPrior": GridPrior}).eval().requires_grad_(False)
     return prior.to(device if isinstance(device, torch.device) else resolve_device(device))
-
-
-def is_prior(path: Path) -> bool:
-    """Tell whether a directory holds a grid prior."""
-    config = path / "config.json"
-    return config.is_file() and '"_class_name": "GridPrior"' in config.read_text(encoding="utf-8", errors="replace")

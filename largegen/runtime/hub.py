@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from largegen.errors import HubError, InputError, first_line
-from largegen.runtime.downloads import reachable
 
 
 def page_of(repo: str) -> str:
@@ -98,4 +97,6 @@ def _hub_errors(repo: str, instead: str) -> Iterator[None]:
 
 def _hub_reachable() -> bool:
     """Find out whether the hub answers: asked first, because its client retries for half a minute per file."""
+    from largegen.runtime.downloads import reachable
+
     return reachable(os.environ.get("HF_ENDPOINT", "https://huggingface.co"))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from largegen.errors import SlideError, UnreadablePixels, first_line
+from largegen.slides.find import tiles_directory
 from largegen.slides.image_info import read_provenance
 
 if TYPE_CHECKING:
@@ -20,11 +21,6 @@ MAX_TILE_PX = 8192
 SMALLEST_LEVEL_PX = 64  # shorter side; of smaller levels the size, rounded up, says little of the scale
 KEPT_BYTES = 2**25  # of decoded tiles
 FORMATS = ("png", "jpg", "jpeg")
-
-
-def tiles_directory(path: Path) -> Path:
-    """Name the directory beside a `.dzi` that holds its tiles."""
-    return path.with_name(f"{path.stem}_files")
 
 
 class DeepZoomReader:

@@ -10,7 +10,6 @@ from pathlib import Path
 from largegen.errors import InputError
 from largegen.runtime.outputs import protect
 from largegen.slides.by_products import is_made_beside_an_image, is_preview
-from largegen.slides.deepzoom_reader import tiles_directory
 
 TIFF_SUFFIXES = (".tif", ".tiff", ".btf", ".tf2", ".tf8")
 SUFFIXES = (
@@ -80,6 +79,11 @@ def find_files(
         once.setdefault(os.path.realpath(file), file)
         protect([file, *belonging(file)])
     return list(once.values())
+
+
+def tiles_directory(path: Path) -> Path:
+    """Name the directory beside a `.dzi` that holds its tiles."""
+    return path.with_name(f"{path.stem}_files")
 
 
 def belonging(path: Path) -> list[Path]:

@@ -37,6 +37,23 @@ def test_help_is_quick_and_loads_no_library():
     assert min(clock) < 0.3
 
 
+@pytest.mark.parametrize(
+    ("command", "limit_s"), [(["encoders"], 0.35), (["info", "tissue"], 0.35), (["info", "SLIDE"], 0.5)]
+)
+def test_what_needs_no_network_is_quick_and_loads_no_torch(command, limit_s, slide_path):
+    command = [str(slide_path) if word == "SLIDE" else word for word in command]
+    program = (
+        f"import os, sys; from largegen.cli import run; assert run({command}) == 0; "
+        "heavy = {'torch', 'timm', 'diffusers', 'accelerate', 'h5py'} & set(sys.modules); "
+        "sys.exit(f'{heavy} loaded' if heavy else str(sum(os.times()[:2])))"
+    )
+    used = []
+    while len(used) < 10 and min(used, default=limit_s) >= limit_s:  # a busy machine slows some of them
+        done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+        used.append(float(done.stderr))  # else what it says instead
+    assert min(used) < limit_s
+
+
 def test_help_lists_commands_by_stage_each_in_a_sentence(capfd):
     assert run(["--help"]) == 0
     text = capfd.readouterr().out
