@@ -40,7 +40,7 @@ def root(
     version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
 ) -> None:
     """Print the version or the help, where no command is given."""
-    from largegen.cli.options import set_up_logging  # here, as --help does without it
+    from largegen.cli.common import set_up_logging  # here, as --help does without it
 
     set_up_logging()  # -v and -q of the command change it
     if version:
