@@ -1,10 +1,8 @@
 """The figures that the benchmarks print, held against closed forms and made-up images."""
 
 import numpy as np
-import pytest
 from benchmarks.metrics import (
     encode_all,
-    psnr,
     r_squared,
     random_crops,
     ridge,
@@ -27,16 +25,6 @@ def test_tiles_and_crops_are_parts_of_the_image():
     assert (crops == image).all()
     means = encode_all(lambda batch: batch.mean((1, 2)), tiles, batch=4)
     assert np.allclose(means, tiles.mean((1, 2)))
-
-
-def test_psnr_of_the_mean_error_and_the_mean_of_psnrs():
-    a = np.full((2, 8, 8, 3), 100, np.uint8)
-    b = a.copy()
-    b[0] += 1
-    b[1] += 10
-    of_mean, mean = psnr(a, b)
-    assert of_mean == pytest.approx(10 * np.log10(255**2 / 50.5))
-    assert mean == pytest.approx(10 * np.log10(255**2 / 10))  # the mean of 48.13 and 28.13 dB
 
 
 def test_ridge_finds_a_linear_map_and_nothing_in_noise():

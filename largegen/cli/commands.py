@@ -93,8 +93,8 @@ class Commands(Mapping[str, Any]):
 
 
 def _make(name: str, stage: str) -> Any:
+    from largegen.cli.common import with_common_options
     from largegen.cli.derived import with_derived_options
-    from largegen.cli.options import with_common_options
 
     stem = name.replace("-", "_") + "_" * keyword.iskeyword(name)
     module = importlib.import_module(f"largegen.cli.{stem}")

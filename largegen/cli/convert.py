@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from largegen.cli import common
 from largegen.cli import options as shared
 
 
@@ -87,10 +88,10 @@ def convert(
         licence=licence,
         dtype=dtype,
         overwrite=overwrite,
-        progress=shared.show_progress(),
+        progress=common.show_progress(),
     )
     if json:
-        shared.print_json({"out": str(out)} | asdict(report))
+        common.print_json({"out": str(out)} | asdict(report))
         return
     averaged = ", the denoiser's averaged (EMA)" if report.ema else ""
     typer.echo(f"{out}: {', '.join(report.parts)}: {report.used} weights of {report.source}{averaged}")

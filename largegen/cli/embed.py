@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from largegen.cli import common
 from largegen.cli import options as shared
 from largegen.cli.import_ import import_ as import_files
 from largegen.cli.import_ import refuse_same_names
@@ -118,13 +119,13 @@ def embed(
                 return _estimate(slide, network, out, target, options)
             return _embed_one(slide, network, out, target, options, preview, overwrite)
 
-    results = shared.one_by_one(paths, one, keep_going, "slide")
+    results = common.one_by_one(paths, one, keep_going, "slide")
     done = [result for result in results if "error" not in result]
     about = {"encoder": network.spec.name, "licence": network.spec.licence, "width": network.dim}
     about |= {"device": str(network.device), "precision": str(network.dtype).removeprefix("torch.")}
     about |= {"settings": target._asdict() | asdict(options), "slides": results}
     lines = [f"{each['file']}: {each['tiles']} tiles x {network.dim}" for each in done]
-    shared.report(about, "\n".join(lines), json or dry_run)
+    common.report(about, "\n".join(lines), json or dry_run)
     return 0 if len(done) == len(results) else 3
 
 
@@ -163,7 +164,7 @@ def _embed_one(
         downsample=target.downsample(slide),
         mag=target.magnification(slide),
         overwrite=overwrite,
-        progress=shared.show_progress(),
+        progress=common.show_progress(),
     )
     file = EmbeddingFile(path)
     _, _, rows, columns = file.settings.region

@@ -4,7 +4,8 @@ from dataclasses import asdict
 
 import typer
 
-from largegen.cli.options import Json, print_json
+from largegen.cli.common import print_json
+from largegen.cli.options import Json
 
 
 def encoders(json: Json = False) -> None:

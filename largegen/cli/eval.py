@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from largegen.cli import common
 from largegen.cli import options as shared
 from largegen.cli.derived import Fields
 from largegen.cli.flags import in_flags
@@ -108,10 +109,10 @@ def eval(
     )
     config = replace(config, metrics=wanted, crops=replace(crops, placement="grid" if grid else "random"))
     if dry_run:
-        plan_files(request, config, outputs, shared.print_json)
+        plan_files(request, config, outputs, common.print_json)
         return 0
     tell = partial(_say, json=json)
-    complete = evaluate_files(request, config, outputs, tell, in_flags, progress=shared.show_progress())
+    complete = evaluate_files(request, config, outputs, tell, in_flags, progress=common.show_progress())
     if outputs.report and not json and PartialState().is_main_process:
         typer.echo(f"{outputs.report}: report with images")
     return 0 if complete else 3
@@ -119,7 +120,7 @@ def eval(
 
 def _say(evaluation: "Evaluation", json: bool) -> None:
     if json:
-        shared.print_json(evaluation.as_dict())
+        common.print_json(evaluation.as_dict())
         return
     from largegen.metrics.report.table import table_text
 

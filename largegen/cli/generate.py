@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from largegen.cli import common
 from largegen.cli import options as shared
 from largegen.cli.one_job import kept
 from largegen.cli.reference_options import Reference
@@ -48,20 +49,20 @@ def generate(
     out = out or Path(f"{chosen.name}_synthetic_{size.lower()}.tif")
     from largegen.images.finished import check_before
 
-    check_before(out, overwrite, wanted, shared.command_line())
+    check_before(out, overwrite, wanted, common.command_line())
     from largegen.images.generate_file import estimate_generate, generate_file
     from largegen.models.model import load_model
     from largegen.sampling.generate import resolve_defaults
 
     network = kept(load_model, chosen.choose_model(model), device, precision)
-    main = shared.is_main_process(network.device)
+    main = common.is_main_process(network.device)
     settings = resolve_defaults(sampling, network)
     with ExitStack() as stack:
-        source = chosen.open(stack, network, shared.show_progress())
+        source = chosen.open(stack, network, common.show_progress())
         place = source.area(network, wanted, corner)
         if dry_run:
             if main:
-                shared.print_json(estimate_generate(network, place, source.tissue[place.tiles], settings, out))
+                common.print_json(estimate_generate(network, place, source.tissue[place.tiles], settings, out))
             return
         grid = source.grid(place)
     report = generate_file(
@@ -70,10 +71,10 @@ def generate(
         place,
         out,
         sampling,
-        command=shared.command_line(),
+        command=common.command_line(),
         overwrite=overwrite,
-        progress=shared.show_progress(),
+        progress=common.show_progress(),
         save_every_s=save_every,
     )
     if main:
-        shared.report(report, f"{out}: {place.width}x{place.height} px", json)
+        common.report(report, f"{out}: {place.width}x{place.height} px", json)

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from largegen.cli import common
 from largegen.cli import options as shared
 from largegen.cli.derived import Fields
 from largegen.errors import InputError
@@ -51,8 +52,8 @@ def imagine(
         seed,
         scale_at(prior, mag),
         overwrite=overwrite,
-        progress=shared.show_progress(),
+        progress=common.show_progress(),
     )
     rows, cols = settings.region[2:]
     report = {"out": str(out), "rows": rows, "columns": cols, "imagined": settings.imagined}
-    shared.report(report, f"{out}: {rows}x{cols} tiles; use it as --embeddings {out}", json)
+    common.report(report, f"{out}: {rows}x{cols} tiles; use it as --embeddings {out}", json)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from largegen.cli import common
 from largegen.cli import options as shared
 from largegen.errors import InputError
 from largegen.models.encoder_registry import ENCODER_HELP
@@ -89,12 +90,12 @@ def import_(
     refuse_same_names(paths)
     settings = {"encoder_weights": encoder_weights, "device": device, "overwrite": overwrite}
     with open_slide(slide, *source.source()) if slide else nullcontext() as opened:
-        results = shared.one_by_one(
+        results = common.one_by_one(
             paths, lambda path: _import_one(path, out, options, opened, settings, dry_run), keep_going, "source"
         )
     done = [result for result in results if "error" not in result]
     lines = [f"{each['file']}: {each['tiles']} tiles x {each['width']}, {each['encoder']}" for each in done]
-    shared.report({"files": results}, "\n".join(lines), json or dry_run)
+    common.report({"files": results}, "\n".join(lines), json or dry_run)
     return 0 if len(done) == len(results) else 3
 
 

@@ -5,7 +5,8 @@ from typing import Annotated, Any
 
 import typer
 
-from largegen.cli.options import Json, SourceMag, SourceMpp, print_json
+from largegen.cli.common import print_json
+from largegen.cli.options import Json, SourceMag, SourceMpp
 from largegen.errors import InputError, ModelError
 
 HDF5 = b"\x89HDF\r\n\x1a\n"  # how its files begin

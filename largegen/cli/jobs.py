@@ -9,6 +9,7 @@ from typing import Annotated, Any, get_args, get_type_hints
 
 import typer
 
+from largegen.cli import common
 from largegen.cli import options as shared
 from largegen.cli.derived import Command, with_parameters
 from largegen.cli.flags import in_flags
@@ -85,7 +86,7 @@ def _run(context: Any, rows: list[Row], options: dict[str, Any]) -> int:
     as_json, keep_going = options["json"], options["keep_going"]
     if options["dry_run"]:
         results = [_tried(call, keep_going) for call in calls.values()]
-        shared.print_json(_merged(results, "slides" in options))
+        common.print_json(_merged(results, "slides" in options))
         return 3 if any("error" in result for result in results) else 0
 
     def work(job: Job) -> dict[str, Any]:
@@ -112,9 +113,9 @@ def _run(context: Any, rows: list[Row], options: dict[str, Any]) -> int:
     failed = [record for record in records if record.state == "failed"]
     if as_json:
         results = [_result(calls[record.output], record) for record in records]
-        shared.print_json(_merged(results, "slides" in options))
+        common.print_json(_merged(results, "slides" in options))
     for record in failed:
-        shared.log.error("%s: %s", folder / record.output, record.error)
+        common.log.error("%s: %s", folder / record.output, record.error)
     return 3 if failed else 0
 
 
@@ -192,7 +193,7 @@ def _paths(context: Any) -> dict[str, Path]:
     for param in context.command.params:
         value = context.params.get(param.name)
         value = value[0] if isinstance(value, list | tuple) and value else value
-        if value and _takes_path(hints[param.name]) and param.name not in (*shared.OUTPUTS, *HOW):
+        if value and _takes_path(hints[param.name]) and param.name not in (*common.OUTPUTS, *HOW):
             found[param.name] = Path(str(value))
     return found
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from largegen.cli import common
 from largegen.cli import options as shared
 from largegen.cli.derived import Fields
 from largegen.cli.reference_options import Reference
@@ -60,11 +61,11 @@ def sample(
     require_single_process(network.device)
     level = _level(network, mag, level)
     out = out or Path(f"{chosen.name}_samples_{network.level_names[level]}.png")
-    check_before(out, overwrite, sheet_size(network, count), shared.command_line())
+    check_before(out, overwrite, sheet_size(network, count), common.command_line())
     options: dict[str, Any] = {
-        "command": shared.command_line(),
+        "command": common.command_line(),
         "overwrite": overwrite,
-        "progress": shared.show_progress(),
+        "progress": common.show_progress(),
     }
     anything = not (reference.ref or reference.embeddings) and imagining == Imagining()
     cdm = load_token_prior(network.directory, network.device) if anything else None
@@ -72,9 +73,9 @@ def sample(
         if cdm:
             report = token_file(network, cdm, level, count, out, under_tokens(sampling), **options)
         else:
-            opened = chosen.open(stack, network, shared.show_progress())
+            opened = chosen.open(stack, network, common.show_progress())
             report = sample_file(network, opened, level, count, out, sampling, **options)
-    shared.report(report, f"{out}: {count} patches at {report['magnification']}", json)
+    common.report(report, f"{out}: {count} patches at {report['magnification']}", json)
 
 
 def _level(model: "Model", mag: float | None, level: int | None) -> int:

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from largegen.cli import common
 from largegen.cli import options as shared
 
 
@@ -26,7 +27,7 @@ def status(
     counts = {state: found.count(state) for state in STATES}
     if json:
         jobs = [asdict(job.record) | {"seconds": job.seconds, "left_s": job.left_s} for job in found.jobs]
-        shared.print_json({"folder": str(folder), "counts": counts, "left_s": found.left_s, "jobs": jobs})
+        common.print_json({"folder": str(folder), "counts": counts, "left_s": found.left_s, "jobs": jobs})
         return
 
     def line(job: JobStatus) -> list[str]:

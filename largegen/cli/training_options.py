@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from largegen.cli import common
 from largegen.cli import options as shared
 from largegen.cli.derived import Fields
 from largegen.slides.resolution import check_only_one
@@ -49,7 +50,7 @@ class Run:
         if not PartialState().is_main_process:
             return
         if self.dry_run or self.json:
-            shared.print_json(report)
+            common.print_json(report)
         else:
             typer.echo(f"{report['model']}: {result.format(**report)}")
 

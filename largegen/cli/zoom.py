@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from largegen.cli import common
 from largegen.cli import options as shared
 from largegen.cli.derived import Fields
 from largegen.cli.one_job import kept
@@ -57,7 +58,7 @@ def zoom(
         raise InputError(f"`size` {size}: zoom makes squares of a given side")
     chosen = reference.choose(imagining, sampling.seed, wanted, corner)
     out = out or Path(f"{chosen.name}_zoom_{size}.tif")
-    check_before(out, overwrite, wanted, shared.command_line())
+    check_before(out, overwrite, wanted, common.command_line())
     from largegen.images.zoom_file import estimate_zoom, zoom_file
     from largegen.models.model import load_model
     from largegen.runtime.distributed import require_single_process
@@ -72,10 +73,10 @@ def zoom(
     check_zooming(network, zooming)
     sampling = resolve_defaults(sampling, network)
     with ExitStack() as stack:
-        source = chosen.open(stack, network, shared.show_progress())
+        source = chosen.open(stack, network, common.show_progress())
         place = source.area(network, wanted, corner)
         if dry_run:
-            shared.print_json(estimate_zoom(network, place, sampling, zooming, out))
+            common.print_json(estimate_zoom(network, place, sampling, zooming, out))
             return
         grid = source.grid(place)
     report = zoom_file(
@@ -85,13 +86,13 @@ def zoom(
         out,
         sampling,
         zooming,
-        command=shared.command_line(),
+        command=common.command_line(),
         levels=levels,
         overwrite=overwrite,
-        progress=shared.show_progress(),
+        progress=common.show_progress(),
         save_every_s=save_every,
     )
     done = f"{out}: {place.width}x{place.height} px"
     if "guide_psnr" in report:
         done += f", {report['guide_psnr']:.1f} dB from its guide"
-    shared.report(report, done, json)
+    common.report(report, done, json)

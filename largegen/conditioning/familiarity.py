@@ -14,7 +14,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 DARK = 64  # mean RGB of a background below which a slide is of fluorescence
-SCALE = 1.5  # ratio of resolutions from which on they are named as different
 
 
 def count_unlike(model: "Model", grid: "EmbeddingGrid") -> int | None:
@@ -46,16 +45,12 @@ def count_unlike(model: "Model", grid: "EmbeddingGrid") -> int | None:
 
 
 def differences(model: "Model", grid: "EmbeddingGrid") -> list[str]:
-    """Name what differs between a reference and the slides or scenes that a model was trained on."""
+    """Name how a reference is of another kind than what a model was trained on; its scale, see warn_of_resolution."""
     source, reasons = grid.source, []
-    trained_gsd = model.info.base_gsd
     if model.mpp and source.gsd_m:
         reasons.append("a scene, and it knows slides only")
-    elif trained_gsd and not model.mpp and source.mpp:
+    elif model.info.base_gsd and not model.mpp and source.mpp:
         reasons.append("a slide, and it knows scenes only")
     elif source.kind != "scene" and sum(source.background) / 3 < DARK:
         reasons.append("dark around the tissue, as fluorescence is")
-    for found, trained, unit in ((source.mpp, model.mpp, "um"), (source.gsd_m, trained_gsd, "m")):
-        if found and trained and not 1 / SCALE < found * grid.downsample / trained < SCALE:
-            reasons.append(f"{found * grid.downsample:.3g} {unit} per pixel, where it knows {trained:.3g}")
     return reasons

@@ -63,7 +63,8 @@ def sample_file(
         progress: show a progress bar.
 
     Returns:
-        What was done: `out`, `level`, `magnification` and `patches`; `kept` where the sheet was there already.
+        What was done: `out`, `level`, `magnification`, `patches` and `unlike_tiles`; `kept` where the sheet was there
+        already.
 
     Raises:
         LockedError: while another process makes the same sheet.
@@ -98,23 +99,8 @@ def token_file(
 ) -> dict[str, Any]:
     """Sample patches of nothing that exists, under tokens of a CDM, and write them as a sheet [Z].
 
-    Args:
-        model: whose denoiser samples.
-        cdm: that of the model.
-        level: magnification level of the patches.
-        count: number of patches.
-        out: of the sheet; its suffix names the format.
-        sampling: settings; the seed is that of the tokens too.
-        command: for the provenance.
-        overwrite: whether `out` may exist.
-        progress: show progress bars.
-
-    Returns:
-        What was done: `out`, `level`, `magnification` and `patches`; `kept` where the sheet was there already.
-
-    Raises:
-        LockedError: while another process makes the same sheet.
-        OutputError: for a sheet that exists already, or a disk that refuses it.
+    As `sample_file`, but for the reference: `cdm` is that of the model, and the seed that of the tokens too. The report
+    says nothing of unlike tiles.
     """
     sampling = resolve_defaults(sampling, model)
 

@@ -10,6 +10,7 @@ image is nearer to its reference than real tissue of another slide is. For scene
 import argparse
 import csv
 import json
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -39,13 +40,18 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=1024)
     parser.add_argument("--stride", type=int, default=64, help="px between the distance's crops")
     parser.add_argument("--seeds", type=int, default=1)
-    parser.add_argument("--steps", type=int, default=Sampling.steps)
+    parser.add_argument("--steps", type=int, nargs="+", default=[Sampling.steps])
+    parser.add_argument("--schedulers", nargs="+", default=[Sampling.scheduler])
     parser.add_argument("--guidance", type=float, nargs="+", default=[Sampling.guidance])
     parser.add_argument("--device", default="auto")
     parser.add_argument("--features", type=Path, help=".npz to keep the real images' features in, for the next time")
     parser.add_argument("--out", type=Path, help="directory for the images")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
+    ways = [
+        dict(zip(("scheduler", "steps", "guidance"), way, strict=True))
+        for way in product(args.schedulers, args.steps, args.guidance)
+    ]
     model = load_model(args.model, args.device)
     encoder, network = own_encoder(model), load_network("vgg16", model.device)
     real = {path.stem: middle(path, args.size, model.tile_px) for path in test_images(args.data, args.kind)}
@@ -68,9 +74,9 @@ def main() -> None:
             **autoencoder_figures(image, decoded, model),
         }
         shared["decoded"] = frechet_distance_of_features(features[name], crop_features(decoded, network, args.stride))
-        for guidance in args.guidance:
+        for way in ways:
             for seed in range(args.seeds):
-                settings = {"steps": args.steps, "guidance": guidance, "seed": seed}
+                settings = {**way, "seed": seed}
                 made, seconds = timed(generate, model, grid, **settings)
                 distance = frechet_distance_of_features(features[name], crop_features(made, network, args.stride))
                 found = retrieval(encode_all(encoder.encode, tiles_of(made, model.tile_px)), codes)
@@ -81,8 +87,9 @@ def main() -> None:
                     args.out.mkdir(parents=True, exist_ok=True)
                     gap = np.full((len(image), 16, 3), 255, np.uint8)
                     sheet = np.concatenate([image, gap, made], axis=1)
-                    Image.fromarray(sheet).save(args.out / f"{name}.g{guidance:g}.s{seed}.jpg", quality=92)
-    summary = [summarised(rows, guidance) for guidance in args.guidance]
+                    about = f"{way['scheduler']}{way['steps']}.g{way['guidance']:g}.s{seed}"
+                    Image.fromarray(sheet).save(args.out / f"{name}.{about}.jpg", quality=92)
+    summary = [summarised(rows, way) for way in ways]
     print(f"\n{table(summary)}")
     if args.json:
         write_json(args.json, {"machine": machine(model.device), "rows": rows, "summary": summary})
@@ -139,13 +146,13 @@ def tiles(image: np.ndarray) -> np.ndarray:
     return tiles_of(image, 256)
 
 
-def summarised(rows: list[dict], guidance: float) -> dict:
+def summarised(rows: list[dict], way: dict) -> dict:
     """Means over images and seeds; of the ratios the geometric one."""
-    own = [row for row in rows if row["guidance"] == guidance]
+    own = [row for row in rows if way.items() <= row.items()]
     mean = {key: float(np.mean([row[key] for row in own])) for key in ("retrieved", "PSNR, dB", "ST-LPIPS", "seconds")}
     ratio = float(np.exp(np.mean([np.log(row["ratio"]) for row in own])))
     decoded = float(np.exp(np.mean([np.log(row["decoded"] / row["nearest other"]) for row in own])))
-    return {"guidance": guidance, "images": len(own), "ratio": ratio, "decoded alone": decoded, **mean}
+    return {**way, "images": len(own), "ratio": ratio, "decoded alone": decoded, **mean}
 
 
 def rounded(value):

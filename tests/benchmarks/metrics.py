@@ -1,4 +1,4 @@
-"""Figures of a generated image's quality: PSNR, probes."""
+"""Tiles, crops and linear probes of their embeddings."""
 
 from collections.abc import Callable
 
@@ -24,13 +24,6 @@ def tiles_of(image: np.ndarray, size_px: int) -> np.ndarray:
 def encode_all(encode: Callable[[np.ndarray], np.ndarray], images: np.ndarray, batch: int = 32) -> np.ndarray:
     """Embeddings (N, D) of images (N, h, w, 3), `batch` at a time."""
     return np.concatenate([encode(images[i : i + batch]) for i in range(0, len(images), batch)])
-
-
-def psnr(a: np.ndarray, b: np.ndarray) -> tuple[float, float]:
-    """PSNR in dB of images (N, h, w, 3) uint8: of the mean squared error over all, and the mean over images."""
-    errors = np.square(a.astype(np.float64) - b).mean((1, 2, 3))
-    decibel = 10 * np.log10(255**2 / np.maximum([errors.mean(), *errors], 1e-12))
-    return float(decibel[0]), float(decibel[1:].mean())
 
 
 def ridge(inputs: np.ndarray, targets: np.ndarray, strength: float = 1e-2) -> Callable[[np.ndarray], np.ndarray]:

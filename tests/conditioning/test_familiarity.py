@@ -47,19 +47,17 @@ def test_tiles_without_tissue_do_not_count(model):
     assert count_unlike(model, like(model, features=features, tissue=tissue)) == 0
 
 
-def test_names_another_kind_and_another_scale(model, caplog):
+def test_names_another_kind(model, caplog):
     grid = like(model)
     scene = like(model, source=replace(grid.source, kind="scene", mpp=None, gsd_m=0.13))
     with caplog.at_level(logging.WARNING):
         count_unlike(model, scene)
     assert "(a scene, and it knows slides only)" in caplog.text
-    assert differences(model, like(model, downsample=4.0)) == ["1 um per pixel, where it knows 0.5"]
     dark = like(model, source=replace(grid.source, background=(3, 2, 9)))
     assert differences(model, dark) == ["dark around the tissue, as fluorescence is"]
     model.info = replace(model.info, trained_on=(TrainingSlide("town", gsd_m=0.13),))
     assert differences(model, grid) == ["a slide, and it knows scenes only"]
-    coarse = like(model, source=replace(scene.source, gsd_m=0.3), downsample=1.0)
-    assert differences(model, coarse) == ["0.3 m per pixel, where it knows 0.13"]
+    assert differences(model, scene) == []
 
 
 def test_a_model_without_statistics_says_nothing(model, caplog):

@@ -47,3 +47,11 @@ def save_slide(path: Path, pixels: np.ndarray, mpp: float | None = None, **optio
     pyramid = {"tile": True, "pyramid": True, "tile_width": 256, "tile_height": 256}
     image.tiffsave(str(path), **{"compression": "jpeg", "Q": 90, **pyramid, **options})
     return path
+
+
+def save_tiff(path: Path, pixels: np.ndarray, **options) -> Path:
+    """Write pixels as a TIFF with tifffile's options: RGB, without a description of tifffile's own."""
+    import tifffile
+
+    tifffile.imwrite(path, pixels, **{"photometric": "rgb", "metadata": None} | options)
+    return path

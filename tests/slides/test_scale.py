@@ -5,7 +5,7 @@ import logging
 import numpy as np
 import pytest
 import tifffile
-from helpers.slides import save_slide, tissue_like
+from helpers.slides import save_slide, save_tiff, tissue_like
 
 from largegen.errors import SlideError
 from largegen.slides.ome import micrometres, number, read_ome
@@ -30,9 +30,7 @@ def pixels() -> np.ndarray:
 @pytest.fixture
 def save(tmp_path, pixels):
     def write(description=None, name="a.tif", **options):
-        options = {"photometric": "rgb", "tile": (128, 128), "metadata": None} | options
-        tifffile.imwrite(tmp_path / name, pixels, description=description, **options)
-        return tmp_path / name
+        return save_tiff(tmp_path / name, pixels, description=description, **{"tile": (128, 128)} | options)
 
     return write
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import rasterio
 import tifffile
-from helpers.slides import save_slide, tissue_like
+from helpers.slides import save_slide, save_tiff, tissue_like
 from PIL import Image
 
 from largegen.embeddings.embed import EmbedOptions, plan_tiles
@@ -30,9 +30,7 @@ def pixels() -> np.ndarray:
 @pytest.fixture
 def save(tmp_path):
     def write(data, name="a.tif", **options):
-        options = {"photometric": "rgb", "metadata": None, **TILED} | options
-        tifffile.imwrite(tmp_path / name, data, **options)
-        return tmp_path / name
+        return save_tiff(tmp_path / name, data, **TILED | options)
 
     return write
 
