@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from benchmarks.prior_figures import by_heart, gaussian_like, neighbours_of, shuffled_like, windows_of
+from benchmarks.prior_figures import by_heart, figures_of, gaussian_like, neighbours_of, shuffled_like, windows_of
 
 RNG = np.random.default_rng(0)
 
@@ -35,3 +35,10 @@ def test_a_window_known_by_heart_is_at_no_distance():
     training = RNG.normal(size=(30, 4, 4, 3))
     assert by_heart(training[:5], training) == pytest.approx(0, abs=1e-3)
     assert by_heart(training[:5] + 0.5, training) == pytest.approx(0.5, abs=1e-3)
+
+
+def test_windows_without_layout_differ_in_their_neighbours_alone():
+    real = np.repeat(RNG.normal(size=(60, 1, 1, 3)), 4, axis=1).repeat(4, axis=2) + 0.1 * RNG.normal(size=(60, 4, 4, 3))
+    found, same = figures_of(real, shuffled_like(real, 60, RNG)), figures_of(real, real)
+    assert found["FD of neighbours"] > 10 * found["FD of tiles"] and found["KD of neighbours"] > 0.01
+    assert same["FD of neighbours"] == pytest.approx(0, abs=1e-3) and same["precision"] == same["recall"] == 1

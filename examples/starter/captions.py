@@ -3,6 +3,7 @@
 The shares are rough: thresholds on colour, the same for all slides and scenes. They are for captions, not for science.
 """
 
+import bisect
 import random
 from collections.abc import Mapping
 
@@ -10,17 +11,26 @@ import numpy as np
 
 Shares = Mapping[str, float]
 
-# Words for each share; of two that mean the same either may be drawn.
+# Words for each share; of those that mean the same any may be drawn.
 WORDS = {
-    "glass": ("empty glass", "blank background", "white space"),
-    "fat": ("fat", "adipose tissue", "fat cells", "adipocytes"),
-    "nuclei": ("densely packed nuclei", "many dark nuclei", "crowded cells", "dense lymphocytes or tumour cells"),
-    "fibres": ("pink fibres", "collagen", "fibrous stroma", "connective tissue"),
-    "roofs": ("roofs", "buildings", "houses"),
-    "road": ("road and asphalt", "grey pavement", "streets"),
-    "trees": ("trees", "forest", "tree crowns"),
-    "fields": ("fields", "grass", "meadow"),
-    "soil": ("bare soil", "brown ground", "dry earth"),
+    "glass": (
+        *("empty glass", "blank background", "white space", "bare glass slide", "empty background"),
+        *("empty slide", "clear empty area", "unoccupied space", "blank slide"),
+    ),
+    "fat": ("fat", "adipose tissue", "fat cells", "adipocytes", "fat lobules", "adipose cells"),
+    "nuclei": (
+        *("densely packed nuclei", "many dark nuclei", "crowded cells", "dense lymphocytes", "tumour cells"),
+        *("high cellularity", "cellular tissue", "dense blue nuclei", "lymphocytes"),
+    ),
+    "fibres": (
+        *("pink fibres", "collagen", "fibrous stroma", "connective tissue", "eosinophilic fibres", "fibrous bands"),
+        *("dense collagen bundles", "pink stroma", "fibrosis", "scar"),
+    ),
+    "roofs": ("roofs", "buildings", "houses", "dense buildings", "a town", "built-up area", "settlements"),
+    "road": ("road and asphalt", "grey pavement", "streets", "paved roads", "asphalt", "paving"),
+    "trees": ("trees", "forest", "tree crowns", "wood", "dense forest", "dark green trees"),
+    "fields": ("fields", "grass", "meadow", "green fields", "grassland", "crops", "green grass", "grazing land", "lawns"),
+    "soil": ("bare soil", "brown ground", "dry earth", "ploughed field", "bare land", "brown soil"),
 }
 # What the test asks in, which no caption says.
 HELD_OUT_WORDS = {
@@ -34,15 +44,19 @@ HELD_OUT_WORDS = {
     "fields": "green pasture",
     "soil": "unplanted plough land",
 }
-HELD_OUT_AMOUNTS = ((0.02, "devoid of {}"), (0.15, "hardly any {}"), (0.4, "{} in places"), (1.01, "dominated by {}"))
+HELD_OUT_AMOUNTS = ("devoid of {}", "hardly any {}", "{} in places", "dominated by {}")
+LIMITS = {"tissue": (0.02, 0.15, 0.4), "aerial": (0.05, 0.12, 0.25)}  # shares from which on the next amount is said
 AMOUNTS = (
-    (0.02, ("no {}", "without {}")),
-    (0.15, ("a little {}", "few places of {}")),
-    (0.4, ("some {}", "partly {}")),
-    (1.01, ("mostly {}", "full of {}", "a lot of {}")),
+    (
+        *("no {}", "without {}", "free of {}", "lacking {}", "{} absent", "no {} at all", "not any {}"),
+        *("absence of {}", "empty of {}", "{} is missing", "not a trace of {}", "contains no {}"),
+    ),
+    ("a little {}", "few places of {}", "very little {}", "scarcely any {}", "traces of {}", "barely any {}"),
+    ("some {}", "partly {}", "{} here and there", "patches of {}", "{} in parts", "scattered {}"),
+    ("mostly {}", "full of {}", "a lot of {}", "{}", "{} everywhere", "rich in {}", "predominantly {}"),
 )
 KINDS = {"tissue": ("glass", "fat", "nuclei", "fibres"), "aerial": ("roofs", "road", "trees", "fields", "soil")}
-CAPTIONS = 8  # of a region
+CAPTIONS = 4  # of a region
 
 
 def measure(kind: str, tiles: np.ndarray) -> dict[str, np.ndarray]:
@@ -73,17 +87,17 @@ def write_captions(kind: str, subject: str, shares: Shares, rng: random.Random) 
     return [_caption(subject, _content(kind, shares, rng), rng) for _ in range(CAPTIONS)]
 
 
-def held_out_prompt(name: str, share: float) -> str:
-    """Ask for a share in words that no caption has."""
-    return next(text for end, text in HELD_OUT_AMOUNTS if share < end).format(HELD_OUT_WORDS[name])
+def held_out_prompt(name: str, amount: int) -> str:
+    """Ask for an amount, 0 (none) to 3 (most), in words that no caption has."""
+    return HELD_OUT_AMOUNTS[amount].format(HELD_OUT_WORDS[name])
 
 
 def _content(kind: str, shares: Shares, rng: random.Random) -> str:
     names = sorted(rng.sample(KINDS[kind], rng.choice((1, 1, 2, 3))), key=lambda name: -shares[name])
     said = []
     for name in names:
-        texts = next(texts for end, texts in AMOUNTS if shares[name] < end)
-        said.append(rng.choice(texts).format(rng.choice(WORDS[name])))
+        amount = bisect.bisect(LIMITS[kind], shares[name])
+        said.append(rng.choice(AMOUNTS[amount]).format(rng.choice(WORDS[name])))
     return rng.choice((", ", " and ", " beside ")).join(said)
 
 

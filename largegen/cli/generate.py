@@ -45,7 +45,7 @@ def generate(
     from largegen.conditioning.area import parse_corner, parse_size
 
     wanted, corner = parse_size(size), parse_corner(region) if region else None
-    chosen = reference.choose(imagining, sampling.seed, wanted, corner)
+    chosen = reference.choose(imagining, sampling.seed, wanted, corner, outline=dry_run)
     out = out or Path(f"{chosen.name}_synthetic_{size.lower()}.tif")
     from largegen.images.finished import check_before
 

@@ -39,11 +39,12 @@ def imagine(
     wanted = parse_size(size)
     if wanted is None:
         raise InputError(f"`size` {size}: give N or WxH (pixels)")
-    from largegen.models.directory import find_model
+    from largegen.models.directory import PRIOR, find_model
     from largegen.models.grid_prior import load_prior
-    from largegen.sampling.imagine import FOLDER, imagine_file, scale_at
+    from largegen.sampling.imagine import imagine_file, scale_at
 
-    prior = load_prior(imagining.prior or find_model(model) / FOLDER, device)
+    prior = load_prior(imagining.prior or find_model(model) / PRIOR, device)
+    main = common.is_main_process(prior.device)
     settings = imagine_file(
         prior,
         imagining,
@@ -56,4 +57,5 @@ def imagine(
     )
     rows, cols = settings.region[2:]
     report = {"out": str(out), "rows": rows, "columns": cols, "imagined": settings.imagined}
-    common.report(report, f"{out}: {rows}x{cols} tiles; use it as --embeddings {out}", json)
+    if main:
+        common.report(report, f"{out}: {rows}x{cols} tiles; use it as --embeddings {out}", json)

@@ -49,8 +49,11 @@ class Reference(shared.ResolutionOptions):
         seed: int,
         size: tuple[int, int] | None,
         corner: tuple[int, int] | None = None,
+        outline: bool = False,
     ) -> "ReferenceOptions | ImaginedOptions":
         """Choose between the reference, where one is given, and one that is sampled from a prior.
+
+        `outline`: see ImaginedOptions.
 
         Raises:
             InputError: options of both are given, or those of the reference do not go together.
@@ -65,7 +68,7 @@ class Reference(shared.ResolutionOptions):
             raise InputError("`size` full: means all of a reference; without one, give N or WxH")
         from largegen.sampling.imagine import ImaginedOptions
 
-        return ImaginedOptions(imagining, seed, size)
+        return ImaginedOptions(imagining, seed, size, outline)
 
     def check(self) -> ReferenceOptions:
         """Check that the options go together.

@@ -1,6 +1,7 @@
 """`largegen sample`."""
 
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -35,7 +36,15 @@ def sample(
         Path | None,
         typer.Option(help="The sheet: .png, .jpg or .tif.", show_default="<slide>_samples_<magnification>.png"),
     ] = None,
-    sampling: Annotated[Sampling, Fields("steps", "guidance", "seed")],
+    sampling: Annotated[Sampling, Fields("steps", "seed")],
+    guidance: Annotated[
+        float | None,
+        typer.Option(
+            help="Guidance scale: 1 is none; higher values follow the reference more closely.",
+            min=0.0,
+            show_default=f"{Sampling.guidance}, and 1.75 under a CDM",
+        ),
+    ] = None,
     device: shared.Device = "auto",
     precision: shared.Precision = "auto",
     overwrite: shared.Overwrite = False,
@@ -46,6 +55,7 @@ def sample(
     All are at one magnification, each conditioned on the embeddings at a random place of a reference, or of an
     invented grid of embeddings. Without a reference, a model with ZoomLDM's CDM invents the condition of each patch.
     """
+    sampling = sampling if guidance is None else replace(sampling, guidance=guidance)
     sampling.check()
     chosen = reference.choose(imagining, sampling.seed, IMAGINED_PX)
     if mag is not None and level is not None:
@@ -71,7 +81,8 @@ def sample(
     cdm = load_token_prior(network.directory, network.device) if anything else None
     with ExitStack() as stack:
         if cdm:
-            report = token_file(network, cdm, level, count, out, under_tokens(sampling), **options)
+            sampling = under_tokens(sampling) if guidance is None else sampling
+            report = token_file(network, cdm, level, count, out, sampling, **options)
         else:
             opened = chosen.open(stack, network, common.show_progress())
             report = sample_file(network, opened, level, count, out, sampling, **options)

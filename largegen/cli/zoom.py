@@ -56,7 +56,7 @@ def zoom(
     wanted, corner = parse_size(size), parse_corner(region) if region else None
     if wanted is None:
         raise InputError(f"`size` {size}: zoom makes squares of a given side")
-    chosen = reference.choose(imagining, sampling.seed, wanted, corner)
+    chosen = reference.choose(imagining, sampling.seed, wanted, corner, outline=dry_run)
     out = out or Path(f"{chosen.name}_zoom_{size}.tif")
     check_before(out, overwrite, wanted, common.command_line())
     from largegen.images.zoom_file import estimate_zoom, zoom_file

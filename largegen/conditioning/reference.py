@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 
 from largegen.conditioning.area import ImageArea, check_size, most_tissue
-from largegen.embeddings.cohort import differ_much, working_gsd, working_mpp
+from largegen.embeddings.cohort import differ_much
 from largegen.embeddings.embed import Rectangle, embed_slide, plan_tiles
 from largegen.embeddings.file import EmbeddingFile
 from largegen.embeddings.grid import EmbeddingGrid
@@ -251,7 +251,7 @@ def check_embeddings(model: Model, file: EmbeddingFile) -> None:
         EmbeddingFileError: Where dimension, tiles or encoder are not the model's.
     """
     check_settings(model, file.settings, file.path)
-    warn_of_resolution(model.info, file)
+    warn_of_resolution(model.info, file.settings, file.path)
 
 
 def check_settings(model: Model, settings: EmbeddingSettings, path: Path) -> None:
@@ -281,15 +281,15 @@ def check_settings(model: Model, settings: EmbeddingSettings, path: Path) -> Non
         )
 
 
-def warn_of_resolution(info: ModelInfo, file: EmbeddingFile) -> None:
-    """Say where tiles are not of the size, in um or metres, that a model was trained with."""
+def warn_of_resolution(info: ModelInfo, settings: EmbeddingSettings, path: Path) -> None:
+    """Say where tiles, which `path` holds or makes, are not of the size that a model was trained with."""
     for unit, own, found in (
-        ("um", info.base_mpp, working_mpp(file)),
-        ("m", info.base_gsd, working_gsd(file)),
+        ("um", info.base_mpp, settings.working_mpp),
+        ("m", info.base_gsd, settings.working_gsd),
     ):
         if own and found and differ_much(own, found):
             log.warning(
                 "%s: its tiles have %.4g %s/px, but model %s was trained with %.4g %s/px: what it shows will be of the"
                 " wrong size",
-                *(file.path, found, unit, info.name, own, unit),
+                *(path, found, unit, info.name, own, unit),
             )

@@ -50,8 +50,8 @@ def check_together(files: Sequence[EmbeddingFile]) -> EmbeddingSettings:
         if not file.count:
             raise EmbeddingFileError(f"{file.path}: holds no tile")
     for file in files:
-        for unit, size_of in (("um", working_mpp), ("m", working_gsd)):
-            mine, theirs = size_of(file), size_of(first)
+        for unit, size in (("um", "working_mpp"), ("m", "working_gsd")):
+            mine, theirs = getattr(file.settings, size), getattr(first.settings, size)
             if mine and theirs and differ_much(mine, theirs):
                 log.warning(
                     "%s: its tiles have %.4g %s/px, those of %s %.4g: taken together all the same",
@@ -69,15 +69,3 @@ def check_together(files: Sequence[EmbeddingFile]) -> EmbeddingSettings:
 def differ_much(one: float, other: float) -> bool:
     """Tell whether two sizes of pixels are of different magnifications, and not of two scanners."""
     return abs(math.log(one / other)) > math.log(SAME_RESOLUTION)
-
-
-def working_mpp(file: EmbeddingFile) -> float | None:
-    """Return the micrometres per tile px; None where unknown."""
-    mpp = file.settings.mpp
-    return None if mpp is None else round(mpp * file.settings.downsample, 4)
-
-
-def working_gsd(file: EmbeddingFile) -> float | None:
-    """Return the metres per tile px; None where unknown."""
-    gsd = file.settings.gsd_m
-    return None if gsd is None else round(gsd * file.settings.downsample, 4)

@@ -61,6 +61,16 @@ class EmbeddingSettings:
             mpp_from=self.mpp_from,
         )
 
+    @property
+    def working_mpp(self) -> float | None:
+        """Micrometres per tile px; None where unknown."""
+        return None if self.mpp is None else round(self.mpp * self.downsample, 4)
+
+    @property
+    def working_gsd(self) -> float | None:
+        """Metres per tile px; None where unknown."""
+        return None if self.gsd_m is None else round(self.gsd_m * self.downsample, 4)
+
     def xy(self, row: int, col: int) -> tuple[int, int]:
         """Return the level-0 top-left corner of a tile of the slide's grid; may lie outside the slide."""
         stride = (self.tile_px - self.overlap_px) * self.downsample

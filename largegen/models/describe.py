@@ -4,9 +4,11 @@ from pathlib import Path
 from typing import Any
 
 from largegen.errors import InputError, ModelError
-from largegen.models.directory import INDEX, is_prior
+from largegen.models.directory import INDEX, PRIOR, is_prior
 from largegen.models.encoder import DIRECTORY_FORMAT, encoder_spec
 from largegen.runtime.files import read_config
+
+PRIOR_KEYS = ("labels", "scales", "text_encoder", "text_licence", "licence", "weights_mb")  # shown of a model's own
 
 
 def describe_directory(path: Path) -> dict[str, Any]:
@@ -48,6 +50,9 @@ def _model(path: Path) -> dict[str, Any]:
         raise ModelError(f"{path}: its part {missing[0]}/ is missing")
     levels = _config(path / "conditioner").get("levels", 1)
     found = {"path": str(path), "what": "model", "parts": parts, "levels": levels, "weights_mb": _weights_mb(path)}
+    if is_prior(path / PRIOR):  # with which it needs no reference
+        prior = _prior(path / PRIOR)
+        found["prior"] = {key: prior[key] for key in PRIOR_KEYS if prior.get(key)}
     return found | about
 
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 _PACKAGE = Path(__file__).parents[1]
 BUNDLED = {"tissue": _PACKAGE / "starter", "aerial": _PACKAGE / "aerial", "starter": _PACKAGE / "starter"}
 INDEX = "model_index.json"
+PRIOR = "prior"  # folder of the prior that a model has of its own
 CLASS_NAME = "LargegenModel"
 JOB = "_job"  # key of the digest of a conversion
 

@@ -69,7 +69,7 @@ class GridPrior(ModelMixin, ConfigMixin):
         self.network = DiT(components + 1, components + 1, width, layers, heads)
         self.scale = nn.Embedding(max(1, len(scales)), width)
         self.label = nn.Embedding(len(labels) + 1, width)  # the last is: no label
-        self.vector = nn.Linear(self.vector_dim, width)
+        self.vector = nn.Sequential(nn.Linear(self.vector_dim, width), nn.SiLU(), nn.Linear(width, width))
         self.no_vector = nn.Parameter(torch.zeros(width))
         places = torch.cartesian_prod(torch.arange(float(window)), torch.arange(float(window)))
         self.register_buffer("positions", positions(places, width), persistent=False)

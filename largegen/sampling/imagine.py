@@ -11,11 +11,12 @@ import torch
 from torch import Tensor
 
 from largegen.conditioning.area import check_size
-from largegen.conditioning.reference import Reference, check_settings, grid_reference
+from largegen.conditioning.reference import Reference, check_settings, grid_reference, warn_of_resolution
 from largegen.embeddings.file import write_embeddings
 from largegen.embeddings.grid import EmbeddingGrid
 from largegen.embeddings.settings import EmbeddingSettings, as_colour, trident_attributes
 from largegen.errors import InputError
+from largegen.models.directory import PRIOR
 from largegen.models.grid_prior import NO_LABEL, SCHEDULE, GridPrior, centred, load_prior
 from largegen.models.model import Model
 from largegen.models.text import load_text_encoder
@@ -28,8 +29,6 @@ from largegen.sampling.canvas import sample_canvas
 from largegen.sampling.settings import Imagining
 from largegen.slides.resolution import mag_of
 
-FOLDER = "prior"  # in a model directory
-
 
 def find_prior(model: Model, imagining: Imagining) -> GridPrior:
     """Load the prior that is asked for, else the model's own.
@@ -38,7 +37,7 @@ def find_prior(model: Model, imagining: Imagining) -> GridPrior:
         InputError: Where the model has none.
         ModelError: Where that which is asked for is none.
     """
-    own = (model.directory or Path()) / FOLDER
+    own = (model.directory or Path()) / PRIOR
     if imagining.prior is None and model.directory and not own.is_dir() and (model.directory / CDM).is_dir():
         raise InputError(
             f"model {model.info.name} has a CDM, which invents the condition of one patch at a time; those of a large"
@@ -59,6 +58,7 @@ class ImaginedOptions:
     imagining: Imagining
     seed: int
     size: tuple[int, int]  # (width, height) of the image in px
+    outline: bool = False  # nothing is sampled: a reference of zeros that is all tissue, to estimate by
 
     @property
     def name(self) -> str:
@@ -88,7 +88,13 @@ class ImaginedOptions:
         check_size(self.size, model)
         cols, rows = (-(-side // model.tile_px) for side in self.size)
         settings = grid_settings(prior, self.imagining, rows, cols, self.seed)
-        check_settings(model, settings, self.imagining.prior or Path(FOLDER))
+        path = self.imagining.prior or Path(PRIOR)
+        check_settings(model, settings, path)
+        warn_of_resolution(model.info, settings, path)
+        if self.outline:
+            condition_of(prior, self.imagining)
+            shape = rows, cols, prior.config.embedding_dim
+            return grid_reference(_grid(prior, settings, np.zeros(shape, np.float32), np.ones((rows, cols), bool)))
         return grid_reference(
             run_on_main(
                 process_group(model.device),
@@ -108,7 +114,7 @@ def imagine_file(
     overwrite: bool = False,
     progress: bool = False,
 ) -> EmbeddingSettings:
-    """Sample a grid and write it as an embedding file.
+    """Sample a grid and write it as an embedding file; of several processes one does it for all.
 
     Args:
         prior: What is sampled from.
@@ -128,18 +134,21 @@ def imagine_file(
         OutputError: For a file that exists already, or a disk that refuses it.
         LockedError: While another process writes the file.
     """
-    check_new(out, overwrite)
     if min(size) < 1:
         raise InputError("`size`: must be 1 px or more")
     cols, rows = (-(-side // prior.info.tile_px) for side in size)
     settings = grid_settings(prior, imagining, rows, cols, seed, scale)
-    grid = imagine_grid(prior, imagining, settings, seed, scale, progress)
-    cells = np.argwhere(grid.tissue)
     magnification = mag_of(settings.mpp) if settings.mpp else None
     attributes = trident_attributes(out, settings, magnification, magnification)
-    coords = cells[:, ::-1] * settings.tile_px
-    with lock(out), atomic(out) as temporary:
-        write_embeddings(temporary, settings, coords, grid.features[grid.tissue], grid.background, attributes)
+
+    def sample_and_write() -> None:
+        check_new(out, overwrite)
+        grid = imagine_grid(prior, imagining, settings, seed, scale, progress)
+        coords = np.argwhere(grid.tissue)[:, ::-1] * settings.tile_px
+        with lock(out), atomic(out) as temporary:
+            write_embeddings(temporary, settings, coords, grid.features[grid.tissue], grid.background, attributes)
+
+    run_on_main(process_group(prior.device), sample_and_write)
     return settings
 
 
@@ -198,7 +207,10 @@ def imagine_grid(
     """
     _, _, rows, cols = settings.region
     canvas = sample_cells(prior, rows, cols, imagining, seed, scale, progress)
-    features, tissue = (part[0].cpu().numpy() for part in prior.from_canvas(canvas.to(prior.device)))
+    return _grid(prior, settings, *(part[0].cpu().numpy() for part in prior.from_canvas(canvas.to(prior.device))))
+
+
+def _grid(prior: GridPrior, settings: EmbeddingSettings, features: np.ndarray, tissue: np.ndarray) -> EmbeddingGrid:
     return EmbeddingGrid(
         features=features,
         tissue=tissue,

@@ -69,10 +69,8 @@ def ddim(prior: TokenPrior, noisy: Tensor, levels: Tensor, steps: int = STEPS, p
 
 
 def under_tokens(sampling: Sampling) -> Sampling:
-    """Put the published guidance in the place of the default, and say so."""
-    if sampling.guidance != Sampling.guidance:
-        return sampling
-    log.info("guidance %s, as published under a CDM's tokens; any but %s is kept", GUIDANCE, sampling.guidance)
+    """Take the published guidance, and say so."""
+    log.info("guidance %s, as published under a CDM's tokens", GUIDANCE)
     return replace(sampling, guidance=GUIDANCE)
 
 

@@ -221,6 +221,9 @@ class PriorConfig:
     components: Annotated[int, Setting("Principal components of the embeddings that are modelled.", min=2)] = 128
     width: Annotated[int, Setting("Width of the network, a multiple of 64.", min=64)] = 384
     layers: Annotated[int, Setting("Layers of the network.", min=1)] = 12
+    turned: Annotated[
+        bool, Setting("Also turn and mirror grids, though their embeddings stay as they are: for few slides.")
+    ] = False
     held_out: Annotated[float, HELD_OUT] = 0.05
     name: Annotated[str, Setting("Name of the prior.", unset="the run directory's")] = ""
     licence: Annotated[str, Setting("Licence of the prior's weights.", unset="the encoder's")] = ""

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 
-from largegen.embeddings.cohort import working_gsd, working_mpp
 from largegen.embeddings.file import EmbeddingFile
 from largegen.embeddings.source import find_slide
 from largegen.errors import EmbeddingFileError, InputError
@@ -96,7 +95,7 @@ def scales_of(parts: Sequence[GridPart]) -> tuple[list[float], list[int]]:
     Raises:
         EmbeddingFileError: Where only some of the files say.
     """
-    sizes = [working_mpp(part.file) or working_gsd(part.file) for part in parts]
+    sizes = [part.file.settings.working_mpp or part.file.settings.working_gsd for part in parts]
     known = sorted(size for size in sizes if size)
     if not known:
         return [], [0] * len(parts)

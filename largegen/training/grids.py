@@ -37,13 +37,17 @@ class TrainingGrid:
 class GridWindows(Dataset):
     """Windows of grids; sample n is drawn from its number alone.
 
+    With `turned`, windows are turned and mirrored in all eight ways, and their embeddings stay as they are.
+
     A sample is a window of the `canvas` (K + 1, w, w), `mask` (w, w) where the grid reaches, `scale`, `label`,
     `vector`, a `timestep` and the `noise`. Every window holds tissue; those that touch a held-out block, a fraction
     `held_out` of all blocks as large as a window, are left out. Raises InputError where nothing is left.
     """
 
-    def __init__(self, prior: GridPrior, grids: Sequence[TrainingGrid], held_out: float, seed: int):
-        self.grids, self.seed, self.window = grids, seed, int(prior.config.window)
+    def __init__(
+        self, prior: GridPrior, grids: Sequence[TrainingGrid], held_out: float, seed: int, turned: bool = False
+    ):
+        self.grids, self.seed, self.window, self.turned = grids, seed, int(prior.config.window), turned
         self.vector_dim = prior.vector_dim
         self.canvases = [prior.to_canvas(torch.from_numpy(g.features), torch.from_numpy(g.tissue)) for g in grids]
         kinds = [self._places(grid, HeldOut(held_out, self.window, seed)) for grid in grids]
@@ -85,6 +89,9 @@ class GridWindows(Dataset):
         place = (slice(top, top + part.shape[1]), slice(left, left + part.shape[2]))
         window, mask = torch.zeros(len(canvas), w, w), torch.zeros(w, w, dtype=torch.bool)
         window[:, *place], mask[place] = part, True
+        if rng and self.turned:
+            window, mask = _turned(torch.cat([window, mask[None]]), int(rng.integers(8))).tensor_split([-1])
+            mask = mask[0].bool()
         label, vector = grid.label, self._vector(grid, row, col, rng)
         if rng and rng.random() < CONDITION_DROPOUT:
             label, vector = NO_LABEL, torch.zeros_like(vector)
@@ -107,3 +114,9 @@ class GridWindows(Dataset):
         vector = grid.vectors[fitting[int(rng.integers(len(fitting)))]]
         noise = torch.from_numpy(rng.standard_normal(len(vector), np.float32))
         return vector + VECTOR_NOISE / len(vector) ** 0.5 * noise
+
+
+def _turned(windows: Tensor, way: int) -> Tensor:
+    """One of the eight flips and quarter turns of (..., w, w), as sampler.orient."""
+    windows = windows.rot90(way % 4, (-2, -1))
+    return windows.flip(-1) if way >= 4 else windows

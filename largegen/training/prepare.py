@@ -4,13 +4,14 @@ import copy
 import json
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from largegen.conditioning.reference import warn_of_resolution
-from largegen.embeddings.cohort import check_together, find_embeddings, working_gsd, working_mpp
+from largegen.embeddings.cohort import check_together, find_embeddings
 from largegen.embeddings.file import EmbeddingFile
 from largegen.embeddings.settings import EmbeddingSettings
 from largegen.embeddings.source import find_slide
@@ -19,7 +20,7 @@ from largegen.models.autoencoder import load_autoencoder
 from largegen.models.denoiser import PRESETS
 from largegen.models.directory import BUNDLED, find_model, read_index
 from largegen.models.encoder import load_encoder
-from largegen.models.info import ModelInfo, TrainingSlide
+from largegen.models.info import ModelInfo
 from largegen.models.known_embeddings import FEWEST, KnownEmbeddings, know_embeddings
 from largegen.models.model import build_model
 from largegen.models.start_from import start_from
@@ -32,7 +33,7 @@ from largegen.training.latents import cache_latents, latents_path
 from largegen.training.regions import find_regions
 from largegen.training.sample_metrics import SampleMetrics
 from largegen.training.tasks.denoiser import DiffusionTask
-from largegen.version import __version__
+from largegen.training.trained_on import info_of
 
 log = logging.getLogger(__name__)
 
@@ -64,7 +65,7 @@ def denoiser_task(config: CohortConfig, loop: LoopConfig) -> DiffusionTask:
     if config.init_from:
         directory = find_model(config.init_from)
         for file in files:
-            warn_of_resolution(read_index(directory).info, file)
+            warn_of_resolution(read_index(directory).info, file.settings, file.path)
         start_from(model, directory)
     dtype = resolve_precision("auto", processes.device)
     fingerprint = autoencoder.fingerprint
@@ -123,18 +124,8 @@ def _info(config: CohortConfig, files: Sequence[EmbeddingFile], settings: Embedd
     """Say what travels with the weights: where they come from, and the licences of all that they come from."""
     ancestor = read_index(find_model(config.init_from)).info if config.init_from else None
     licences = dict.fromkeys(filter(None, (settings.encoder_licence, ancestor.licence if ancestor else "")))
-    return ModelInfo(
-        name=config.name,
-        largegen_version=__version__,
-        encoder=settings.encoder,
-        encoder_fingerprint=settings.encoder_fingerprint,
-        encoder_licence=settings.encoder_licence,
-        licence=config.licence or "; ".join(licences),
-        embedding_dim=settings.dim,
-        tile_px=settings.tile_px,
-        trained_on=tuple(TrainingSlide(f.settings.source_name, f.count, working_mpp(f), working_gsd(f)) for f in files),
-        init_from=(ancestor.name or config.init_from) if ancestor else None,
-    )
+    info = info_of(files, settings, config.name, config.licence or "; ".join(licences))
+    return replace(info, init_from=(ancestor.name or config.init_from) if ancestor else None)
 
 
 def _encoder_directory(name: str) -> Path | None:

@@ -9,10 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from largegen.embeddings.cohort import check_together, find_embeddings, working_gsd, working_mpp
+from largegen.embeddings.cohort import check_together, find_embeddings
 from largegen.embeddings.file import EmbeddingFile
 from largegen.models.grid_prior import GridPrior
-from largegen.models.info import ModelInfo, TrainingSlide
 from largegen.models.text import ClipEncoder
 from largegen.runtime.device import export_dtype, resolve_device
 from largegen.training.config import HEAD_WIDTH, LoopConfig, PriorConfig
@@ -20,7 +19,7 @@ from largegen.training.grid_parts import GridPart, grid_parts, labels_of, scales
 from largegen.training.grid_vectors import caption_vectors, image_vectors
 from largegen.training.grids import GridWindows, TrainingGrid
 from largegen.training.tasks.prior import PriorTask
-from largegen.version import __version__
+from largegen.training.trained_on import info_of
 
 log = logging.getLogger(__name__)
 
@@ -58,10 +57,10 @@ def prior_task(config: PriorConfig, loop: LoopConfig, name: str) -> PriorTask:
         labels=labels,
         kind=settings.source_kind,
         background_rgb=settings.source_background,
-        info=_info(config, files).as_dict(),
+        info=info_of(files, settings, config.name, config.licence or settings.encoder_licence).as_dict(),
         **about_text,
     )
-    dataset = GridWindows(prior, grids, config.held_out, loop.seed)
+    dataset = GridWindows(prior, grids, config.held_out, loop.seed, config.turned)
     counts = len(dataset.training), dataset.window, len(dataset.validation)
     log.info("%d windows of %d tiles to train on, %d held out", *counts)
     return PriorTask(dataset, prior, export_dtype(config.export_precision))
@@ -125,18 +124,3 @@ def _with_vectors(
         grids = [replace(grid, vectors=vectors, places=places) for grid, (vectors, places) in pairs]
         return grids, {"text_encoder": config.clip_model, "text_licence": encoder.licence}, mean
     return grids, {}, None
-
-
-def _info(config: PriorConfig, files: Sequence[EmbeddingFile]) -> ModelInfo:
-    settings = files[0].settings
-    return ModelInfo(
-        name=config.name,
-        largegen_version=__version__,
-        encoder=settings.encoder,
-        encoder_fingerprint=settings.encoder_fingerprint,
-        encoder_licence=settings.encoder_licence,
-        licence=config.licence or settings.encoder_licence,
-        embedding_dim=settings.dim,
-        tile_px=settings.tile_px,
-        trained_on=tuple(TrainingSlide(f.settings.source_name, f.count, working_mpp(f), working_gsd(f)) for f in files),
-    )

@@ -3,7 +3,8 @@
 import numpy as np
 
 from largegen.metrics.distances.frechet import frechet_distance_of_features
-from largegen.metrics.distances.precision_recall import nearest
+from largegen.metrics.distances.kid import kernel_distance
+from largegen.metrics.distances.precision_recall import nearest, precision_recall
 
 
 def windows_of(grids: list[np.ndarray], side: int, stride: int) -> np.ndarray:
@@ -37,12 +38,19 @@ def shuffled_like(windows: np.ndarray, count: int, rng: np.random.Generator) -> 
     return tiles[rng.integers(len(tiles), size=(count, *windows.shape[1:3]))]
 
 
-def distances(real: np.ndarray, windows: np.ndarray) -> tuple[float, float]:
-    """The Fréchet distances of the tiles of two sets of windows, and of their neighbours."""
-    flat = (part.reshape(-1, part.shape[-1]) for part in (real, windows))
-    return frechet_distance_of_features(*flat), frechet_distance_of_features(
-        neighbours_of(real), neighbours_of(windows)
-    )
+def figures_of(real: np.ndarray, windows: np.ndarray) -> dict[str, float]:
+    """How near windows are to real ones: distances of tiles and of neighbours, precision and recall of tiles."""
+    tiles, others = (part.reshape(-1, part.shape[-1]) for part in (real, windows))
+    pairs = neighbours_of(real), neighbours_of(windows)
+    precision, recall = precision_recall(tiles, others)
+    return {
+        "FD of tiles": frechet_distance_of_features(tiles, others),
+        "FD of neighbours": frechet_distance_of_features(*pairs),
+        "KD of tiles": kernel_distance(tiles, others)[0],
+        "KD of neighbours": kernel_distance(*pairs)[0],
+        "precision": precision,
+        "recall": recall,
+    }
 
 
 def by_heart(windows: np.ndarray, training: np.ndarray) -> float:

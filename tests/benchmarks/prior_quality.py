@@ -1,8 +1,9 @@
 """How good the bundled models' grid priors are: their tiles, their layout, what they know by heart, label and text.
 
-    python tests/benchmarks/prior_quality.py --data images --models run/model --kind tissue
+    python tests/benchmarks/prior_quality.py --data images --model tissue --work run/priors
 
 The images are those that examples/starter/prior.py was trained with; its `test` split is what samples are held against.
+Figures are of embeddings as the denoiser takes them: glass is the embedding of an empty tile.
 """
 
 import sys
@@ -11,121 +12,138 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from measure import machine, options, run, table
-from metrics import ridge
-from prior_figures import by_heart, distances, gaussian_like, shuffled_like, windows_of
+from measure import machine, options, own_encoder, run, table
+from metrics import r_squared, ridge
+from prior_figures import by_heart, figures_of, gaussian_like, shuffled_like, windows_of
 
-from largegen.metrics.distances.precision_recall import precision_recall
-from largegen.models.encoder import load_encoder
 from largegen.models.grid_prior import GridPrior, load_prior
+from largegen.models.model import load_model
 from largegen.runtime.files import write_json
-from largegen.sampling.imagine import sample_cells
+from largegen.sampling.imagine import find_prior, sample_cells
 from largegen.sampling.settings import Imagining
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "examples" / "starter"))
-PROMPTS = 40  # of the test of text
-GUIDANCES = (0.0, 1.0, 2.0, 4.0)
+PROMPTS = 40  # of the test of text, at least, over all shares
+AMOUNTS = 4  # that are asked for, from none to most
+GUIDANCES = (0.0, 1.0, 2.0, 4.0, 6.0)
+QUICK = 25  # steps, where many grids are sampled
 
 
 def sample(prior: GridPrior, count: int, seed: int = 0, **request: object) -> np.ndarray:
-    """Sample windows: canvases (count, side, side, K), and glass as zeros."""
+    """Sample windows of embeddings (count, side, side, D)."""
     side = int(prior.config.window)
     cells = [sample_cells(prior, side, side, Imagining(**request), seed + number)[0] for number in range(count)]
-    canvas = torch.stack(cells).movedim(1, -1).numpy()
-    return np.where(canvas[..., -1:] > 0, canvas[..., :-1], 0)
+    return prior.from_canvas(torch.stack(cells))[0].numpy()
 
 
-def compared(prior: GridPrior, training: np.ndarray, test: np.ndarray, count: int) -> list[dict]:
-    """The prior beside the floor and two baselines."""
-    rng = np.random.default_rng(0)
-    half = len(training) // 2
+def compared(training: np.ndarray, test: np.ndarray, windows: np.ndarray) -> list[dict]:
+    """The prior's windows beside the floor and two baselines; precision and recall of as many tiles of each."""
+    rng, count = np.random.default_rng(0), len(windows)
     order = rng.permutation(len(training))
     sets = {
         "training windows (floor)": training[order[:count]],
-        "prior": sample(prior, count),
-        "Gaussian of windows": gaussian_like(training, count, rng),
+        "**prior**": windows,
+        "Gaussian of windows": gaussian_like(training, count, rng).astype(np.float32),
         "shuffled training tiles": shuffled_like(training, count, rng),
     }
-    rows = []
-    for name, windows in sets.items():
-        tiles, pairs = distances(test, windows)
-        flat = (part.reshape(-1, part.shape[-1]) for part in (test, windows))
-        precision, recall = precision_recall(*flat)
-        known = training[order[half:]] if "floor" in name else training
-        own = training[order[:half]] if "floor" in name else windows
-        row = {"windows": name, "FD of tiles": f"{tiles:.2f}", "FD of neighbours": f"{pairs:.2f}"}
-        heart = {"nearest training window": f"{by_heart(own, known):.3f}"}
-        rows.append(row | {"precision": f"{precision:.2f}", "recall": f"{recall:.2f}"} | heart)
+    heart = {name: by_heart(own, training) for name, own in sets.items()}
+    heart["training windows (floor)"] = by_heart(training[order[:count]], training[order[count:]])
+    rows = [
+        {"windows": name, **figures_of(test, own), "nearest training window": heart[name]} for name, own in sets.items()
+    ]
     unknown = dict.fromkeys(rows[0]) | {"windows": "test windows"}
-    return [*rows, unknown | {"nearest training window": f"{by_heart(test, training):.3f}"}]
+    return [*rows, unknown | {"nearest training window": by_heart(test, training)}]
 
 
-def label_accuracy(prior: GridPrior, tiles: np.ndarray, labels: np.ndarray) -> float:
-    """The part of sampled tissue tiles in which a linear probe sees the label that was asked for."""
+def label_accuracy(prior: GridPrior, seen: dict, guidance: float, count: int = 3) -> tuple[float, float]:
+    """Parts of the tissue tiles in which a linear probe sees the right label: of samples, and of test images."""
     names = list(prior.config.labels)
-    targets = np.eye(len(names))[labels]
-    asked = np.concatenate([sample(prior, 2, label=name).reshape(-1, tiles.shape[1]) for name in names])
-    wanted = np.repeat(np.arange(len(names)), len(asked) // len(names))
-    tissue = asked.any(1)
-    said = ridge(tiles, targets)(asked).argmax(1)
-    return float((said == wanted)[tissue].mean())
+    tiles, labels, _ = tiles_of(prior, seen["train"])
+    probe = ridge(tiles, np.eye(len(names))[labels])
+    right, tissue = [], []
+    for number, name in enumerate(names):
+        cells = [sample_cells(prior, 8, 8, Imagining(label=name, prior_guidance=guidance), n)[0] for n in range(count)]
+        features, kept = (part.numpy() for part in prior.from_canvas(torch.stack(cells)))
+        right.append(probe(features[kept]).argmax(1) == number)
+        tissue.append(kept.mean())
+    print("tissue:", ", ".join(f"{name} {part:.0%}" for name, part in zip(names, tissue, strict=True)))
+    print("seen:", ", ".join(f"{name} {part.mean():.0%}" for name, part in zip(names, right, strict=True)))
+    held_out, own, _ = tiles_of(prior, seen["test"])
+    return float(np.concatenate(right).mean()), float((probe(held_out).argmax(1) == own).mean())
 
 
-def text_correlation(prior: GridPrior, kind: str, tiles: np.ndarray, shares: dict, guidance: float) -> float:
-    """The mean correlation, over the shares, of what is asked for in held-out words with what a probe measures."""
-    from captions import HELD_OUT_AMOUNTS, held_out_prompt
+def tiles_of(prior: GridPrior, seen: list) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
+    """Embeddings (N, D), labels (N,) and shares (N,) of the tissue tiles of grids."""
+    names = list(prior.config.labels)
+    tiles = np.concatenate([one.grid.features[one.grid.tissue] for one in seen])
+    labels = np.concatenate([np.full(one.grid.tissue.sum(), names.index(one.label)) for one in seen])
+    shares = {name: np.concatenate([one.shares[name][one.grid.tissue] for one in seen]) for name in seen[0].shares}
+    return tiles, labels, shares
 
-    found = []
-    for name, values in shares.items():
-        asked = np.tile([0.0, 0.1, 0.3, 0.8], -(-PROMPTS // (len(HELD_OUT_AMOUNTS) * len(shares))))
-        prompts = [held_out_prompt(name, share) for share in asked]
-        grids = [sample(prior, 1, n, prompt=text, prior_guidance=guidance)[0] for n, text in enumerate(prompts)]
-        flat = np.stack(grids).reshape(-1, tiles.shape[1])
-        measured = ridge(tiles, values[:, None])(flat).reshape(len(asked), -1).mean(1)
-        found.append(np.corrcoef(asked, measured)[0, 1])
-    return float(np.mean(found))
+
+def text_correlations(prior: GridPrior, probes: dict, guidance: float) -> dict[str, float]:
+    """By share, the correlation of what is asked for in held-out words with what a probe sees in the whole grid."""
+    from captions import held_out_prompt
+
+    side, found = int(prior.config.window), {}
+    asked = np.tile(np.arange(AMOUNTS), -(-PROMPTS // (AMOUNTS * len(probes))))
+    for name, probe in probes.items():
+        measured = []
+        for number, amount in enumerate(asked):
+            request = Imagining(prompt=held_out_prompt(name, amount), prior_guidance=guidance, prior_steps=QUICK)
+            cells = sample_cells(prior, side, side, request, number)
+            features, tissue = (part[0].numpy().reshape(side * side, -1) for part in prior.from_canvas(cells))
+            measured.append(1 - tissue.mean() if name == "glass" else np.where(tissue, probe(features), 0).mean())
+        found[name] = float(np.corrcoef(asked, measured)[0, 1])
+    return found
 
 
 def main() -> None:
     parser = options(__doc__ or "", needs_ref=False)
     parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--models", type=Path, required=True, help="where train.py and prior.py put the models")
-    parser.add_argument("--kind", choices=("tissue", "aerial"), default="tissue")
+    parser.add_argument("--prior", type=Path, help="default: the model's own")
+    parser.add_argument("--work", type=Path, required=True, help="where embeddings are kept, as prior.py's --out")
     parser.add_argument("--count", type=int, default=100, help="of windows that are sampled")
     parser.add_argument("--images", type=int, help="use only so many images of each split, to try it")
     parser.add_argument("--no-text", action="store_true", help="leave out what needs largegen[text]")
     args = parser.parse_args()
     from maps import read_manifest
-    from prior import read_grid, subject_of
+    from seen import see
 
-    prior = load_prior(args.models / args.kind / "prior", args.device)
-    encoder = load_encoder(f"local-dir:{args.models / 'encoder'}", device=args.device)
-    subjects, canvases, shares, labels = subject_of(args.data), {}, {}, []
+    model = load_model(args.model, args.device)
+    kind, encoder = "tissue" if model.mpp else "aerial", own_encoder(model)
+    prior = load_prior(args.prior, "cpu") if args.prior else find_prior(model, Imagining()).cpu()
+    seen = {}
     for split in ("train", "test"):
-        regions = [one for one in read_manifest(args.data, split) if one.kind == args.kind][: args.images]
-        canvases[split] = []
-        for region in regions:
-            grid, measured = read_grid(args.kind, region.read().movedim(0, -1).numpy(), encoder, region.path.stem)
-            canvas = prior.to_canvas(torch.from_numpy(grid.features), torch.from_numpy(grid.tissue))
-            canvases[split].append(canvas[:-1].movedim(0, -1).numpy())
-            if split == "train":
-                labels += [list(prior.config.labels).index(subjects[region.path.stem][0])] * grid.tissue.size
-                for name, values in measured.items():
-                    shares.setdefault(name, []).append(values.ravel())
-    side = int(prior.config.window)
-    training, test = windows_of(canvases["train"], side, 2), windows_of(canvases["test"], side, 4)
-    tiles = np.concatenate([canvas.reshape(-1, canvas.shape[-1]) for canvas in canvases["train"]])
-    shares = {name: np.concatenate(values) for name, values in shares.items()}
+        regions = [one for one in read_manifest(args.data, split) if one.kind == kind][: args.images]
+        seen[split] = see(kind, regions, encoder, args.work / "embeddings", args.data)
+    background, side = prior.background.numpy(), int(prior.config.window)
+    grids = {
+        split: [np.where(one.grid.tissue[..., None], one.grid.features, background) for one in own]
+        for split, own in seen.items()
+    }
+    training, test = (windows_of(grids[split], side, stride) for split, stride in (("train", 2), ("test", 4)))
     start = time.perf_counter()
-    rows = compared(prior, training, test, args.count)
-    print(table(rows))
-    found = {"compared": rows, "seconds": time.perf_counter() - start, "machine": machine()}
-    found["label accuracy"] = label_accuracy(prior, tiles, np.array(labels))
-    print(f"label: a linear probe sees it in {found['label accuracy']:.0%} of the tiles that hold tissue")
+    windows = sample(prior, args.count)
+    found = {"seconds a window": (time.perf_counter() - start) / args.count, "machine": machine()}
+    found["compared"] = compared(training, test, windows)
+    print(f"{len(training)} training windows, {len(test)} test windows, {found['seconds a window']:.2f} s a sample")
+    print(table(found["compared"]), flush=True)
+    for guidance in (1.0, 2.0, 4.0):
+        found[f"label, guidance {guidance:g}"] = accuracy = label_accuracy(prior, seen, guidance)
+        print("label, guidance {:g}: {:.0%} of sampled tissue tiles; {:.0%} of test tiles".format(guidance, *accuracy))
     if not args.no_text:
-        text = {g: text_correlation(prior, args.kind, tiles, shares, g) for g in GUIDANCES}
-        found["text correlation"] = text
-        print("text:", ", ".join(f"guidance {g:g}: r = {r:.2f}" for g, r in text.items()))
+        tiles, _, shares = tiles_of(prior, seen["train"])
+        probes = {name: ridge(tiles, values[:, None]) for name, values in shares.items()}
+        held_out, _, true = tiles_of(prior, seen["test"])
+        sight = {name: r_squared(probe(held_out), true[name][:, None]) for name, probe in probes.items()}
+        print("probes, R2 on test tiles:", ", ".join(f"{name} {value:.2f}" for name, value in sight.items()))
+        rows = []
+        for guidance in GUIDANCES:
+            by_share = text_correlations(prior, probes, guidance)
+            rows.append({"guidance": guidance, "mean": float(np.mean(list(by_share.values()))), **by_share})
+        found["text"] = rows
+        print(table(rows))
     if args.json:
         write_json(args.json, found)
 

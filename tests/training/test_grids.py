@@ -40,6 +40,19 @@ def test_windows_are_pieces_of_the_grid(prior):
     assert seen == set(range(10))
 
 
+def test_windows_are_turned_with_their_masks_where_that_is_asked_for(prior):
+    data = GridWindows(prior, [grid(3, 8)], 0.0, 0, turned=True)
+    ways = [data.canvases[0].rot90(way % 4, (1, 2)) for way in range(4)]
+    ways += [way.flip(2) for way in ways]
+    seen = set()
+    for one in samples(data, 60):
+        rows, cols = (one["mask"].any(side).nonzero().flatten() for side in (1, 0))
+        piece = one["canvas"][:, rows[0] : rows[-1] + 1, cols[0] : cols[-1] + 1]
+        assert one["mask"].sum() == 24 and one["mask"].dtype == torch.bool
+        seen.add(next(n for n, way in enumerate(ways) if way.shape == piece.shape and way.equal(piece)))
+    assert seen == set(range(8))
+
+
 def test_a_small_grid_lies_anywhere_and_the_rest_is_masked(prior):
     data = GridWindows(prior, [grid(3, 20)], 0.0, 0)
     tops = set()

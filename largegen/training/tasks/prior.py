@@ -30,7 +30,8 @@ class PriorTask(Task):
         self.dataset, self.prior, self.dtype = dataset, prior, dtype
         config = {name: value for name, value in prior.config.items() if not name.startswith("_") and name != "info"}
         counts = {"windows": len(dataset.training), "validation_windows": len(dataset.validation)}
-        self.settings = {"kind": "prior", **config, **prior.info.as_dict(), **counts, "seed": dataset.seed}
+        drawn = {"seed": dataset.seed, "turned": dataset.turned}
+        self.settings = {"kind": "prior", **config, **prior.info.as_dict(), **counts, **drawn}
 
     def forward(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         """Compute the loss of a batch; it has no parts."""

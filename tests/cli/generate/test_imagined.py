@@ -2,6 +2,8 @@
 
 import json
 import shutil
+from contextlib import ExitStack
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,14 +14,16 @@ from PIL import Image
 
 from largegen.cli import run
 from largegen.models.model import load_model
+from largegen.sampling.imagine import ImaginedOptions
+from largegen.sampling.settings import Imagining
 from largegen.slides.image_info import read_provenance
 
 
-def prior_for(model, directory, **changes):
+def prior_for(model, directory, scales=(0.5,), **changes):
     """A prior with random weights for the embeddings of a model."""
     info = load_model(model, "cpu", "fp32").info
     about = {"licence": "CC0-1.0", "trained_on": [], "name": "a-prior", **changes}
-    return save_prior(directory, embedding_dim=WIDTH, info=info.as_dict() | about)
+    return save_prior(directory, embedding_dim=WIDTH, scales=list(scales), info=info.as_dict() | about)
 
 
 @pytest.fixture(scope="module")
@@ -57,6 +61,26 @@ def test_both_steps_are_those_of_imagine_and_generate(imagine, generate, own_pri
     assert read_provenance(tmp_path / "parts.png")["imagined"]["label"] == "liver"
 
 
+def test_a_dry_run_samples_no_grid(imagine, monkeypatch, tmp_path):
+    monkeypatch.setattr("largegen.sampling.imagine.sample_cells", None)
+    code, out, err = imagine("--label", "kidney", "--dry-run")
+    assert code == 0, err
+    found = json.loads(out)
+    assert found["tiles"] == found["tissue_tiles"] == 4 and found["denoiser_calls"] > 0
+    assert not list(tmp_path.glob("*.png"))
+    code, _, err = imagine("-q", "--label", "spleen", "--dry-run")
+    assert code == 2 and "knows kidney, liver" in err
+
+
+def test_tiles_of_another_size_than_the_models_are_said(model, tmp_path, caplog):
+    request = Imagining(prior=prior_for(model, tmp_path / "coarse", scales=[1.0]))
+    network = load_model(model, "cpu", "fp32")
+    network.info = replace(network.info, mpp=0.5)
+    with ExitStack() as stack:
+        ImaginedOptions(request, 0, (128, 128), outline=True).open(stack, network)
+    assert "its tiles have 1 um/px, but model tiny was trained with 0.5 um/px" in caplog.text
+
+
 def test_neither_label_nor_prompt_is_needed(imagine, tmp_path):
     assert imagine(out="a.png")[0] == imagine("--seed", 1, out="b.png")[0] == 0
     first, second = (np.array(Image.open(tmp_path / name)) for name in ("a.png", "b.png"))
@@ -70,7 +94,10 @@ def test_a_prior_that_is_not_the_models(imagine, model, tmp_path):
     assert_one_line(err, "another (123)", "was trained with")
 
 
-def test_what_is_seen_is_what_info_says(own_prior, capfd):
+def test_info_says_what_can_be_asked(own_prior, capfd):
+    assert run(["info", str(own_prior), "--json"]) == 0
+    own = json.loads(capfd.readouterr().out)["prior"]
+    assert own["labels"] == ["kidney", "liver"] and own["licence"] == "CC0-1.0" and own["weights_mb"] > 0
     assert run(["info", str(own_prior / "prior"), "--json"]) == 0
     found = json.loads(capfd.readouterr().out)
     assert found["what"] == "grid prior" and found["labels"] == ["kidney", "liver"] and found["licence"] == "CC0-1.0"

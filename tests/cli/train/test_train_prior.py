@@ -1,6 +1,8 @@
 """What train-prior makes, and grids that imagine makes with it."""
 
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -81,6 +83,26 @@ def test_a_dry_run_says_what_would_be_trained(train, grids, tmp_path, capsys):
     found = json.loads(capsys.readouterr().out)
     assert found["task"]["labels"] == ["high", "low"] and found["task"]["windows"] == 8 and found["parameters"] > 1000
     assert not (tmp_path / "a").exists()
+
+
+def two_processes(arguments) -> str:
+    launch = words("-m torch.distributed.run --standalone --nproc_per_node=2 -m largegen")
+    done = subprocess.run([sys.executable, *launch, *map(str, arguments)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout
+
+
+def test_two_processes_train_and_imagine_what_one_does(train, grids, tmp_path):
+    learn = train("--labels", grids / "labels.csv")
+    assert two_processes([*learn, "--out", tmp_path / "two"]).count("use it as") == 1
+    assert run([*learn, "--out", str(tmp_path / "one")]) == 0
+    assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=1e-5)
+    assert names(tmp_path / "two") == names(tmp_path / "one")
+    ask = words("imagine --size 512 --label low --steps 2 --device cpu --prior", tmp_path / "one")
+    assert two_processes([*ask, "--out", tmp_path / "two.h5"]).count("tiles; use it as") == 1
+    assert run([*ask, "--out", str(tmp_path / "one.h5")]) == 0
+    two, one = (read_grid(tmp_path / name) for name in ("two.h5", "one.h5"))
+    assert np.allclose(two.features, one.features, atol=1e-5) and np.array_equal(two.tissue, one.tissue)
 
 
 @pytest.mark.parametrize(

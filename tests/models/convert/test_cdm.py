@@ -134,6 +134,12 @@ def test_sample_needs_no_reference(with_cdm, tmp_path, capfd):
     assert Image.open(out).size == (3 * 64 + 2 * 4, 64)
 
 
+def test_a_guidance_that_is_given_is_kept_even_if_it_is_the_default(with_cdm, tmp_path):
+    command = ["sample", "--model", str(with_cdm), "-n", "1", "--steps", "1", "--device", "cpu", "--guidance", "1.5"]
+    assert run([*command, "--out", str(tmp_path / "a.png")]) == 0
+    assert read_provenance(tmp_path / "a.png")["sampling"]["guidance"] == 1.5
+
+
 @pytest.mark.parametrize("command", ["generate", "zoom"])
 def test_a_large_image_needs_a_grid_prior(with_cdm, tmp_path, capfd, command):
     options = ["--model", str(with_cdm), "--size", "256", "--device", "cpu", "--out", str(tmp_path / "a.png"), "-q"]
