@@ -42,3 +42,8 @@ def test_windows_without_layout_differ_in_their_neighbours_alone():
     found, same = figures_of(real, shuffled_like(real, 60, RNG)), figures_of(real, real)
     assert found["FD of neighbours"] > 10 * found["FD of tiles"] and found["KD of neighbours"] > 0.01
     assert same["FD of neighbours"] == pytest.approx(0, abs=1e-3) and same["precision"] == same["recall"] == 1
+
+
+def test_a_window_known_by_heart_is_found_when_it_is_turned():
+    training = RNG.normal(size=(30, 4, 4, 3))
+    assert by_heart(np.rot90(training[:5], 1, (1, 2))[:, ::-1], training) == pytest.approx(0, abs=1e-3)

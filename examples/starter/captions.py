@@ -29,7 +29,17 @@ WORDS = {
     "roofs": ("roofs", "buildings", "houses", "dense buildings", "a town", "built-up area", "settlements"),
     "road": ("road and asphalt", "grey pavement", "streets", "paved roads", "asphalt", "paving"),
     "trees": ("trees", "forest", "tree crowns", "wood", "dense forest", "dark green trees"),
-    "fields": ("fields", "grass", "meadow", "green fields", "grassland", "crops", "green grass", "grazing land", "lawns"),
+    "fields": (
+        "fields",
+        "grass",
+        "meadow",
+        "green fields",
+        "grassland",
+        "crops",
+        "green grass",
+        "grazing land",
+        "lawns",
+    ),
     "soil": ("bare soil", "brown ground", "dry earth", "ploughed field", "bare land", "brown soil"),
 }
 # What the test asks in, which no caption says.

@@ -19,7 +19,8 @@ from largegen.slides.slide import open_slide
 from largegen.training.grid_parts import grid_parts
 from largegen.training.grids import TrainingGrid
 
-TILE_PX, OVERLAP_PX = 256, 128
+TILE_PX = 256
+OVERLAPS_PX = {"tissue": 128, "aerial": 192}  # so that each image is laid out in tiles in 4 or 16 ways
 LOOK_PX = 4  # from one pixel to the next that is measured
 LIGHT = {"tissue": (244, 243, 244), "aerial": (255, 255, 255)}  # of empty glass and of no data
 NO_DATA = 250  # grey level above which a scene's pixel is of no data
@@ -36,7 +37,7 @@ class SeenGrid:
 
 
 def see(kind: str, regions: list[Region], encoder: Encoder, folder: Path, data: Path) -> list[SeenGrid]:
-    """Embed the images of one kind, and measure their tiles: four grids an image, which begin half a tile apart."""
+    """Embed the images of one kind and measure their tiles: several grids an image, parts of a tile apart."""
     about = subjects_of(data)
     images = {region.path.stem: region.read().movedim(0, -1).numpy() for region in regions}
     regions = [region for region in regions if min(images[region.path.stem].shape[:2]) >= TILE_PX]
@@ -62,12 +63,12 @@ def known_labels(seen: list[SeenGrid]) -> list[str]:
 
 
 def embed(kind: str, region: Region, encoder: Encoder, folder: Path) -> EmbeddingFile:
-    """Embed an image as `largegen embed --overlap 128 --no-tissue-filter` does; a file that is there is kept.
+    """Embed an image as `largegen embed --no-tissue-filter --overlap 128` does; a file that is there is kept.
 
     The tissue filter would take much of the fat for glass, for in a region without glass Otsu's threshold lies in it.
     """
     path = region.path if kind == "tissue" else as_scene(region, folder / "scenes")
-    options = EmbedOptions(TILE_PX, overlap_px=OVERLAP_PX, tissue_filter=False)
+    options = EmbedOptions(TILE_PX, overlap_px=OVERLAPS_PX[kind], tissue_filter=False)
     with open_slide(path, source_mpp=SCALES[kind]["mpp"]) as slide:
         file = EmbeddingFile(embed_slide(slide, encoder, folder, options, downsample=1.0))
     print(f"{file.path.stem}: {file.count} tiles", flush=True)

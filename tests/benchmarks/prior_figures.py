@@ -54,6 +54,8 @@ def figures_of(real: np.ndarray, windows: np.ndarray) -> dict[str, float]:
 
 
 def by_heart(windows: np.ndarray, training: np.ndarray) -> float:
-    """The mean distance of each window to the nearest training window, per number."""
-    flat, known = (part.reshape(len(part), -1) for part in (windows, training))
-    return float(nearest(flat, known)[1].mean() / flat.shape[1] ** 0.5)
+    """The mean distance per number of windows, turned and mirrored in the best way, to the nearest training window."""
+    known = training.reshape(len(training), -1)
+    ways = [np.rot90(one, way, (1, 2)) for one in (windows, windows[:, :, ::-1]) for way in range(4)]
+    found = [nearest(np.ascontiguousarray(way).reshape(len(way), -1), known)[1] for way in ways]
+    return float(np.min(found, axis=0).mean() / known.shape[1] ** 0.5)
