@@ -13,6 +13,7 @@ DISTRIBUTIONS = {
     "cleanfid": "clean-fid",
     "openslide": "openslide-python",
     "open_clip": "open-clip-torch",
+    "sklearn": "scikit-learn",
 }  # under another name
 BROUGHT = {
     "huggingface_hub": "diffusers",

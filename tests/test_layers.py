@@ -8,7 +8,7 @@ from helpers import ROOT
 
 ORDER = (
     ("version", "errors", "runtime"),
-    *(("slides",), ("models",), ("embeddings",), ("conditioning",), ("sampling",), ("images",)),
+    *(("slides",), ("models",), ("embeddings",), ("probing",), ("conditioning",), ("sampling",), ("images",)),
     *(("metrics",), ("training",), ("cli",)),
 )
 LAYERS = {folder: number for number, folders in enumerate(ORDER) for folder in folders}

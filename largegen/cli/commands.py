@@ -66,6 +66,10 @@ STAGES = {
             "Measure generated images against real ones.",
             "largegen eval --real slide.svs --fake image.tif --report report.html",
         ),
+        "probe": About(
+            "Measure how well classifiers tell labels from features.",
+            "largegen probe embeddings/uni/ embeddings/mine/ --labels labels.csv",
+        ),
         "status": About("Show which of many jobs are done, running or failed.", "largegen status images/"),
         "info": About("Describe an input or output: size, resolution, provenance.", "largegen info image.tif"),
     },

@@ -1,12 +1,12 @@
 """What many jobs are asked for by: the lines of a CSV file, or the slides of a directory."""
 
-import csv
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from largegen.errors import InputError
+from largegen.runtime.tables import read_table
 
 
 @dataclass(frozen=True)
@@ -61,16 +61,5 @@ def _read(file: Path) -> Iterator[Row]:
     Raises:
         InputError: For a file that is none, or has no line.
     """
-    try:
-        with file.open(encoding="utf-8-sig", newline="") as lines:
-            table = csv.DictReader(lines, strict=True)
-            rows = [(table.line_num, row) for row in table]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{file}: not readable as CSV: {error}") from error
-    if not rows:
-        raise InputError(f"{file}: holds no jobs: give a line of names, such as ref,seed,out, and a line for each job")
-    for number, row in rows:
-        where = f"{file} line {number}"
-        if None in row or None in row.values():
-            raise InputError(f"{where}: has not as many cells as the first line has names")
-        yield Row(where, {name.strip().lstrip("-").replace("-", "_"): cell.strip() for name, cell in row.items()})
+    for number, row in read_table(file):
+        yield Row(f"{file} line {number}", {name.lstrip("-").replace("-", "_"): cell for name, cell in row.items()})

@@ -8,6 +8,7 @@ import typer
 
 from largegen.cli import common
 from largegen.cli import options as shared
+from largegen.cli.aligned import aligned
 
 
 def status(
@@ -38,9 +39,7 @@ def status(
         return [record.output, record.state, took + left, who]
 
     rows = [["output", "state", "time", ""], *map(line, found.jobs)]
-    widths = [max(len(row[column]) for row in rows) for column in range(3)]
-    for row in rows:
-        typer.echo("  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[3]]).rstrip())
+    typer.echo(aligned(rows))
     counted = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
     left = "" if found.left_s is None else f"; about {duration(found.left_s)} left"
     typer.echo(f"\n{len(found.jobs)} jobs: {counted}{left}")

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
+from largegen.embeddings.annotations import read_annotations
 from largegen.embeddings.file import EmbeddingFile
 from largegen.embeddings.source import find_slide
 from largegen.errors import EmbeddingFileError, InputError
 from largegen.models.grid_prior import NO_LABEL
-from largegen.training.annotations import read_annotations
 from largegen.training.grids import TrainingGrid
 from largegen.training.regions import cells_per_tile
 

@@ -1,12 +1,12 @@
 """Labels and captions of embedding files, from a CSV file."""
 
-import csv
 import logging
 from collections.abc import Sequence
 from pathlib import Path
 
 from largegen.embeddings.file import EmbeddingFile
 from largegen.errors import InputError
+from largegen.runtime.tables import read_table
 
 log = logging.getLogger(__name__)
 
@@ -26,18 +26,12 @@ def read_annotations(path: Path, column: str, files: Sequence[EmbeddingFile]) ->
     Raises:
         InputError: For a file that cannot be read, lacks a column, or names no embedding file.
     """
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as table:
-            rows = list(csv.DictReader(table))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{path}: cannot be read as CSV: {error}") from error
-    if not rows or not {"file", column} <= rows[0].keys():
-        raise InputError(f"{path}: needs a header line with the columns file and {column}, and rows")
-    by_name = {name: number for number, file in enumerate(files) for name in _names(file)}
+    rows = read_table(path, "file", column)
+    by_name = {name: number for number, file in enumerate(files) for name in names_of(file)}
     found: list[list[str]] = [[] for _ in files]
-    for number, row in enumerate(rows, 2):
-        name, text = (row["file"] or "").strip(), (row[column] or "").strip()
-        where = next((by_name[one] for one in (name, Path(name).name, Path(name).stem) if one in by_name), None)
+    for number, row in rows:
+        name, text = row["file"], row[column]
+        where = next((by_name[one] for one in spellings(name) if one in by_name), None)
         if where is None:
             raise InputError(f"{path}: line {number}: {name or 'an empty name'} is none of the embedding files")
         if not text:
@@ -49,6 +43,13 @@ def read_annotations(path: Path, column: str, files: Sequence[EmbeddingFile]) ->
     return found
 
 
-def _names(file: EmbeddingFile) -> set[str]:
+def names_of(file: EmbeddingFile) -> set[str]:
+    """List the names that a table may call an embedding file: its own and its slide's, with and without suffix."""
     slide = Path(file.settings.source_path)
     return {file.path.name, file.path.stem, file.settings.source_name, slide.name, slide.stem} - {""}
+
+
+def spellings(name: str) -> list[str]:
+    """List how a name in a table may be meant: as it is, without its folder, without its suffix."""
+    path = Path(name.replace("\\", "/"))  # written on Windows
+    return [name, path.name, path.stem]

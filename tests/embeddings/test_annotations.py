@@ -3,9 +3,9 @@
 import pytest
 from helpers.priors import save_grid, two_kinds
 
+from largegen.embeddings.annotations import read_annotations
 from largegen.embeddings.file import EmbeddingFile
 from largegen.errors import InputError
-from largegen.training.annotations import read_annotations
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +37,7 @@ def test_files_without_a_text_are_counted(tmp_path, files, caplog):
         ("file,caption\na,\n", "line 2: a has no caption"),
         ("file,label\na,one\n", "needs a header line with the columns file and caption"),
         ("", "needs a header line"),
-        ("file,caption\na\n", "line 2: a has no caption"),
+        ("file,caption\na\n", "line 2: 1 cells, but the header has 2 names"),
     ],
 )
 def test_wrong_tables_are_one_line(tmp_path, files, text, message):

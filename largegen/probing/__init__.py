@@ -1,0 +1,1 @@
+"""How telling embeddings are: classifiers on them, cross-validated."""

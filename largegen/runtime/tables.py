@@ -1,0 +1,57 @@
+"""Tables that users keep in CSV files, however their programs write them."""
+
+import csv
+import io
+from pathlib import Path
+from typing import NamedTuple
+
+from largegen.errors import InputError
+
+DELIMITERS = ",;\t"  # Excel writes semicolons where the comma is decimal, and tabs in "Unicode text"
+MARKS = {b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}  # what "Unicode text" begins with
+
+
+class Line(NamedTuple):
+    """A line of a table."""
+
+    number: int  # in the file, from 1, for messages
+    cells: dict[str, str]  # by the names of the header line, without spaces around
+
+
+def read_table(path: Path, *needed: str) -> list[Line]:
+    """Read a CSV file with a header line: commas, semicolons or tabs, any line ends, with or without a byte-order mark.
+
+    Names of columns are taken in lower case; empty lines are passed over.
+
+    Args:
+        path: The file.
+        needed: Columns that it must have.
+
+    Raises:
+        InputError: For a file that cannot be read, lacks a column or has a name twice, has no line below its header, or
+            a line with another number of cells.
+    """
+    try:
+        content = path.read_bytes()
+        text = content.decode(MARKS.get(content[:2], "utf-8-sig"))
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: neither UTF-8 nor UTF-16 text: save it as CSV UTF-8") from error
+    header = text.partition("\n")[0]
+    delimiter = max(DELIMITERS, key=header.count)
+    try:
+        table = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+        rows = [(table.line_num, row) for row in table if any(cell.strip() for cell in row)]
+    except csv.Error as error:
+        raise InputError(f"{path}: not readable as CSV: {error}") from error
+    names = [name.strip().lower() for name in rows[0][1]] if rows else []
+    if len(rows) < 2 or not set(needed) <= set(names):
+        columns = f" with the columns {' and '.join(needed)}" if needed else ""
+        raise InputError(f"{path}: needs a header line{columns}, and lines below it")
+    if twice := {name for name in names if name and names.count(name) > 1}:
+        raise InputError(f"{path}: has the column {sorted(twice)[0]} twice")
+    for number, row in rows:
+        if len(row) != len(names):
+            raise InputError(f"{path}: line {number}: {len(row)} cells, but the header has {len(names)} names")
+    return [Line(number, dict(zip(names, map(str.strip, row), strict=True))) for number, row in rows[1:]]
