@@ -21,6 +21,10 @@ STAGES = {
         "embed": About(
             "Embed the tissue tiles of slides and scenes.", "largegen embed slides/ --out embeddings/ --preview"
         ),
+        "features": About(
+            "Extract a denoiser's features of slides, at several magnifications.",
+            "largegen features slides/ --levels 20x,5x --out features/",
+        ),
         "import": About(
             "Import embedding files of ZoomLDM, TRIDENT or CLAM.",
             "largegen import trident/ --out embeddings/ --encoder uni_v1",

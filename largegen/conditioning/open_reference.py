@@ -16,6 +16,7 @@ from largegen.slides.resolution import UNKNOWN, Resolution, mag_of
 if TYPE_CHECKING:
     from largegen.conditioning.reference import Reference, SlideOnDemand
     from largegen.models.model import Model
+    from largegen.slides.slide import Slide
 
 
 log = logging.getLogger(__name__)
@@ -113,9 +114,7 @@ class ReferenceOptions:
         from largegen.slides.tiles import grid_through
 
         slide = stack.enter_context(open_slide(self.ref or Path(), *self.source))
-        target = self.target
-        if target == UNKNOWN and model.mpp and slide.kind != "scene":
-            target = Resolution(mag=round(mag_of(model.mpp)))
+        target = own_resolution(model, slide, self.target)
         downsample = target.downsample(slide)
         grid_xy = grid_through(self.corner, model.tile_px * downsample) if self.corner else (0, 0)
         return SlideOnDemand(
@@ -131,3 +130,10 @@ class ReferenceOptions:
             cache=self.cache,
             progress=progress,
         )
+
+
+def own_resolution(model: "Model", slide: "Slide", target: Resolution) -> Resolution:
+    """Return the resolution asked for; where none is, a model's own, for slides."""
+    if target == UNKNOWN and model.mpp and slide.kind != "scene":
+        return Resolution(mag=round(mag_of(model.mpp)))
+    return target

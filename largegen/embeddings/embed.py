@@ -32,6 +32,7 @@ from largegen.slides.tissue import EMBEDDED_TILE, tissue_mask
 
 if TYPE_CHECKING:
     from largegen.models.encoder import Encoder
+    from largegen.models.tile_encoder import TileEncoder
     from largegen.slides.slide import Slide
 
 log = logging.getLogger(__name__)
@@ -54,13 +55,14 @@ class EmbedEstimate:
 
 def embed_slide(
     slide: "Slide",
-    encoder: "Encoder",
+    encoder: "TileEncoder",
     out: Path,
     options: EmbedOptions | None = None,
     *,
     downsample: float,
     mag: float | None = None,
     region: Rectangle | None = None,
+    plan: tuple[TileGrid, np.ndarray] | None = None,
     overwrite: bool = False,
     wait: bool = False,
     progress: bool = True,
@@ -78,6 +80,7 @@ def embed_slide(
         mag: The magnification that the user asked for, if any, to be recorded.
         region: Embed only this rectangle of the slide's tile grid, into
             `<out>/<slide.name>.<row>-<column>-<rows>x<columns>.<hash of the settings>.h5`: a cache without clashes.
+        plan: The tile grid and which of its tiles are embedded, where that is not what `plan_tiles` finds.
         overwrite: Replace a file made with other settings.
         wait: Wait, where another process writes the file.
         progress: Show a progress bar, where stderr is a terminal.
@@ -93,7 +96,7 @@ def embed_slide(
         OutputError: For a full disk, or a file made with other settings (unless `overwrite`).
     """
     options = options or EmbedOptions()
-    grid, keep = plan_tiles(slide, downsample, options)
+    grid, keep = plan or plan_tiles(slide, downsample, options)
     area = _checked_region(region, grid, slide)
     settings = EmbeddingSettings.of(
         slide,
@@ -107,10 +110,10 @@ def embed_slide(
     )
     path = embedding_path(out, settings, whole=region is None)
     if path.exists() and not overwrite and not Blocks.left_behind(path):
-        return _existing(path, settings)  # whole, and no lock is needed: it may lie where nothing can be written
+        return keep_existing(path, settings)  # whole, and no lock is needed: it may lie where nothing can be written
     with lock(path, wait):
         if path.exists() and not overwrite:
-            kept = _existing(path, settings)
+            kept = keep_existing(path, settings)
             Blocks.clear(path)
             return kept
         remove_leftovers(path, parts=True)
@@ -184,7 +187,7 @@ def embedding_path(out: Path, settings: EmbeddingSettings, whole: bool = True) -
     return Path(out) / f"{settings.source_name}.{row}-{col}-{rows}x{cols}.{digest}.h5"
 
 
-def _bytes_per_tile(encoder: "Encoder") -> int:
+def _bytes_per_tile(encoder: "TileEncoder") -> int:
     return encoder.dim * 4 + 16  # float32, and two int64
 
 
@@ -208,7 +211,8 @@ def _filter_name(slide: "Slide", options: EmbedOptions) -> str:
     return "otsu" if options.tissue_threshold is None else f"saturation > {options.tissue_threshold:g}"
 
 
-def _existing(path: Path, settings: EmbeddingSettings) -> Path:
+def keep_existing(path: Path, settings: EmbeddingSettings) -> Path:
+    """Return a file that is there, and say that it is kept. Raises OutputError where it is of other settings."""
     difference = EmbeddingFile(path).settings.difference(settings)
     if difference:
         raise OutputError(f"{path}: exists with other settings ({difference}); use `overwrite` or another `out`")
@@ -227,7 +231,7 @@ def _check_space(path: Path, needed: int) -> None:
         )
 
 
-def _background(slide: "Slide", encoder: "Encoder", tile_px: int) -> np.ndarray:
+def _background(slide: "Slide", encoder: "TileEncoder", tile_px: int) -> np.ndarray:
     """Embed a tile of the background colour: (D,) float32."""
     glass = np.broadcast_to(np.array(slide.background, np.uint8), (1, tile_px, tile_px, 3))
     embedding: np.ndarray = _finite(encoder.encode(np.ascontiguousarray(glass)), encoder)[0]
@@ -236,7 +240,7 @@ def _background(slide: "Slide", encoder: "Encoder", tile_px: int) -> np.ndarray:
 
 def _embed_tiles(
     slide: "Slide",
-    encoder: "Encoder",
+    encoder: "TileEncoder",
     grid: TileGrid,
     coords: np.ndarray,
     blocks: Blocks,
@@ -269,7 +273,7 @@ def _read_batches(
             yield np.stack(batch)
 
 
-def _finite(embeddings: np.ndarray, encoder: "Encoder") -> np.ndarray:
+def _finite(embeddings: np.ndarray, encoder: "TileEncoder") -> np.ndarray:
     if not np.isfinite(embeddings).all():
         raise ModelError(f"encoder {encoder.spec.name}: gives values that are not finite; try `precision` fp32")
     return embeddings

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from largegen.embeddings.grid import SourceInfo
 
 if TYPE_CHECKING:
-    from largegen.models.encoder import Encoder
+    from largegen.models.tile_encoder import TileEncoder
     from largegen.slides.slide import Slide
 
 NAMES_ON_DISK = {"dim": "width"}  # settings whose names in the file are others
@@ -81,7 +81,7 @@ class EmbeddingSettings:
     def of(
         cls,
         slide: "Slide",
-        encoder: "Encoder",
+        encoder: "TileEncoder",
         downsample: float,
         tile_px: int,
         overlap_px: int,
