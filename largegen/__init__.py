@@ -8,13 +8,15 @@ if TYPE_CHECKING:
     from largegen.embeddings.file import read_grid
     from largegen.models.model import load_model
     from largegen.sampling.generate import generate
+    from largegen.sampling.zoom.upscale import upscale
 
-__all__ = ["__version__", "generate", "load_model", "read_grid"]
+__all__ = ["__version__", "generate", "load_model", "read_grid", "upscale"]
 
 _HOMES = {
     "generate": "largegen.sampling.generate",
     "load_model": "largegen.models.model",
     "read_grid": "largegen.embeddings.file",
+    "upscale": "largegen.sampling.zoom.upscale",
 }
 
 

@@ -61,6 +61,10 @@ STAGES = {
             "Generate a large image under a low-magnification guide.",
             "largegen zoom --ref slide.svs --size 4096 --out image.tif",
         ),
+        "upscale": About(
+            "Enlarge an image to the finest magnification that a model knows.",
+            "largegen upscale patch.png --mag 5 --to 20 --out image.tif",
+        ),
         "sample": About(
             "Sample single patches, as a contact sheet.", "largegen sample --ref slide.svs --mag 5 --out sheet.png"
         ),

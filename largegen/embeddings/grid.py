@@ -1,10 +1,15 @@
 """A grid of embeddings in memory, and what is known of the slide under it."""
 
 from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from largegen.errors import InputError
+
+if TYPE_CHECKING:
+    from largegen.slides.slide import Slide
 
 
 @dataclass(frozen=True)
@@ -23,6 +28,24 @@ class SourceInfo:
     transform: tuple[float, ...] | None = None
     imagined: str | None = None  # JSON: what a grid that is of no slide was sampled from, see sampling/imagine.py
     mpp_from: str | None = None  # "objective" where nothing but the objective tells `mpp`
+
+    @classmethod
+    def of(cls, slide: "Slide") -> "SourceInfo":
+        """Say what an open slide says of itself."""
+        place = slide.georeference
+        return cls(
+            name=slide.name,
+            path=str(Path(slide.path).absolute()),
+            kind=slide.kind,
+            width=slide.width,
+            height=slide.height,
+            background=slide.background,
+            mpp=slide.mpp,
+            gsd_m=slide.gsd_m,
+            crs=place.crs if place else None,
+            transform=tuple(place.transform) if place else None,
+            mpp_from=slide.mpp_from,
+        )
 
 
 @dataclass

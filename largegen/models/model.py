@@ -119,6 +119,24 @@ class Model:
         Returns:
             The noise (B, C, w, w) float32.
         """
+        return self._eps(latents, timestep, context)
+
+    def eps_under(self, latents: Tensor, timestep: int, grids: Tensor, level: int) -> Tensor:
+        """Predict the noise of noisy latents under grids of embeddings, with gradients to these.
+
+        Args:
+            latents: (B, C, w, w) float.
+            timestep: 0-based.
+            grids: (B, h, w, D).
+            level: Magnification level of the grids.
+
+        Returns:
+            The noise (B, C, w, w) float32.
+        """
+        tokens = self.conditioner(*self.conditioner.arrange(grids.to(self.device), level))
+        return self._eps(latents, timestep, tokens.float())
+
+    def _eps(self, latents: Tensor, timestep: Tensor | int, context: Tensor) -> Tensor:
         latents = latents.to(self.device)
         inputs = latents.to(self.dtype, memory_format=torch.channels_last)
         output = self.unet(inputs, timestep, context.to(self.device, self.dtype)).sample

@@ -12,6 +12,7 @@ from largegen.runtime.setting import SEED, Setting
 SCHEDULERS = ("ddim", "dpm++", "unipc")
 WINDOWS = ("overlap", "shift")
 ZOOM_METHODS = ("fast", "published")
+INVERSION_STARTS = ("view", "noise")
 ZOOM_STEPS = 20  # [Z]: the guide holds the image together, so fewer steps suffice
 MAX_STEPS = 1000  # timesteps of the noise schedule
 MAX_SEAM_STEPS = 300  # timesteps of the pass against seams
@@ -144,8 +145,8 @@ class Zooming:
         """Return the settings that the method has."""
         return {"method": self.method} if self.method == "fast" else asdict(self)
 
-    def check(self) -> None:
-        """Raise InputError for invalid settings."""
+    def check(self, default: "Zooming | None" = None) -> None:
+        """Raise InputError for invalid settings; `default`: those that the method fast leaves as they are."""
         if self.method not in ZOOM_METHODS:
             raise InputError(f"`method` {self.method}: use one of {', '.join(ZOOM_METHODS)}")
         if self.inner_steps < 0:
@@ -155,7 +156,7 @@ class Zooming:
         for name, value in (("inner_rate", self.inner_rate), ("fd_step", self.fd_step)):
             if not 0 < value < math.inf:
                 raise InputError(f"`{name}` {value}: must be more than 0")
-        if self.method == "fast" and self != Zooming():
+        if self.method == "fast" and self != (default or Zooming()):
             raise InputError("`inner_steps`, `inner_rate`, `fd_step`, `seam_steps`: only with `method` published")
 
     def canvas_sampling(self, sampling: Sampling, window: int) -> Sampling:
@@ -163,3 +164,39 @@ class Zooming:
         if self.method == "fast":
             return replace(sampling, windows="shift", stride=0)
         return replace(sampling, windows="overlap", stride=max(1, window // 4))
+
+
+UPSCALING = Zooming(inner_steps=5)  # how an image is made to agree with a guide that is fixed [Z]
+
+
+@dataclass(frozen=True)
+class Inversion:
+    """How the embeddings under an image that is to be enlarged are found: see sampling/zoom/invert.py."""
+
+    start: Annotated[
+        str,
+        Setting(
+            "Where the search for the conditions starts: view (what the encoder sees in the image, enlarged) or noise"
+            " (as published)."
+        ),
+    ] = "view"
+    invert_steps: Annotated[
+        int, Setting("Steps of the search, at most; 0 takes what it starts from.", min=0, max=MAX_STEPS)
+    ] = 200
+    invert_rate: Annotated[float, Setting("Its learning rate.", min=0.0, unset="0.02 from a view, 0.1 from noise")] = (
+        0.0
+    )
+
+    @property
+    def rate(self) -> float:
+        """The learning rate, the default filled in."""
+        return self.invert_rate or (0.1 if self.start == "noise" else 0.02)
+
+    def check(self) -> None:
+        """Raise InputError for invalid settings."""
+        if self.start not in INVERSION_STARTS:
+            raise InputError(f"`start` {self.start}: use one of {', '.join(INVERSION_STARTS)}")
+        if not 0 <= self.invert_steps <= MAX_STEPS:
+            raise InputError(f"`invert_steps` {self.invert_steps}: must be between 0 and {MAX_STEPS}")
+        if not 0 <= self.invert_rate < math.inf:
+            raise InputError(f"`invert_rate` {self.invert_rate}: must be more than 0, or 0 for the default")

@@ -53,6 +53,8 @@ class GuideConstraint:
     def __call__(self, latents: Tensor) -> Tensor:
         """Change latents (1, C, h, w) smoothly and as little as possible, so that `seen` is nearly the guide."""
         change = _pointwise(self.inverse, self.target.to(latents) - self.seen(latents))
+        if self.pooled == 1:  # nothing to spread
+            return latents + change
         rows, cols = (_spreading(side, self.pooled).to(latents) for side in change.shape[-2:])
         return latents + rows @ change @ cols.T
 

@@ -50,6 +50,7 @@ def joint_steps(
     side: int,
     zooming: Zooming,
     *,
+    pieces: Tensor | None = None,
     first: int = 0,
     batch_size: int = 8,
     on_tiles: Callable[[int], object] = lambda count: None,
@@ -68,6 +69,8 @@ def joint_steps(
         contexts: (side^2 + 1, T, D), theirs.
         side: tiles per side.
         zooming: settings of the inner iteration.
+        pieces: (n, 3, h, w) in [-1, 1], of a guide that is there already and stays as it is, one for each tile; state
+            and contexts are then those of n tiles alone, however they lie.
         first: steps that are done.
         batch_size: tiles at once.
         on_tiles: is told how many tiles are done, after each batch.
@@ -75,7 +78,7 @@ def joint_steps(
     Yields:
         After each step, the number of steps done and the state.
     """
-    count = side**2
+    count = len(state) - (pieces is None)
     for step in range(first, len(scheduler.timesteps)):
         timestep = scheduler.timesteps[step]
 
@@ -83,12 +86,14 @@ def joint_steps(
             return clean_of(denoise(noisy, timestep, context).to(noisy), noisy, scheduler, timestep)
 
         clean = torch.empty_like(state)
-        clean[count:] = predict(state[count:], contexts[count:])
-        pieces = pieces_of(decode(clean[count:]).float().cpu().clamp(-1, 1), side, side)
+        aims = pieces
+        if aims is None:
+            clean[count:] = predict(state[count:], contexts[count:])
+            aims = pieces_of(decode(clean[count:]).float().cpu().clamp(-1, 1), side, side)
         for start in range(0, count, batch_size):
             batch = slice(start, min(start + batch_size, count))
             state[batch], clean[batch] = _towards(
-                pieces[batch], state[batch], contexts[batch], predict, decode, encode, zooming
+                aims[batch], state[batch], contexts[batch], predict, decode, encode, zooming
             )
             on_tiles(batch.stop - start)
         state = scheduler.step(eps_of(clean, state, scheduler, timestep), timestep, state).prev_sample
@@ -102,11 +107,12 @@ def sample_jointly(
     scheduler: DDIMScheduler,
     *,
     tiles: Tensor,
-    guide: Tensor,
+    guide: Tensor | None,
     tile_contexts: Tensor,
-    guide_context: Tensor,
+    guide_context: Tensor | None,
     side: int,
     zooming: Zooming,
+    pieces: Tensor | None = None,
     batch_size: int = 8,
     checkpoint: Checkpoint | None = None,
     progress: bool = False,
@@ -119,11 +125,12 @@ def sample_jointly(
         encode: images in [-1, 1] -> latents.
         scheduler: DDIM's.
         tiles: noise to start from, (side^2, C, w, w), row by row.
-        guide: noise to start from, (1, C, w, w).
+        guide: noise to start from, (1, C, w, w); None where there are `pieces`.
         tile_contexts: (side^2, T, D).
-        guide_context: (1, T, D).
-        side: tiles per side.
+        guide_context: (1, T, D); None likewise.
+        side: tiles per side; any number where there are `pieces`.
         zooming: settings of the inner iteration.
+        pieces: see `joint_steps`.
         batch_size: tiles at once.
         checkpoint: what a killed run resumes from, written after every step; its fingerprint stands for all that the
             result depends on but the noise.
@@ -135,8 +142,11 @@ def sample_jointly(
     Raises:
         LargegenError: where a network gives NaN or infinite values.
     """
-    first, steps, count = 0, len(scheduler.timesteps), side**2
-    state = torch.cat([tiles, guide]).float()
+    first, steps, count = 0, len(scheduler.timesteps), len(tiles)
+    state, contexts = (
+        torch.cat([part for part in parts if part is not None])
+        for parts in ((tiles.float(), guide), (tile_contexts, guide_context))
+    )
     saver = None
     if checkpoint is not None:
         settings = json.dumps([side, zooming.inner_steps, zooming.inner_rate, zooming.fd_step, steps])
@@ -151,9 +161,10 @@ def sample_jointly(
         encode,
         scheduler,
         state,
-        torch.cat([tile_contexts, guide_context]),
+        contexts,
         side,
         zooming,
+        pieces=pieces,
         first=first,
         batch_size=batch_size,
         on_tiles=bar.update,

@@ -40,8 +40,8 @@ def zoom_published(
     start = noise(sampling.seed, INITIAL, 0, 0, side * window, side * window, channels)
     tiles, guide = sample_jointly(
         guided(model.eps, model.null_context(), sampling.guidance),
-        _in_parts(model.autoencoder.decode),
-        _in_parts(model.autoencoder.encode),
+        in_parts(model.autoencoder.decode),
+        in_parts(model.autoencoder.encode),
         make_scheduler("ddim", model.scheduler, sampling.steps),
         tiles=pieces_of(start, side, side),
         guide=noise(sampling.seed, INITIAL, -window, 0, window, window, channels),
@@ -108,6 +108,6 @@ def check_published(model: Model, zooming: Zooming) -> None:
             raise InputError(message) from error
 
 
-def _in_parts(function: Transcode) -> Transcode:
+def in_parts(function: Transcode) -> Transcode:
     """Make `function` take AUTOENCODER_BATCH samples of a batch at a time."""
     return lambda batch: torch.cat([function(part) for part in batch.split(AUTOENCODER_BATCH)])

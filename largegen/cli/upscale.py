@@ -1,0 +1,108 @@
+"""`largegen upscale`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from largegen.cli import options as shared
+from largegen.cli.derived import Fields
+from largegen.sampling.settings import UPSCALING, ZOOM_STEPS, Inversion, Sampling, Zooming
+
+
+def upscale(
+    *,
+    image: Annotated[Path, typer.Argument(help="Slide, scene or image to enlarge.", metavar="IMAGE")],
+    mag: Annotated[
+        float | None,
+        typer.Option(
+            help="Read the image at this magnification; that of an image which says none.", show_default="its own"
+        ),
+    ] = None,
+    resolution: shared.ResolutionOptions,
+    to: Annotated[
+        float | None, typer.Option(help="Magnification to make, the model's finest.", show_default="the model's finest")
+    ] = None,
+    factor: Annotated[
+        int | None, typer.Option(help="Enlarge by 2, 4 or 8, where no magnification is known.", min=2, max=8)
+    ] = None,
+    region: Annotated[
+        str | None,
+        typer.Option(help="X,Y,W,H: the part to enlarge, in level-0 pixels.", show_default="all of the image"),
+    ] = None,
+    model: shared.ModelName = "auto",
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Output; the suffix says the format: .tif, .ome.tif, .dzi, .png or .jpg.",
+            show_default="<image>_upscaled.tif",
+        ),
+    ] = None,
+    zooming: Zooming = UPSCALING,
+    inversion: Inversion,
+    sampling: Annotated[Sampling, Fields("steps", "guidance", "batch_size", "seed")] = Sampling(steps=ZOOM_STEPS),
+    encoder_weights: shared.EncoderWeights = None,
+    save_every: Annotated[float, typer.Option(min=0.0, help="Seconds between saves of the unfinished canvas.")] = 30.0,
+    device: shared.Device = "auto",
+    precision: shared.Precision = "auto",
+    overwrite: shared.Overwrite = False,
+    dry_run: shared.DryRun = False,
+    json: shared.Json = False,
+) -> None:
+    """Run `largegen upscale`; its purpose stands in commands.py.
+
+    Finds the embeddings under the image by inversion through the denoiser, and samples the finest magnification that
+    the model knows with the image as its guide: shrunk, the result is the image. What is finer than the image is
+    invented; it is no observation. After an interruption, the same command resumes.
+    """
+    sampling.check()
+    inversion.check()
+    zooming.check(UPSCALING)
+    from largegen.conditioning.low_image import parse_rectangle, read_low_image
+    from largegen.conditioning.open_reference import ReferenceOptions
+    from largegen.images.finished import check_before
+    from largegen.slides.resolution import Resolution
+    from largegen.slides.slide import slide_name
+
+    target, source = Resolution(resolution.mpp, mag, resolution.gsd), resolution.source()
+    target.check()
+    part = parse_rectangle(region) if region else None
+    out = out or Path(f"{slide_name(image)}_upscaled.tif")
+    check_before(out, overwrite, None, shared.command_line())
+    from largegen.images.upscale_file import estimate_upscale, upscale_file
+    from largegen.images.write import check_output
+    from largegen.models.model import load_model
+    from largegen.runtime.distributed import require_single_process
+    from largegen.sampling.generate import resolve_defaults
+    from largegen.sampling.zoom.upscale import check_upscaling
+
+    if zooming.method == "published" and precision == "auto":
+        precision = "fp32"  # lower precisions drown its forward differences
+    name = ReferenceOptions(ref=image, source=source).choose_model(model)
+    network = load_model(name, device, precision)
+    require_single_process(network.device)
+    check_upscaling(network, zooming, inversion)
+    low = read_low_image(network, image, source, target, to=to, factor=factor, region=part)
+    height, width = (side * low.factor for side in low.pixels.shape[:2])
+    check_output(out, overwrite=True, size=(width, height))
+    if dry_run:
+        settings = resolve_defaults(sampling, network)
+        shared.print_json(estimate_upscale(network, low, settings, zooming, inversion, out))
+        return
+    report = upscale_file(
+        network,
+        low,
+        out,
+        sampling,
+        zooming,
+        inversion,
+        encoder_weights=encoder_weights,
+        command=shared.command_line(),
+        overwrite=overwrite,
+        progress=shared.show_progress(),
+        save_every_s=save_every,
+    )
+    done = f"{out}: {width}x{height} px"
+    if "consistency_psnr" in report:
+        done += f", {report['consistency_psnr']:.1f} dB from {image.name} when shrunk; its detail is invented"
+    shared.report(report, done, json)

@@ -1,0 +1,163 @@
+"""An image of `largegen upscale` as a file: find its embeddings, sample, decode, write; a killed run resumes."""
+
+import time
+from contextlib import ExitStack
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from largegen.conditioning.area import ImageArea
+from largegen.conditioning.low_image import LowImage
+from largegen.embeddings.grid import EmbeddingGrid
+from largegen.images.finished import lock_outputs
+from largegen.images.generate_file import DISK_BYTES_PER_PX, fingerprint_of, job_of
+from largegen.images.provenance import image_info
+from largegen.images.write import write_image
+from largegen.models.model import Model
+from largegen.runtime.fingerprints import content_digest
+from largegen.sampling.cost import about, count_decoded, memory_mb, trial
+from largegen.sampling.generate import resolve_defaults
+from largegen.sampling.resume import Checkpoint, part_path
+from largegen.sampling.settings import Inversion, Sampling, Zooming
+from largegen.sampling.zoom.consistency import Likeness
+from largegen.sampling.zoom.enlargement import Enlargement, encoder_for, find_embeddings, first_embeddings
+from largegen.sampling.zoom.upscale import count_upscaling, upscale_latents, upscaled_bands
+from largegen.slides.image_info import ImageInfo
+from largegen.version import __version__
+
+BACKWARD = 2  # cost of the way back through the denoiser, in calls
+
+
+def upscale_file(
+    model: Model,
+    low: LowImage,
+    out: Path,
+    sampling: Sampling,
+    zooming: Zooming,
+    inversion: Inversion,
+    *,
+    encoder_weights: Path | None = None,
+    command: str = "",
+    overwrite: bool = False,
+    progress: bool = False,
+    save_every_s: float = 30.0,
+) -> dict[str, Any]:
+    """Enlarge an image and write the result. Killed, the same call resumes.
+
+    Args:
+        model: of several magnifications.
+        low: the image.
+        out: of the result; its suffix names the format.
+        sampling: settings.
+        zooming: the method and its settings.
+        inversion: how the embeddings under the image are found.
+        encoder_weights: file of the encoder's weights, where no hub has them.
+        command: for the provenance.
+        overwrite: whether `out` may exist.
+        progress: show progress bars.
+        save_every_s: seconds between saves of the unfinished canvas.
+
+    Returns:
+        What was done: `out`, sizes, `factor`, mean steps of the inversion, `consistency_psnr` (of the result, shrunk,
+        against the image, in dB) and seconds; `kept` where the result was there already.
+
+    Raises:
+        InputError: for settings that the model cannot be sampled with.
+        LockedError: while another process makes the same image.
+        OutputError: for an image that exists already, or a disk that refuses it.
+    """
+    work = Enlargement(model, low.pixels, low.factor)
+    sampling = zooming.canvas_sampling(resolve_defaults(sampling, model), model.window)
+    info, fingerprint = _describe(work, low, sampling, zooming, inversion, command)
+    partial = out.with_name(f".{out.name}.partial")
+    partials = (partial, part_path(partial, "conditions"), part_path(partial, "seams"))
+    report: dict[str, Any] = {"out": str(out), "width": info.width, "height": info.height, "factor": work.factor}
+    started = time.perf_counter()
+    with ExitStack() as stack:
+        if lock_outputs(stack, out, {out: info}, overwrite, *partials):
+            return report | {"kept": True}
+        checkpoint = Checkpoint(partial, fingerprint, save_every_s)
+        encoder = encoder_for(model, inversion, weights=encoder_weights)
+        start = first_embeddings(work, encoder, sampling.seed, progress)
+        found, steps = find_embeddings(
+            work, start, inversion, sampling, checkpoint=checkpoint.part("conditions"), progress=progress
+        )
+        inverted = time.perf_counter()
+        canvas = upscale_latents(work, found, sampling, zooming, checkpoint=checkpoint, progress=progress)
+        sampled, likeness = time.perf_counter(), Likeness()
+        write_image(out, upscaled_bands(work, canvas, sampling, progress, likeness), info)
+        for path in partials:
+            path.unlink(missing_ok=True)
+    return report | {
+        "invert_steps": round(steps, 1),
+        "consistency_psnr": round(likeness.psnr, 2),
+        "invert_seconds": round(inverted - started, 2),
+        "sample_seconds": round(sampled - inverted, 2),
+        "decode_seconds": round(time.perf_counter() - sampled, 2),
+    }
+
+
+def _describe(
+    work: Enlargement, low: LowImage, sampling: Sampling, zooming: Zooming, inversion: Inversion, command: str
+) -> tuple[ImageInfo, str]:
+    """Say what the result says of itself, and fingerprint all that it depends on beside the settings."""
+    model, (height, width), (rows, cols) = work.model, work.size, work.tiles
+    grid = EmbeddingGrid(
+        features=np.zeros((rows, cols, 0), np.float32),  # not known yet
+        tissue=np.ones((rows, cols), bool),
+        background=np.zeros(model.info.embedding_dim, np.float32),
+        tile_px=model.tile_px,
+        overlap_px=0,
+        downsample=low.downsample / work.factor,
+        origin_xy=low.origin_xy,
+        encoder=model.info.encoder,
+        licence=model.info.encoder_licence,
+        source=low.source,
+    )
+    area = ImageArea(width, height, 0, 0, rows, cols, full=False)
+    fingerprint = content_digest([fingerprint_of(model, grid, area).encode(), low.pixels.tobytes()], ())
+    upscale = {"factor": work.factor, "of": model.level_names[work.level], **asdict(inversion)}
+    info = image_info(
+        model,
+        grid,
+        area,
+        sampling,
+        command,
+        zoom=zooming.as_dict(),
+        upscale=upscale,
+        warning="what is finer than the reference is invented: no observation",
+        job=job_of(fingerprint, sampling, zooming.as_dict(), upscale),
+    )
+    description = f"{low.source.name} enlarged {work.factor} times by largegen {__version__}; its detail is invented"
+    return replace(info, description=description), fingerprint
+
+
+def estimate_upscale(
+    model: Model, low: LowImage, sampling: Sampling, zooming: Zooming, inversion: Inversion, out: Path
+) -> dict[str, Any]:
+    """Estimate what `upscale_file` would take at most: time and memory from a batch of windows here.
+
+    sampling: as `generate.resolve_defaults` gives it.
+    """
+    work = Enlargement(model, low.pixels, low.factor)
+    counted, (height, width) = count_upscaling(work, sampling, zooming, inversion), work.canvas_size
+    height, width = height // model.factor, width // model.factor
+    decoded = counted["decodes"] + count_decoded(sampling, model.window, height, width)
+    cost = trial(model, 2 * sampling.batch_size)  # as under guidance
+    calls = counted["denoiser_calls"] + (1 + BACKWARD) * counted["inversion_steps"]
+    seconds = calls * cost.call + decoded * cost.decode + counted["encodes"] * cost.encode
+    return {
+        **about(model, out),
+        "settings": asdict(sampling) | zooming.as_dict() | asdict(inversion),
+        "factor": work.factor,
+        "width": work.size[1],
+        "height": work.size[0],
+        "tiles": work.tiles[0] * work.tiles[1],
+        **counted,
+        "decodes": decoded,
+        "seconds": round(seconds, 1),
+        "memory_mb": memory_mb(model, height, width),
+        "disk_mb": round(DISK_BYTES_PER_PX * work.size[0] * work.size[1] / 1e6, 1),
+    }
