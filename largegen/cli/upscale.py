@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from largegen.cli import common
 from largegen.cli import options as shared
 from largegen.cli.derived import Fields
 from largegen.sampling.settings import UPSCALING, ZOOM_STEPS, Inversion, Sampling, Zooming
@@ -68,7 +69,7 @@ def upscale(
     target.check()
     part = parse_rectangle(region) if region else None
     out = out or Path(f"{slide_name(image)}_upscaled.tif")
-    check_before(out, overwrite, None, shared.command_line())
+    check_before(out, overwrite, None, common.command_line())
     from largegen.images.upscale_file import estimate_upscale, upscale_file
     from largegen.images.write import check_output
     from largegen.models.model import load_model
@@ -87,7 +88,7 @@ def upscale(
     check_output(out, overwrite=True, size=(width, height))
     if dry_run:
         settings = resolve_defaults(sampling, network)
-        shared.print_json(estimate_upscale(network, low, settings, zooming, inversion, out))
+        common.print_json(estimate_upscale(network, low, settings, zooming, inversion, out))
         return
     report = upscale_file(
         network,
@@ -97,12 +98,12 @@ def upscale(
         zooming,
         inversion,
         encoder_weights=encoder_weights,
-        command=shared.command_line(),
+        command=common.command_line(),
         overwrite=overwrite,
-        progress=shared.show_progress(),
+        progress=common.show_progress(),
         save_every_s=save_every,
     )
     done = f"{out}: {width}x{height} px"
     if "consistency_psnr" in report:
         done += f", {report['consistency_psnr']:.1f} dB from {image.name} when shrunk; its detail is invented"
-    shared.report(report, done, json)
+    common.report(report, done, json)

@@ -29,6 +29,8 @@ from largegen.sampling.zoom.guide import GuideConstraint
 from largegen.sampling.zoom.joint import pieces_of, sample_jointly, whole_of
 from largegen.sampling.zoom.published import CONTEXT_BATCH, check_published, in_parts, remove_seams
 
+CONSTRAINED_STEP_FRACTION = 1.0  # of the steps hold the latents to the guide: unlike that of `zoom`, it is true
+
 
 def upscale(
     model: Model,
@@ -124,7 +126,8 @@ def upscale_latents(
         height,
         width,
         zooming.canvas_sampling(sampling, model.window),
-        correct=GuideConstraint(decoder, guide, factor),  # at every step: unlike that of `zoom`, this guide is true
+        correct=GuideConstraint(decoder, guide, factor),
+        correct_steps=round(CONSTRAINED_STEP_FRACTION * sampling.steps),
         checkpoint=checkpoint,
         progress=progress,
     )
