@@ -12,7 +12,7 @@ import typer
 from largegen.cli.commands import Group
 from largegen.cli.flags import in_flags
 from largegen.errors import LargegenError
-from largegen.runtime.private_api import usage_error
+from largegen.runtime.private_api import load_diffusers_sparingly, usage_error
 from largegen.runtime.signals import EXIT_TERMINATED, heed_sigterm
 from largegen.runtime.threads import wait_asleep
 from largegen.version import __version__
@@ -55,6 +55,7 @@ def main(arguments: list[str] | None = None) -> None:
         sys.stdout.reconfigure(errors="backslashreplace")  # names of files that a pipe's encoding on Windows lacks
     heed_sigterm()
     wait_asleep()
+    load_diffusers_sparingly()
     sys.exit(run(arguments))
 
 

@@ -139,7 +139,8 @@ class Summarizer(ModelMixin, ConfigMixin):
         super().__init__()
         self.projection = nn.Linear(embedding_dim, hidden_dim)
         self.pad = nn.Parameter(torch.zeros(1, 1, hidden_dim))
-        self.level = nn.Embedding(levels, hidden_dim)
+        # Not nn.Embedding(levels, hidden_dim): made without weights, as to load it, it would load torch's compiler.
+        self.level = nn.Embedding.from_pretrained(torch.randn(levels, hidden_dim), freeze=False)
         self.position = nn.Parameter(torch.empty(1, 1 + SLOTS, hidden_dim).normal_(std=0.02))
         block = nn.TransformerEncoderLayer(
             hidden_dim,

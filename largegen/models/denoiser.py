@@ -86,7 +86,10 @@ def to_eps(output: Tensor, latents: Tensor, timestep: Tensor | int, scheduler: D
     """
     if scheduler.config.prediction_type == "epsilon":
         return output.float()
-    a = scheduler.alphas_cumprod.to(latents.device)[timestep].float().reshape(-1, 1, 1, 1)
+    if isinstance(timestep, Tensor) and timestep.ndim:
+        a = scheduler.alphas_cumprod.to(latents.device)[timestep].float().reshape(-1, 1, 1, 1)
+    else:
+        a = scheduler.alphas_cumprod[timestep].float()  # one number on the CPU, which is copied to no device
     if scheduler.config.prediction_type == "sample":
         return (latents.float() - a.sqrt() * output.float()) / (1 - a).sqrt()
     return a.sqrt() * output.float() + (1 - a).sqrt() * latents.float()

@@ -4,7 +4,14 @@ Each has a test in tests/runtime/test_private_api.py that says what is gone. The
 that this file costs nothing.
 """
 
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec, PathFinder
+from importlib.util import find_spec
 from types import ModuleType
+from typing import Any
 
 # What a multistep scheduler of diffusers remembers from one step to the next; it has no method that saves it.
 SCHEDULER_MEMORY = ("model_outputs", "last_sample", "lower_order_nums", "this_order", "_step_index")
@@ -47,3 +54,47 @@ def vips_error_pending(pyvips: ModuleType) -> bool:
 def clear_vips_error(pyvips: ModuleType) -> None:
     """Empty libvips' error buffer."""
     pyvips.vips_lib.vips_error_clear()
+
+
+UNUSED = ("torch._dynamo", "torchvision", "scipy")  # loaded with diffusers for what is not used of it here
+LOADED_BY = ("diffusers", "diffusers.hooks")
+
+
+class _Sparing(MetaPathFinder):
+    """Calls `UNUSED` absent while the modules are loaded that would load them: they do without them, and know it."""
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
+        spec = PathFinder.find_spec(name, path) if name in LOADED_BY else None
+        if spec and spec.loader and not find_spec("transformers"):  # diffusers loads it too, and it needs them
+            load = spec.loader.exec_module
+
+            def load_sparingly(module: ModuleType) -> None:
+                with _absent(UNUSED):
+                    load(module)
+
+            spec.loader.exec_module = load_sparingly  # type: ignore[method-assign]
+        return spec
+
+
+@contextmanager
+def _absent(names: Iterable[str]) -> Iterator[None]:
+    import torch.compiler
+
+    absent = [name for name in names if name not in sys.modules]
+    disable = torch.compiler.disable  # loads torch._dynamo, to mark functions that are not to be compiled
+    torch.compiler.disable = lambda function=None, *_, **__: function or (lambda function: function)
+    sys.modules.update(dict.fromkeys(absent))  # type: ignore[arg-type]  # None: an import fails
+    try:
+        yield
+    finally:
+        torch.compiler.disable = disable
+        for name in absent:
+            del sys.modules[name]
+
+
+def load_diffusers_sparingly() -> None:
+    """Let diffusers, when it is loaded, leave out what takes half of its time and is not used here.
+
+    For a program of our own: in another's, diffusers would lack what that program may want of it.
+    """
+    sys.meta_path.insert(0, _Sparing())

@@ -3,7 +3,10 @@
 import ast
 import inspect
 import re
+import subprocess
+import sys
 import typing
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
@@ -62,6 +65,19 @@ def test_diffusers_converts_latent_diffusion(name, parameters):
     assert function, f"diffusers.loaders.single_file_utils has no {name} any more; {HERE}: ldm_conversion"
     required = list(inspect.signature(function).parameters)[:parameters]
     assert len(required) == parameters, f"{name} takes other parameters than before; {HERE}: ldm_conversion"
+
+
+@pytest.mark.skipif(find_spec("transformers") is not None, reason="transformers is installed, and loads them all")
+def test_diffusers_does_without_what_is_not_used():
+    program = (
+        "import sys, torch; from largegen.runtime.private_api import UNUSED, load_diffusers_sparingly; "
+        "disable = torch.compiler.disable; load_diffusers_sparingly(); "
+        "from largegen import load_model; load_model('tissue', 'cpu'); "
+        "print({*UNUSED} & {*sys.modules}, torch.compiler.disable is disable); import torch._dynamo, torchvision, scipy"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=300)
+    hint = f"diffusers needs what it was told is absent, or loads it all the same; {HERE}: load_diffusers_sparingly"
+    assert done.stdout == "set() True\n" and done.returncode == 0, f"{hint}\n{done.stdout}{done.stderr}"
 
 
 def test_typer_has_one_class_of_usage_errors():
