@@ -8,8 +8,7 @@ import typer
 
 from largegen.cli import common
 from largegen.cli import options as shared
-from largegen.cli.import_ import import_ as import_files
-from largegen.cli.import_ import refuse_same_names
+from largegen.cli.import_ import import_files, refuse_same_names
 from largegen.cli.one_job import kept
 from largegen.embeddings.options import EmbedOptions
 from largegen.errors import InputError
@@ -77,26 +76,13 @@ def embed(
     if import_:
         if preview or not options.tissue_filter or options.tissue_threshold is not None:
             raise InputError("--import: `preview` and the tissue filter are for slides only")
-        return import_files(
-            slides,
-            out,
-            recursive=recursive,
-            encoder=encoder,
-            dataset=dataset,
-            slide=slide,
-            tile_px=tile_px,
-            overlap_px=overlap_px,
-            mag=resolution.mag,
-            mpp=resolution.mpp,
-            gsd=resolution.gsd,
-            source=resolution,
-            encoder_weights=encoder_weights,
-            device=device,
-            keep_going=keep_going,
-            overwrite=overwrite,
-            dry_run=dry_run,
-            json=json,
+        from largegen.embeddings.convert.facts import ImportOptions
+
+        given = ImportOptions(
+            encoder=encoder, dataset=dataset, tile_px=tile_px, overlap_px=overlap_px, **asdict(resolution)
         )
+        how = {"encoder_weights": encoder_weights, "device": device, "overwrite": overwrite}
+        return import_files(slides, out, given, slide, recursive, keep_going, dry_run, json, **how)
     if slide is not None or dataset is not None:
         raise InputError("`slide`, `dataset`: only with --import")
     from largegen.runtime.outputs import check_writable

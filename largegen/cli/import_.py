@@ -1,6 +1,7 @@
 """`largegen import`, which is `largegen embed --import` too: embedding files of other projects -> this project's."""
 
 from contextlib import nullcontext
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -65,12 +66,8 @@ def import_(
     Writes each as <name>.h5, as `embed` does. Encoder, tile size and resolution are the file's own where it says them;
     otherwise give them here.
     """
-    from largegen.embeddings.convert.arrays import SUFFIXES
     from largegen.embeddings.convert.facts import ImportOptions
-    from largegen.slides.find import find_files
-    from largegen.slides.slide import open_slide
 
-    Resolution(mpp, mag, gsd).check()
     options = ImportOptions(
         encoder=encoder,
         embedding_dim=embedding_dim,
@@ -80,18 +77,37 @@ def import_(
         mag=mag,
         mpp=mpp,
         gsd=gsd,
-        source_mag=source.source_mag,
-        source_mpp=source.source_mpp,
-        source_gsd=source.source_gsd,
+        **asdict(source),
     )
+    how = {"encoder_weights": encoder_weights, "device": device, "overwrite": overwrite}
+    return import_files(files, out, options, slide, recursive, keep_going, dry_run, json, **how)
+
+
+def import_files(
+    files: list[Path],
+    out: Path,
+    options: "ImportOptions",
+    slide: Path | None,
+    recursive: bool,
+    keep_going: bool,
+    dry_run: bool,
+    json: bool,
+    **how: Any,
+) -> int:
+    """Import embedding files, of which `slide` is of a single one; how: arguments of `import_embeddings`."""
+    from largegen.embeddings.convert.arrays import SUFFIXES
+    from largegen.slides.find import find_files
+    from largegen.slides.slide import open_slide
+
+    Resolution(options.mpp, options.mag, options.gsd).check()
+    source = options.source_mpp, options.source_mag, options.source_gsd
     paths = find_files(files, SUFFIXES, what="embedding files", recursive=recursive)
     if slide is not None and len(paths) > 1:
         raise InputError("`slide`: with one file to import; the others are of other slides")
     refuse_same_names(paths)
-    settings = {"encoder_weights": encoder_weights, "device": device, "overwrite": overwrite}
-    with open_slide(slide, *source.source()) if slide else nullcontext() as opened:
+    with open_slide(slide, *source) if slide else nullcontext() as opened:
         results = common.one_by_one(
-            paths, lambda path: _import_one(path, out, options, opened, settings, dry_run), keep_going, "source"
+            paths, lambda path: _import_one(path, out, options, opened, how, dry_run), keep_going, "source"
         )
     done = [result for result in results if "error" not in result]
     lines = [f"{each['file']}: {each['tiles']} tiles x {each['width']}, {each['encoder']}" for each in done]
