@@ -13,8 +13,8 @@ from statistics import median
 from typing import Any
 
 import torch
-from accelerator import EMBEDDING_DIM, flop_per_call, matmul_rate, random_model
 from measure import machine, options, report, run, timed
+from random_model import EMBEDDING_DIM, flop_per_call, matmul_rate, random_model
 
 from largegen.models.model import Model
 from largegen.runtime.device import resolve_device

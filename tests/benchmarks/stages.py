@@ -20,6 +20,11 @@ def main(size: str = "1024", ref: str = "examples/reference.tif") -> None:
     from contextlib import ExitStack
     from tempfile import TemporaryDirectory
 
+    from largegen.runtime.private_api import load_diffusers_sparingly
+    from largegen.runtime.threads import wait_asleep
+
+    wait_asleep()  # these two as the commands do
+    load_diffusers_sparingly()
     with stage("import torch, diffusers"):
         import torch
         from diffusers import AutoencoderKL, UNet2DConditionModel  # noqa: F401
