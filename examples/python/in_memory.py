@@ -20,6 +20,7 @@ def main() -> None:
     parser.add_argument("embeddings", type=Path, help="embedding file, made with the model's encoder")
     parser.add_argument("out", type=Path, help="directory of the images")
     parser.add_argument("--model", default="starter", help="bundled model's name or model directory")
+    parser.add_argument("--steps", type=int, default=50, help="of each image: fewer are quicker, and coarser")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
 
@@ -29,11 +30,11 @@ def main() -> None:
     middle = grid.crop((rows - TILES) // 2, (cols - TILES) // 2, TILES, TILES)
 
     # The layout comes from the embeddings, the details from the seed.
-    image = generate(model, middle, seed=0)  # (512, 512, 3) uint8
+    image = generate(model, middle, seed=0, steps=args.steps)  # (512, 512, 3) uint8
     Image.fromarray(image).save(args.out / "image.png")
 
     # Embeddings are an array (rows, columns, dim): rearranged, they give another layout.
-    mirrored = generate(model, middle.features[:, ::-1].copy(), seed=0)
+    mirrored = generate(model, middle.features[:, ::-1].copy(), seed=0, steps=args.steps)
     Image.fromarray(mirrored).save(args.out / "mirrored.png")
 
     # `latents=` starts from noise of your own, `output="latent"` stops before the autoencoder.
@@ -41,7 +42,7 @@ def main() -> None:
     start, end = (torch.randn(1, model.autoencoder.channels, side, side) for _ in range(2))
     for number, angle in enumerate(torch.linspace(0, torch.pi / 2, 3)):
         noise = torch.cos(angle) * start + torch.sin(angle) * end  # unit variance all the way
-        canvas = generate(model, middle, latents=noise, output="latent")
+        canvas = generate(model, middle, latents=noise, steps=args.steps, output="latent")
         between = model.autoencoder.decode(canvas)[0]  # (3, 512, 512) in [-1, 1]
         pixels = ((between.clamp(-1, 1) + 1) * 127.5).byte().permute(1, 2, 0)
         Image.fromarray(pixels.cpu().numpy()).save(args.out / f"walk-{number}.png")

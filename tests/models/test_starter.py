@@ -72,7 +72,7 @@ def test_the_starter_zooms(tmp_path, capsys):
 
 def test_generation_in_memory(tmp_path):
     assert run(["embed", str(EXAMPLE), "--out", str(tmp_path)]) == 0
-    python(ROOT / "examples/python/in_memory.py", tmp_path / "reference.h5", tmp_path / "pictures")
+    python(ROOT / "examples/python/in_memory.py", tmp_path / "reference.h5", tmp_path / "pictures", "--steps", 2)
     assert len(list((tmp_path / "pictures").glob("*.png"))) == 5
 
 
