@@ -19,6 +19,7 @@ BROUGHT = {
     "huggingface_hub": "diffusers",
     "torchvision": "timm",
     "yaml": "timm",
+    "pandas": "anndata",
     "transformers": "sentence-transformers",
 }  # what brings them is declared
 

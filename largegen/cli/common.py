@@ -16,7 +16,7 @@ from largegen.cli.config_file import Config
 from largegen.cli.derived import Command, with_parameters
 from largegen.cli.flags import in_flags, speak_for
 from largegen.cli.one_job import running_job
-from largegen.errors import LargegenError
+from largegen.errors import InputError, LargegenError
 from largegen.runtime.outputs import forget_inputs, protect
 from largegen.runtime.signals import EXIT_TERMINATED, Terminated
 
@@ -89,6 +89,17 @@ def protect_inputs(options: Mapping[str, Any]) -> None:
 
             for path in paths:
                 protect([path, *belonging(path)])
+
+
+def wants_h5ad(format_: str) -> bool:
+    """Tell whether AnnData is wanted, too. Raises InputError for an unknown format, and where anndata is missing."""
+    if format_ not in ("h5", "h5ad"):
+        raise InputError(f"--format {format_}: h5 or h5ad")
+    if format_ == "h5ad":
+        from largegen.embeddings.anndata_file import require_extra
+
+        require_extra()
+    return format_ == "h5ad"
 
 
 def report(content: dict[str, Any], text: str, json: bool) -> None:

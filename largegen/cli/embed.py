@@ -48,6 +48,7 @@ def embed(
     encoder_weights: shared.EncoderWeights = None,
     device: shared.Device = "auto",
     precision: shared.Precision = "auto",
+    format_: shared.Format = "h5",
     keep_going: shared.KeepGoing = False,
     import_: Annotated[
         bool,
@@ -72,8 +73,10 @@ def embed(
     Writes one HDF5 file per slide, which the readers of TRIDENT and CLAM open too. Complete files are kept, and an
     interrupted run resumes where it stopped. With --import, embedding files of other projects are converted instead.
     """
-    target = resolution.target()
+    target, h5ad = resolution.target(), common.wants_h5ad(format_)
     if import_:
+        if h5ad:
+            raise InputError("--import: `format` is for slides only")
         if preview or not options.tissue_filter or options.tissue_threshold is not None:
             raise InputError("--import: `preview` and the tissue filter are for slides only")
         from largegen.embeddings.convert.facts import ImportOptions
@@ -85,6 +88,7 @@ def embed(
         return import_files(slides, out, given, slide, recursive, keep_going, dry_run, json, **how)
     if slide is not None or dataset is not None:
         raise InputError("`slide`, `dataset`: only with --import")
+    from largegen.embeddings.anndata_file import write_anndata
     from largegen.runtime.outputs import check_writable
     from largegen.slides.by_products import is_preview
     from largegen.slides.find import find_files
@@ -103,7 +107,8 @@ def embed(
         with open_slide(path, *resolution.source()) as slide:
             if dry_run:
                 return _estimate(slide, network, out, target, options)
-            return _embed_one(slide, network, out, target, options, preview, overwrite)
+            done = _embed_one(slide, network, out, target, options, preview, overwrite)
+        return done | {"h5ad": str(write_anndata(Path(done["file"]), overwrite))} if h5ad else done
 
     results = common.one_by_one(paths, one, keep_going, "slide")
     done = [result for result in results if "error" not in result]

@@ -25,6 +25,7 @@ def features(
     model: shared.ModelName = "auto",
     options: FeatureOptions,
     tiles: Annotated[EmbedOptions, Fields("tissue_threshold", "tissue_filter", "workers")],
+    format_: shared.Format = "h5",
     recursive: shared.Recursive = False,
     resolution: shared.ResolutionOptions,
     encoder_weights: shared.EncoderWeights = None,
@@ -40,8 +41,10 @@ def features(
     With several levels there is one of all: a row for each tile of the finest, those of coarser ones repeated to it.
     """
     options.check()
+    h5ad = common.wants_h5ad(format_)
     target = resolution.target()
     from largegen.conditioning.features import FeatureExtractor
+    from largegen.embeddings.anndata_file import write_anndata
     from largegen.models.model import load_model
     from largegen.slides.find import find_files
     from largegen.slides.slide import open_slide
@@ -59,6 +62,8 @@ def features(
         progress = common.show_progress()
         with open_slide(path, *resolution.source()) as slide:
             files = loaded[chosen].write(slide, out, tiles, target=target, overwrite=overwrite, progress=progress)
+        if h5ad:
+            files += [write_anndata(file, overwrite) for file in files]
         return {"slide": str(path), "model": chosen, "files": [str(file) for file in files]}
 
     results = common.one_by_one(paths, one, keep_going, "slide")

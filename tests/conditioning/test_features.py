@@ -1,6 +1,7 @@
 """`largegen features`: a denoiser's activations as embedding files."""
 
 import json
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
@@ -110,6 +111,11 @@ def test_the_command(capfd, zoom_model_path, slide_path, tmp_path):
     made = json.loads(capfd.readouterr().out)["slides"][0]["files"]
     assert made == [str(tmp_path / "10x" / "slide.h5")]
     before = EmbeddingFile(made[0]).features()
+    assert run([*arguments, "--condition", "null", "--device", "cpu", "--format", "csv"]) == 2
+    assert_one_line(capfd.readouterr().err, "--format csv: h5 or h5ad")
+    if find_spec("anndata"):
+        assert run([*arguments, "--condition", "null", "--device", "cpu", "--format", "h5ad"]) == 0
+        assert capfd.readouterr().out.splitlines() == [made[0], f"{made[0]}ad"]
     assert run([*arguments, "--condition", "null", "--device", "cpu"]) == 0
     assert "up to date, kept" in capfd.readouterr().err
     assert run([*arguments, "--condition", "own", "--device", "cpu"]) == 1
