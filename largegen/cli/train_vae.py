@@ -13,7 +13,9 @@ def train_vae(
     slides: SlidePaths,
     *,
     run: Run,
-    preset: Annotated[str, typer.Option(help="Size of the autoencoder: starter or tiny.")] = "starter",
+    preset: Annotated[
+        str, typer.Option(help="Form of the autoencoder: starter, residual (as before) or tiny.")
+    ] = "starter",
     autoencoder: Annotated[AutoencoderConfig, Fields(held_out="--validation")] = AutoencoderConfig(
         latent_channels=0, crop_px=0
     ),

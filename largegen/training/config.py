@@ -139,10 +139,15 @@ class CohortConfig:
 class AutoencoderConfig:
     """The autoencoder's architecture and loss."""
 
-    patch_px: int = 4  # side of the squares of pixels that the convolutions see as channels
-    channels: tuple[int, ...] = (64, 128)  # one per halving but the last: 2 and squares of 4 px give 8 px per latent
-    layers: int = 1  # residual blocks per level (one more in the decoder)
-    latent_channels: Annotated[int, Setting("Latent channels.", min=0, unset="the preset's")] = 24
+    local: bool = True  # a LocalAutoencoder, which leaves no lattice and no drift of colour; else a ResidualAutoencoder
+    patch_px: int = 2  # side of the squares of pixels that the convolutions see as channels
+    channels: tuple[int, ...] = (
+        48,
+        96,
+        160,
+    )  # one per halving but the last: 3 and squares of 2 px give 8 px per latent
+    layers: int = 1  # residual blocks per level (one more in the decoder) of a ResidualAutoencoder
+    latent_channels: Annotated[int, Setting("Latent channels.", min=0, unset="the preset's")] = 16
     crop_px: Annotated[int, Setting("Side of the training crops.", min=0, unset="the preset's")] = 128
     kl_weight: float = 1e-6
     perceptual_weight: Annotated[float, Setting("Weight of the structural term, 1 - SSIM.", min=0.0)] = 0.2
@@ -166,6 +171,8 @@ class AutoencoderConfig:
         preset = AUTOENCODER_PRESETS[name]
         return replace(
             self,
+            local=preset.local,
+            patch_px=preset.patch_px,
             channels=preset.channels,
             latent_channels=self.latent_channels or preset.latent_channels,
             crop_px=self.crop_px or preset.crop_px,
@@ -174,7 +181,8 @@ class AutoencoderConfig:
 
 AUTOENCODER_PRESETS = {
     "starter": AutoencoderConfig(),
-    "tiny": AutoencoderConfig(channels=(8, 16), latent_channels=4, crop_px=64),
+    "residual": AutoencoderConfig(local=False, patch_px=4, channels=(64, 128), latent_channels=24),
+    "tiny": AutoencoderConfig(local=False, patch_px=4, channels=(8, 16), latent_channels=4, crop_px=64),
 }
 
 

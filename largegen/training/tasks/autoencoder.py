@@ -13,6 +13,7 @@ from torch import Tensor
 from largegen.errors import InputError
 from largegen.images.contact_sheet import contact_sheet
 from largegen.models.autoencoder import ResidualAutoencoder
+from largegen.models.local_autoencoder import LocalAutoencoder
 from largegen.models.perceptual import load_perceptual
 from largegen.models.pixels import to_images, to_network
 from largegen.models.storage import save_network
@@ -25,8 +26,10 @@ from largegen.training.task import Task
 STAIN_PX = 8  # side of the squares whose mean colour is held to: normalisation layers let colour drift, L1 barely minds
 
 
-def build_autoencoder(config: AutoencoderConfig) -> ResidualAutoencoder:
+def build_autoencoder(config: AutoencoderConfig) -> LocalAutoencoder | ResidualAutoencoder:
     """Build an autoencoder with new weights."""
+    if config.local:
+        return LocalAutoencoder(config.patch_px, config.channels, latent_channels=config.latent_channels)
     return ResidualAutoencoder(config.patch_px, config.channels, config.layers, config.latent_channels)
 
 

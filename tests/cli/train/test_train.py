@@ -28,6 +28,15 @@ def test_train_vae_learns_and_measures(vae):
     assert len(config["latents_mean"]) == len(config["latents_std"]) == 4 and min(config["latents_std"]) > 0
 
 
+def test_train_vae_makes_one_that_leaves_no_lattice(slide, tmp_path):
+    """The default is a LocalAutoencoder; after two steps it is still near the best linear one."""
+    command = words("train-vae --steps 2 --batch-size 2 --crop-px 64 --validation 0.2", slide)
+    assert run([*command, *LOOP, *words("--validate-every 2 --out", tmp_path / "vae")]) == 0
+    config = json.loads((tmp_path / "vae" / "model" / "vae" / "config.json").read_text())
+    assert config["_class_name"] == "LocalAutoencoder" and len(config["latents_std"]) == 16
+    assert read_metrics(tmp_path / "vae" / "metrics.jsonl")[-1]["validation_psnr"] > 15
+
+
 def test_train_vae_with_a_perceptual_distance(slide, tmp_path, capsys, monkeypatch):
     pytest.importorskip("stlpips_pytorch", reason="carries the weights: install largegen[perceptual]")
     command = words("train-vae --preset tiny --steps 1 --batch-size 4 --perceptual 0.5", slide)
