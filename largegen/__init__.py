@@ -7,12 +7,14 @@ from largegen.version import __version__
 if TYPE_CHECKING:
     from largegen.embeddings.file import read_grid
     from largegen.models.model import load_model
+    from largegen.sampling.edit import edit
     from largegen.sampling.generate import generate
     from largegen.sampling.zoom.upscale import upscale
 
-__all__ = ["__version__", "generate", "load_model", "read_grid", "upscale"]
+__all__ = ["__version__", "edit", "generate", "load_model", "read_grid", "upscale"]
 
 _HOMES = {
+    "edit": "largegen.sampling.edit",
     "generate": "largegen.sampling.generate",
     "load_model": "largegen.models.model",
     "read_grid": "largegen.embeddings.file",

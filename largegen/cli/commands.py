@@ -65,6 +65,10 @@ STAGES = {
             "Enlarge an image to the finest magnification that a model knows.",
             "largegen upscale patch.png --mag 5 --to 20 --out image.tif",
         ),
+        "edit": About(
+            "Make a part of an image anew and keep the rest.",
+            "largegen edit slide.tif --mask 4096,2048,1024,1024 --out edited.tif",
+        ),
         "sample": About(
             "Sample single patches, as a contact sheet.", "largegen sample --ref slide.svs --mag 5 --out sheet.png"
         ),

@@ -74,7 +74,7 @@ def command_line() -> str:
 
 
 OUTPUTS = ("out", "report", "save_stats", "cache")  # options that name what is written; other paths are inputs
-INPUTS = ("source", "model", "vae", "init_from")  # texts that may be paths
+INPUTS = ("source", "mask", "model", "vae", "init_from")  # texts that may be paths
 
 
 def protect_inputs(options: Mapping[str, Any]) -> None:

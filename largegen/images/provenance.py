@@ -36,6 +36,7 @@ class Provenance:
     sampling: dict[str, Any] | None = None  # settings.Sampling but the seed, defaults filled in
     zoom: dict[str, Any] | None = None  # settings.Zooming of an image of `zoom`
     upscale: dict[str, Any] | None = None  # factor, and settings.Inversion, of an image of `upscale`
+    edit: dict[str, Any] | None = None  # what was made anew, and how, of an image of `edit` or `grow`
     warning: str | None = None  # what the image must not be taken for
     level: int | None = None  # magnification level of a patch or a downsampled image; None: an image at the base
     guide: bool | None = None  # whether a downsampled image is the guide

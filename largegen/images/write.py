@@ -89,6 +89,12 @@ def check_output(path: Path, overwrite: bool = False, size: tuple[int, int] | No
             raise OutputError(f"{tiles}: holds {others[0]}, which is no part of a DeepZoom image; choose another `out`")
 
 
+def check_lossless(path: Path) -> None:
+    """Raise InputError for a format that cannot hold an image as it is."""
+    if output_format(path) == "jpeg":
+        raise InputError(f"{path}: a JPEG cannot keep pixels as they are; use .png, .tif, .ome.tif or .dzi")
+
+
 def world_path(path: Path) -> Path | None:
     """Name the world file beside an image of a scene; None for formats that hold the place inside, or nowhere."""
     return None if output_format(path) in ("tiff", "deepzoom") else world_file_path(path)
@@ -106,7 +112,7 @@ def _is_of_deepzoom(name: str) -> bool:
 
 
 def write_image(
-    path: Path, bands: Iterable[tuple[int, np.ndarray]], info: ImageInfo, *, jpeg_quality: int = 90
+    path: Path, bands: Iterable[tuple[int, np.ndarray]], info: ImageInfo, *, jpeg_quality: int | None = 90
 ) -> None:
     """Write an image, in the format that the suffix of `path` names, and its provenance to `<path>.json`.
 
@@ -118,7 +124,7 @@ def write_image(
         path: of the file.
         bands: (y0, (h, width, 3) uint8) from top to bottom without gaps; h may vary.
         info: what the file says about itself.
-        jpeg_quality: 1 to 100, of JPEG and of the tiles of TIFF and DeepZoom.
+        jpeg_quality: 1 to 100, of JPEG and of the tiles of TIFF and DeepZoom; None: without loss.
 
     Raises:
         InputError: as `check_output` does.
@@ -128,6 +134,8 @@ def write_image(
     """
     path = Path(path)
     check_output(path, overwrite=True, size=(info.width, info.height))
+    if jpeg_quality is None:
+        check_lossless(path)
     save = SAVERS[output_format(path)]
     place = info.georeference
     world = world_path(path) if place else None
@@ -150,18 +158,18 @@ def write_image(
             remove(partial_tiles)
 
 
-def _save_tiff(image: "pyvips.Image", path: Path, info: ImageInfo, quality: int) -> None:
+def _save_tiff(image: "pyvips.Image", path: Path, info: ImageInfo, quality: int | None) -> None:
     # One page per level: OpenSlide and QuPath see them all.
     _save_pyramid(image, path, info, quality, info.text(), subifd=False)
 
 
-def _save_ome_tiff(image: "pyvips.Image", path: Path, info: ImageInfo, quality: int) -> None:
+def _save_ome_tiff(image: "pyvips.Image", path: Path, info: ImageInfo, quality: int | None) -> None:
     # One page, whose SubIFDs hold the smaller levels: what OME-TIFF 6 readers expect.
     _save_pyramid(image, path, info, quality, ome_xml(info), subifd=True)
 
 
 def _save_pyramid(
-    image: "pyvips.Image", path: Path, info: ImageInfo, quality: int, description: str, subifd: bool
+    image: "pyvips.Image", path: Path, info: ImageInfo, quality: int | None, description: str, subifd: bool
 ) -> None:
     # libvips takes pixels per millimetre whatever the unit in the file.
     image = _labelled(image, "image-description", description, px_per_mm=1000 / info.mpp if info.mpp else 1.0)
@@ -171,8 +179,7 @@ def _save_pyramid(
         "tile_height": TILE_PX,
         "pyramid": True,
         "subifd": subifd,
-        "compression": "jpeg",
-        "Q": quality,
+        **({"compression": "jpeg", "Q": quality} if quality else {"compression": "deflate", "predictor": "horizontal"}),
         "resunit": "cm",
         "bigtiff": info.width * info.height * 3 >= CLASSIC_TIFF_BYTES,
     }
@@ -181,19 +188,19 @@ def _save_pyramid(
         clear_resolution(path)
 
 
-def _save_deepzoom(image: "pyvips.Image", path: Path, info: ImageInfo, quality: int) -> None:
+def _save_deepzoom(image: "pyvips.Image", path: Path, info: ImageInfo, quality: int | None) -> None:
     # dzsave adds the suffix .dzi itself; tile size and overlap stay DeepZoom's usual 254 + 2 * 1 px.
-    image.dzsave(str(path.with_suffix("")), suffix=f".jpg[Q={quality}]")
+    image.dzsave(str(path.with_suffix("")), suffix=f".jpg[Q={quality}]" if quality else ".png")
     path.with_suffix(".dzi").replace(path)  # `.DZI` is wanted, too
     (tiles_directory(path) / "vips-properties.xml").unlink(missing_ok=True)  # with the time: equal runs would differ
 
 
-def _save_png(image: "pyvips.Image", path: Path, info: ImageInfo, quality: int) -> None:
+def _save_png(image: "pyvips.Image", path: Path, info: ImageInfo, quality: int | None) -> None:
     image = _labelled(image, "png-comment-0-Description", info.text(), _px_per_mm(info))
     image.pngsave(str(path))
 
 
-def _save_jpeg(image: "pyvips.Image", path: Path, info: ImageInfo, quality: int) -> None:
+def _save_jpeg(image: "pyvips.Image", path: Path, info: ImageInfo, quality: int | None) -> None:
     text = info.text()
     if len(text) > EXIF_BYTES:
         log.warning("%s: provenance is too long for a JPEG; only %s has all of it", path, sidecar(path))
@@ -201,7 +208,7 @@ def _save_jpeg(image: "pyvips.Image", path: Path, info: ImageInfo, quality: int)
     # libvips wants the value as it prints it: value, then a parenthesis that it drops.
     exif = f"{text} (text, ASCII, {len(text)} components, {len(text)} bytes)"
     image = _labelled(image, "exif-ifd0-ImageDescription", exif, _px_per_mm(info))
-    image.jpegsave(str(path), Q=quality)
+    image.jpegsave(str(path), Q=quality or 100)
 
 
 def _px_per_mm(info: ImageInfo) -> float:
@@ -216,7 +223,7 @@ def _labelled(image: "pyvips.Image", name: str, text: str, px_per_mm: float) -> 
     return image
 
 
-SAVERS: dict[str, Callable[["pyvips.Image", Path, ImageInfo, int], None]] = {
+SAVERS: dict[str, Callable[["pyvips.Image", Path, ImageInfo, int | None], None]] = {
     "tiff": _save_tiff,
     "ome-tiff": _save_ome_tiff,
     "deepzoom": _save_deepzoom,

@@ -26,6 +26,7 @@ from largegen.runtime.files import atomic
 from largegen.runtime.lock import lock
 from largegen.runtime.outputs import check_new
 from largegen.sampling.canvas import sample_canvas
+from largegen.sampling.keep import Keep
 from largegen.sampling.settings import Imagining
 from largegen.slides.resolution import mag_of
 
@@ -233,6 +234,7 @@ def sample_cells(
     seed: int,
     scale: int = 0,
     progress: bool = False,
+    known: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor:
     """Sample a canvas of a prior: windows every half window, whose noise is averaged where they overlap [L, sec. 3].
 
@@ -246,6 +248,7 @@ def sample_cells(
         seed: Of the noise.
         scale: Which of the prior's scales.
         progress: Show a progress bar.
+        known: A canvas (1, K + 1, rows, cols), and where it stays, (rows, cols) bool: the rest goes on with it.
 
     Returns:
         (1, K + 1, rows, cols) float32 on the CPU.
@@ -256,6 +259,12 @@ def sample_cells(
     condition = condition_of(prior, imagining, scale)
     window = int(prior.config.window)
     height, width = max(rows, window), max(cols, window)
+    top, left = (height - rows) // 2, (width - cols) // 2
+    inside = (..., slice(top, top + rows), slice(left, left + cols))
+    keep = None
+    if known is not None:
+        keep = Keep(torch.zeros(1, prior.channels, height, width), torch.zeros(height, width, dtype=torch.bool))
+        keep.latents[inside], keep.mask[inside] = known
     canvas = sample_canvas(
         prior.eps,
         lambda places: condition.expand(len(places), -1, -1),
@@ -265,10 +274,10 @@ def sample_cells(
         window=window,
         null=condition_of(prior, Imagining(), scale),
         device=prior.device,
+        correct=keep,
         progress=progress,
     )
-    top, left = (height - rows) // 2, (width - cols) // 2
-    return canvas[..., top : top + rows, left : left + cols]
+    return canvas[inside]
 
 
 @torch.inference_mode()

@@ -22,17 +22,17 @@ class Likeness:
     """How like its guide an image is when it is shrunk, once all its bands have passed."""
 
     def __init__(self) -> None:
-        self._squares, self._count = 0.0, 0
+        self._squares, self.count = 0.0, 0  # and values
 
     def add(self, error: torch.Tensor) -> None:
         """Take differences of pixels in [-1, 1]."""
         self._squares += error.double().square().sum().item()
-        self._count += error.numel()
+        self.count += error.numel()
 
     @property
     def psnr(self) -> float:
         """In dB, at most 100."""
-        return -10 * math.log10(max(self._squares / max(1, self._count) / 4, 1e-10))
+        return -10 * math.log10(max(self._squares / max(1, self.count) / 4, 1e-10))
 
 
 def hold_to_guide(

@@ -1,0 +1,22 @@
+"""Latents that stay as they are while the rest of a canvas is sampled."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Keep:
+    """Takes known latents for the predicted clean ones, where they are to stay: a sampler's `correct`.
+
+    A scheduler's step then puts them back at the noise level of the next one, with the noise that they had, so that
+    windows see at every step what lies beside them; after the last step they are what they were.
+    """
+
+    latents: Tensor  # (1, C, H, W)
+    mask: Tensor  # (H, W) bool: True where they stay
+
+    def __call__(self, clean: Tensor) -> Tensor:
+        """Return predicted clean latents (1, C, H, W) with the known ones in their places."""
+        return torch.where(self.mask.to(clean.device), self.latents.to(clean), clean)

@@ -1,0 +1,134 @@
+"""A part made anew: what is outside stays bit by bit, what is inside follows its embeddings."""
+
+import numpy as np
+import pytest
+import torch
+from helpers.denoisers import run
+from helpers.models import WIDTH
+from helpers.priors import random_prior
+from helpers.slides import tissue_like
+
+import largegen
+from largegen.errors import InputError
+from largegen.sampling.content import from_donor, imagined, moved, surroundings
+from largegen.sampling.edit import edit_latents, edit_sampling, encode_image, new_share
+from largegen.sampling.keep import Keep
+from largegen.sampling.settings import Imagining, Sampling
+
+QUICK = {"steps": 2, "guidance": 2.0}
+
+
+@pytest.fixture(scope="module")
+def image():
+    return tissue_like(700, 500, 0)[100:270, 100:300].copy()  # 170 x 200 px: 3 x 4 tiles of 64 px
+
+
+@pytest.fixture(scope="module")
+def mask():
+    found = np.zeros((170, 200), bool)
+    found[70:110, 80:150] = True
+    return found
+
+
+@pytest.mark.parametrize("name", ["ddim", "dpm++", "unipc"])
+@pytest.mark.parametrize("windows", ["overlap", "shift"])
+def test_kept_latents_end_as_they_are_and_the_rest_sees_them(name, windows):
+    known = torch.randn(1, 3, 40, 28, generator=torch.Generator().manual_seed(5))
+    stays = torch.zeros(40, 28, dtype=torch.bool)
+    stays[:, :12] = True
+    free = run(name=name, windows=windows)
+    found = run(name=name, windows=windows, correct=Keep(known, stays))
+    torch.testing.assert_close(found[..., :12], known[..., :12], atol=2e-3, rtol=1e-3)
+    assert not torch.allclose(found[..., 12:16], free[..., 12:16], atol=1e-2)
+
+
+def test_outside_the_margin_no_bit_changes(model, image, mask):
+    new = largegen.edit(model, image, mask, margin=8, **QUICK)
+    share = new_share(mask, 0, len(mask), 8)
+    assert new.shape == image.shape and np.array_equal(new[share == 0], image[share == 0])
+    assert (new[mask] != image[mask]).any(1).mean() > 0.9
+    assert 0 < (share > 0).sum() - mask.sum() < 2000 and share[mask].min() == 1
+    again = largegen.edit(model, image, mask, margin=8, **QUICK)
+    assert np.array_equal(new, again)
+    other = largegen.edit(model, image, mask, margin=8, seed=1, **QUICK)
+    assert (other[mask] != new[mask]).any()
+
+
+def test_latents_outside_the_mask_are_untouched(model, image, mask):
+    sampling = edit_sampling(Sampling(**QUICK), model)
+    features = torch.randn(3, 4, WIDTH, generator=torch.Generator().manual_seed(0))
+    canvas, new = edit_latents(model, image, mask, features, sampling)
+    assert canvas.shape[-2:] == (22, 25) and new.sum() == 6 * 9  # rows 64 to 112, columns 80 to 152 px
+    whole = np.pad(image, [(0, 6), (0, 0), (0, 0)], "symmetric")
+    assert torch.equal(canvas[..., ~new], encode_image(model, whole)[..., ~new])
+
+
+def test_less_strength_stays_nearer_to_what_is_there(model, image, mask):
+    sampling, features = edit_sampling(Sampling(steps=10), model), torch.zeros(3, 4, WIDTH)
+    known = edit_latents(model, image, np.zeros_like(mask), features, sampling, 0.1)[0]
+    far = [
+        (edit_latents(model, image, mask, features, sampling, strength)[0] - known).square().sum().item()
+        for strength in (0.1, 0.5, 1.0)
+    ]
+    assert 0 < far[0] < far[1] < far[2]
+
+
+def test_the_share_of_the_new_is_the_same_in_bands(mask):
+    whole = new_share(mask, 0, len(mask), 8)
+    bands = [new_share(mask, top, 30, 8) for top in range(0, len(mask), 30)]
+    assert np.array_equal(np.concatenate(bands)[: len(mask)], whole)
+
+
+def test_what_the_surroundings_tell():
+    features, touched = torch.zeros(1, 3, 2), np.array([[False, True, False]])
+    features[0, 0], features[0, 2] = torch.tensor([2.0, 0]), torch.tensor([0, 4.0])
+    found = surroundings(features, touched)
+    assert found[0, 1].tolist() == [1, 2] and torch.equal(found[0, ::2], features[0, ::2])
+    with pytest.raises(InputError, match="touches every tile"):
+        surroundings(features, np.ones((1, 3), bool))
+
+
+def test_a_donor_is_laid_at_the_first_touched_tile():
+    donor = np.arange(12, dtype=np.float32).reshape(3, 4, 1)
+    touched = np.zeros((3, 3), bool)
+    touched[1:, 1:] = True
+    found = from_donor(donor, 1, 2)(torch.full((3, 3, 1), -1.0), touched)
+    assert found[1:, 1:, 0].tolist() == [[6, 7], [10, 11]] and (found[0] == -1).all()
+    with pytest.raises(InputError, match="`at` 2,0: the mask needs the donor's tiles to 3,1; it has 3x4"):
+        from_donor(donor, 2, 0)(torch.zeros(3, 3, 1), touched)
+
+
+def test_touched_tiles_move_along_directions():
+    touched = np.array([[True, False]])
+    found = moved([(np.array([1.0, 0]), 0.5), (np.array([0, 2.0]), -1)])(torch.ones(1, 2, 2), touched)
+    assert found[0].tolist() == [[1.5, -1], [1, 1]]
+    with pytest.raises(InputError, match="a direction of shape"):
+        moved([(np.ones(3), 1.0)])(torch.ones(1, 2, 2), touched)
+
+
+def test_a_prior_goes_on_with_what_is_around():
+    prior = random_prior()
+    features = torch.randn(3, 10, WIDTH, generator=torch.Generator().manual_seed(0))
+    touched = np.zeros((3, 10), bool)
+    touched[:, 4:] = True
+    quick = Imagining(prior_steps=4)
+    found = imagined(prior, quick, 0)(features, touched)
+    assert torch.equal(found[:, :4], features[:, :4]) and found[:, 4:].isfinite().all()
+    other = features.clone()
+    other[:, :4] *= -1
+    assert not torch.allclose(imagined(prior, quick, 0)(other, touched)[:, 4:], found[:, 4:])
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"strength": 0}, "`strength` 0: must be more than 0"),
+        ({"margin": -1}, "`margin` -1: must be 0 or more"),
+        ({"mask": np.zeros((170, 200), bool)}, "not all False"),
+        ({"mask": np.ones((3, 3), bool)}, "must be bool"),
+        ({"image": np.zeros((170, 200))}, "must be uint8"),
+    ],
+)
+def test_what_cannot_be(model, image, mask, changes, text):
+    with pytest.raises(InputError, match=text):
+        largegen.edit(**{"model": model, "image": image, "mask": mask} | changes)
