@@ -1,0 +1,124 @@
+"""Which of a denoiser's activations tell most of a tile: blocks, timesteps and conditions, by a linear probe.
+
+    python tests/benchmarks/feature_ablation.py --data DIR --model starter --tiles 64
+
+DIR holds manifest.csv and images (see examples/starter). Tiles of the train images teach a linear classifier which
+slide a tile is of, and those of the test images, of the same slides, are asked. Beside it: the encoder's embeddings, the
+encoder's with the features, and the mean embedding of the field that features of a coarser level see.
+"""
+
+import argparse
+import csv
+from pathlib import Path
+
+import numpy as np
+import torch
+from measure import machine, own_encoder, run, table
+from PIL import Image
+
+from largegen import load_model
+from largegen.models.denoiser_features import DenoiserFeatures
+from largegen.models.feature_options import FeatureOptions
+from largegen.probing.classifiers import linear
+from largegen.runtime.files import write_json
+
+BATCH = 16
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--model", default="starter")
+    parser.add_argument("--tiles", type=int, default=64, help="of each image at most, drawn at random")
+    parser.add_argument("--level", type=int, default=0)
+    parser.add_argument("--timesteps", type=int, nargs="+", default=[61, 261, 501])
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--json", type=Path)
+    args = parser.parse_args()
+    model = load_model(args.model, args.device)
+    encoder = own_encoder(model)
+    images, labels, test = tiles_of_all(args.data, args.tiles, model.tile_px * 2**args.level)
+    print(f"{(~test).sum()} tiles to learn from, {test.sum()} to be asked, of {labels.max() + 1} slides", flush=True)
+
+    def accuracy(features: np.ndarray) -> float:
+        predicted = linear(features[~test], labels[~test], features[test], int(labels.max()) + 1)
+        return 100 * float((predicted.argmax(1) == labels[test]).mean())
+
+    mean = np.stack([field(image, encoder, model.tile_px) for image in images])
+    rows = [{"features": "encoder, mean of the field", "numbers": mean.shape[1], "right, %": accuracy(mean)}]
+    print(rows[-1], flush=True)
+    for condition in ("own", "null"):
+        for timestep in args.timesteps:
+            found = all_blocks(model, args.level, timestep, condition, encoder, images)
+            for block, features in found.items():
+                name = f"{block}, t {timestep}, {condition}"
+                both = accuracy(np.concatenate([features, mean], 1))
+                row = {"features": name, "numbers": features.shape[1], "right, %": accuracy(features)}
+                rows.append(row | {"with the encoder, %": both})
+                print(rows[-1], flush=True)
+    print(f"\n{table(rows)}")
+    if args.json:
+        write_json(args.json, {"machine": machine(model.device), "rows": rows})
+
+
+def tiles_of_all(data: Path, most: int, side: int) -> tuple[list[np.ndarray], np.ndarray, np.ndarray]:
+    """Tiles (side, side, 3) of all images of tissue, the number of each one's slide, and whether it is a test tile."""
+    with (data / "manifest.csv").open(newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["file"].startswith("histology/")]
+    asked = {subject(row) for row in rows if row["split"] == "test"}
+    rng = np.random.default_rng(0)
+    images, labels, test = [], [], []
+    for row in rows:
+        if subject(row) not in asked:
+            continue
+        picture = np.asarray(Image.open(data / row["file"]).convert("RGB"))
+        places = [
+            (y, x) for y in range(0, len(picture) - side + 1, 256) for x in range(0, picture.shape[1] - side + 1, 256)
+        ]
+        for n in rng.permutation(len(places))[:most]:
+            y, x = places[n]
+            images.append(picture[y : y + side, x : x + side].copy())
+            labels.append(sorted(asked).index(subject(row)))
+            test.append(row["split"] == "test")
+    return images, np.array(labels), np.array(test)
+
+
+def subject(row: dict[str, str]) -> str:
+    return Path(row["file"]).stem.rsplit("-", 2)[0]
+
+
+def field(image: np.ndarray, encoder, tile_px: int) -> np.ndarray:
+    """The mean embedding of the tiles of an image."""
+    side = len(image) // tile_px
+    tiles = image.reshape(side, tile_px, side, tile_px, 3).swapaxes(1, 2).reshape(-1, tile_px, tile_px, 3)
+    return encoder.encode(np.ascontiguousarray(tiles)).mean(0)
+
+
+def all_blocks(model, level: int, timestep: int, condition: str, encoder, images) -> dict[str, np.ndarray]:
+    """Features of every block, from one pass of the whole denoiser."""
+    unet = model.unet
+    blocks = {f"down{n}": block for n, block in enumerate(unet.down_blocks)} | {"mid": unet.mid_block}
+    blocks |= {f"up{n}": block for n, block in enumerate(unet.up_blocks)}
+    seen = {name: [] for name in blocks}
+
+    def keep(name):
+        def hook(module, inputs, output):
+            output = output[0] if isinstance(output, tuple) else output
+            seen[name].append(output.float().mean((2, 3)).cpu())
+
+        return hook
+
+    last = f"up{len(unet.up_blocks) - 1}"
+    handles = [block.register_forward_hook(keep(name), prepend=True) for name, block in blocks.items()]
+    try:
+        extractor = DenoiserFeatures(model, level, FeatureOptions(last, timestep, condition=condition), encoder)
+        for start in range(0, len(images), BATCH):
+            extractor.encode(np.stack(images[start : start + BATCH]))
+    finally:
+        for handle in handles:
+            handle.remove()
+    return {name: torch.cat(parts).numpy() for name, parts in seen.items()}
+
+
+if __name__ == "__main__":
+    run(main)
