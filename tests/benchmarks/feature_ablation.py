@@ -3,7 +3,7 @@
     python tests/benchmarks/feature_ablation.py --data DIR --model starter --tiles 64
 
 DIR holds manifest.csv and images (see examples/starter). Tiles of the train images teach a linear classifier which
-slide a tile is of, and those of the test images, of the same slides, are asked. Beside it: the encoder's embeddings, the
+slide a tile is of, and those of the test images, of the same slides, are asked. Beside it: the encoder's, the
 encoder's with the features, and the mean embedding of the field that features of a coarser level see.
 """
 
