@@ -2,13 +2,14 @@
 
 import json
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from accelerate import PartialState
 from torch import Tensor
 
 from largegen.conditioning.area import ImageArea, pure_background
@@ -20,11 +21,23 @@ from largegen.images.write import write_image
 from largegen.models.model import Model
 from largegen.runtime.distributed import min_over_processes, process_group, run_on_main
 from largegen.runtime.fingerprints import content_digest
-from largegen.sampling.canvas import Background
-from largegen.sampling.cost import about, count_calls, count_decoded, memory_mb, trial
+from largegen.sampling.cost import (
+    about,
+    canvas_cost,
+    count_calls,
+    count_decoded,
+    seconds_of_walk,
+    sent_mb_per_step,
+    trial,
+)
+from largegen.sampling.decode_in_turn import Bands, bands_in_turn, pieces_of, serve_bands
 from largegen.sampling.generate import decode_bands, resolve_defaults, sample_latents
 from largegen.sampling.resume import Checkpoint
+from largegen.sampling.rows import Latents
 from largegen.sampling.settings import Sampling
+from largegen.sampling.stored_canvas import remove_stored, rows_path
+from largegen.sampling.walk import Background
+from largegen.slides.image_info import ImageInfo
 
 DISK_BYTES_PER_PX = 4  # of an image file at most: a pyramid of a third more than 3 bytes per pixel
 
@@ -73,6 +86,7 @@ def generate_file(
     colour = grid.source.background
     skip = pure_background(grid.tissue, model.window, height, width) if area.full else None
     partial = out.with_name(f".{out.name}.partial")
+    partials = partial, rows_path(partial)
     unlike = count_unlike(model, grid)
     fingerprint = fingerprint_of(model, grid, area)
     info = image_info(model, grid, area, sampling, command, unlike, job=job_of(fingerprint, sampling))
@@ -85,7 +99,7 @@ def generate_file(
     }
     started = time.perf_counter()
     with ExitStack() as stack:
-        if run_on_main(processes, lambda: lock_outputs(stack, out, {out: info}, overwrite, partial)):
+        if run_on_main(processes, lambda: lock_outputs(stack, out, {out: info}, overwrite, *partials)):
             return report | {"kept": True}
         canvas = sample_latents(
             model,
@@ -100,17 +114,45 @@ def generate_file(
         )
         sampled = time.perf_counter()
 
-        def write() -> None:
-            bands = decode_bands(model, canvas, sampling, skip, colour, progress)
-            write_image(out, bands, info)
-            partial.unlink(missing_ok=True)
-
-        run_on_main(processes, write)
+        _write(model, canvas, out, info, sampling, skip, colour, processes, progress)
+        run_on_main(processes, lambda: remove_stored(partial))
     return report | {
         "denoiser_calls": count_calls(sampling, model.window, height, width, skip),
         "sample_seconds": round(sampled - started, 2),
         "decode_seconds": round(time.perf_counter() - sampled, 2),
     }
+
+
+def _write(
+    model: Model,
+    canvas: Latents,
+    out: Path,
+    info: ImageInfo,
+    sampling: Sampling,
+    skip: np.ndarray | None,
+    colour: tuple[int, int, int],
+    processes: PartialState,
+    progress: bool,
+) -> None:
+    """Decode a canvas, by all processes, and write it, by the main one, at the same time."""
+    world = processes.num_processes
+    pieces = pieces_of(canvas.shape[2], sampling.decode_stride, world)
+
+    def decode(piece: tuple[int, int] | None) -> Bands:
+        return decode_bands(model, canvas, sampling, skip, colour, piece, progress and world == 1)
+
+    def write() -> None:
+        if world == 1:
+            write_image(out, decode(None), info)
+            return
+        with closing(bands_in_turn(processes, pieces, decode)) as bands:
+            write_image(out, bands, info)
+
+    try:
+        if not processes.is_main_process:
+            serve_bands(processes, pieces, decode)
+    finally:  # who fails waits for the others to hear of it
+        run_on_main(processes, write)
 
 
 def estimate_generate(
@@ -124,6 +166,7 @@ def estimate_generate(
     height, width = area.height // model.factor, area.width // model.factor
     skip = pure_background(tissue, model.window, height, width) if area.full else None
     calls = count_calls(sampling, model.window, height, width, skip)
+    windows = calls // (1 if sampling.guidance in (0, 1) else 2)
     decoded = count_decoded(sampling, model.window, height, width, skip)
     return {
         **about(model, out),
@@ -132,8 +175,9 @@ def estimate_generate(
         "tiles": area.rows * area.cols,
         "tissue_tiles": int(tissue.sum()),
         "denoiser_calls": calls,
-        "seconds": round(calls * cost.call + decoded * cost.decode, 1),
-        "memory_mb": memory_mb(model, height, width),
+        "seconds": round(calls * cost.call + windows * seconds_of_walk(model, sampling) + decoded * cost.decode, 1),
+        **canvas_cost(model, sampling, height, width),
+        "sent_mb_per_step": sent_mb_per_step(model, sampling, height, width, skip),
         "disk_mb": round(DISK_BYTES_PER_PX * area.width * area.height / 1e6, 1),
     }
 

@@ -19,10 +19,11 @@ from largegen.images.provenance import image_info
 from largegen.images.write import write_image
 from largegen.models.model import Model, level_names
 from largegen.models.pixels import to_images
-from largegen.sampling.cost import about, count_decoded, memory_mb, trial
+from largegen.sampling.cost import about, canvas_cost, count_decoded, trial
 from largegen.sampling.generate import decode_bands, resolve_defaults
 from largegen.sampling.resume import Checkpoint, part_path
 from largegen.sampling.settings import Sampling, Zooming
+from largegen.sampling.stored_canvas import rows_path
 from largegen.sampling.zoom.downsample import BandDownsampler, guide_downsampler, guide_psnr, tee_bands
 from largegen.sampling.zoom.guide import guide_image
 from largegen.sampling.zoom.zoom import count_work, level_of, zoom_latents
@@ -78,7 +79,8 @@ def zoom_file(
     partial = out.with_name(f".{out.name}.partial")
     started = time.perf_counter()
     with ExitStack() as stack:
-        partials = (partial, part_path(partial, "draft"), part_path(partial, "seams"))
+        notes = (partial, part_path(partial, "draft"), part_path(partial, "seams"))
+        partials = (*notes, *map(rows_path, notes))
         beside = {k: info.at(2**k, {"level": k, "guide": k == level}) for k in (level, *level_files)}
         outputs = {out: info, guide_out: beside[level], **{path: beside[k] for k, path in level_files.items()}}
         report = {
@@ -138,7 +140,7 @@ def estimate_zoom(model: Model, area: ImageArea, sampling: Sampling, zooming: Zo
         **work,
         "decodes": decoded,
         "seconds": round(seconds, 1),
-        "memory_mb": memory_mb(model, side, side),
+        **canvas_cost(model, zooming.canvas_sampling(sampling, model.window), side, side),
         "disk_mb": round(DISK_BYTES_PER_PX * area.width * area.height / 1e6, 1),
     }
 

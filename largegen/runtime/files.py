@@ -90,6 +90,17 @@ def atomic(path: Path) -> Iterator[Path]:
         remove(temporary)
 
 
+def sync_folder(folder: Path) -> None:
+    """Wait until renamed files of a folder are on the disk, where the system can tell."""
+    if hasattr(os, "O_DIRECTORY"):
+        with contextlib.suppress(OSError):
+            handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                os.fsync(handle)
+            finally:
+                os.close(handle)
+
+
 def replace(new: Path, path: Path) -> None:
     """Rename `new` to `path`, in place of what is there: a kill leaves either the old or the new one, whole."""
     if not (new.is_dir() and path.is_dir()):

@@ -1,111 +1,32 @@
 """The large-image sampler: one scheduler step at a time on a whole canvas of averaged windows [L, sec. 3].
 
-It knows no network: whatever predicts noise is passed in as a function. `canvas_steps` is the method itself;
-`sample_canvas` runs it with checks, progress and a checkpoint.
+It knows no network: whatever predicts noise is passed in as a function. The method itself is in walk.py;
+`sample_canvas` runs it with checks, progress and a checkpoint, in memory or in a file.
 """
 
 import json
-import logging
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import nullcontext
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 from diffusers import DDPMScheduler
 from torch import Tensor
 from tqdm import tqdm
 
-from largegen.errors import InputError, LargegenError
+from largegen.errors import InputError
 from largegen.sampling.denoise import ConditionAt, Correct, Denoise, WindowBatches, guided, keep_contexts
-from largegen.sampling.noise import INITIAL
+from largegen.sampling.memory_canvas import MemoryCanvas
 from largegen.sampling.plan import CanvasPlan, plan_canvas
-from largegen.sampling.resume import Checkpoint, ProgressSaver
-from largegen.sampling.schedulers import Scheduler, clean_of, eps_of, make_scheduler
+from largegen.sampling.resume import Checkpoint
+from largegen.sampling.rows import Latents
+from largegen.sampling.schedulers import RowScheduler, Scheduler, make_scheduler
 from largegen.sampling.settings import Sampling
-from largegen.sampling.windows import Place, span
+from largegen.sampling.stored_canvas import StoredCanvas, is_stored, needs_file
+from largegen.sampling.strips import Strips
+from largegen.sampling.walk import Background, CanvasWalk
+from largegen.sampling.windows import Place
 
 if TYPE_CHECKING:
     from accelerate import PartialState
-
-log = logging.getLogger(__name__)
-
-MAX_DEVICE_CANVAS_VALUES = 2**27  # a canvas of up to 512 MB lives on the device, a larger one on the host
-
-# (canvas, places, (h, w) of a window, timestep) -> the predicted noise (C, h, w) of each window in turn
-PredictWindows = Callable[[Tensor, list[Place], tuple[int, int], Tensor], Iterable[Tensor]]
-
-
-@dataclass(frozen=True)
-class Background:
-    """The part of a canvas that needs no denoiser."""
-
-    mask: np.ndarray  # (H, W) bool, True for background: windows of nothing else are not denoised
-    latent: Tensor | None = None  # (C,): what the latents that no other window covers end as; None: zeros
-
-
-@torch.no_grad()
-def canvas_steps(
-    predict: PredictWindows,
-    scheduler: Scheduler,
-    plan: CanvasPlan,
-    canvas: Tensor,
-    first: int = 0,
-    *,
-    eta: float = 0.0,
-    background: Background | None = None,
-    correct: Correct | None = None,
-    correct_steps: int | None = None,
-) -> Iterator[tuple[int, Tensor]]:
-    """Denoise a canvas: average the windows' noise at every latent, step the whole canvas, repeat [L, sec. 3].
-
-    Args:
-        predict: the predicted noise of each window of a canvas.
-        scheduler: from `make_scheduler`, with its memory where `first` is not 0.
-        plan: the windows and the noise of each step.
-        canvas: (1, C, H', W') float32 after `first` steps.
-        first: steps that are done.
-        eta: DDIM's added noise, 0 to 1.
-        background: what is not denoised.
-        correct: is given the predicted clean image and returns what to take for it.
-        correct_steps: at how many of the steps, the first ones; None: at all.
-
-    Yields:
-        After each step, the number of steps done and the canvas.
-    """
-    for step in range(first, plan.steps):
-        timestep = scheduler.timesteps[step]
-        windows = predict(canvas, plan.places[step], plan.window, timestep)
-        eps, covered = _mean(windows, plan.places[step], plan.weight(step), canvas)
-        if background is not None:  # noise around its latent, which is then what remains of it
-            clean = 0 if background.latent is None else background.latent.to(canvas)[:, None, None]
-            eps = torch.where(covered, eps, eps_of(clean, canvas, scheduler, timestep))
-        if correct is not None and (correct_steps is None or step < correct_steps):
-            eps_inside, noisy = eps[plan.inside], canvas[plan.inside]
-            clean = correct(clean_of(eps_inside, noisy, scheduler, timestep))
-            eps[plan.inside] = eps_of(clean, noisy, scheduler, timestep)
-        added = {"eta": eta, "variance_noise": plan.noise(step).to(canvas.device)} if eta else {}
-        canvas = scheduler.step(eps, timestep, canvas, **added).prev_sample
-        yield step + 1, canvas
-
-
-def _mean(windows: Iterable[Tensor], places: list[Place], weight: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
-    """Average windows (C, h, w) at every latent of a canvas `like` (1, C, H', W').
-
-    Windows are summed in their order, so that the result depends on neither batches nor processes.
-
-    Returns:
-        The mean (1, C, H', W'), 0 where no window is, and (H', W') bool, True where one is.
-    """
-    size, around = (weight.shape[0], weight.shape[1]), (like.shape[-2], like.shape[-1])
-    weight = weight.to(like.device)
-    total, count = torch.zeros_like(like), torch.zeros_like(like[0, 0])
-    for place, window in zip(places, windows, strict=True):
-        where = span(place, size, around)
-        total[(0, slice(None), *where)] += window * weight
-        count[where] += weight
-    return total / torch.where(count > 0, count, 1), count > 0
 
 
 @torch.no_grad()
@@ -128,7 +49,7 @@ def sample_canvas(
     processes: "PartialState | None" = None,
     checkpoint: Checkpoint | None = None,
     progress: bool = False,
-) -> Tensor:
+) -> Latents:
     """Sample a canvas of latents under a condition that varies over it [L, sec. 3].
 
     The result depends on neither the batch size nor the number of processes, but for the rounding of `denoise` itself.
@@ -145,19 +66,20 @@ def sample_canvas(
         latents: (1, C, H, W) to start from in place of noise.
         last_steps: take only so many of the scheduler's timesteps, from `latents` that have the noise of the first
             of them; overlapping windows only.
-        correct: see `canvas_steps`.
-        correct_steps: see `canvas_steps`.
-        background: see `canvas_steps`.
+        correct: see `CanvasWalk`.
+        correct_steps: see `CanvasWalk`.
+        background: what is not denoised.
         origin: (row, column) of the canvas in the noise field, so that a canvas can be a piece of a larger one.
         device: of the denoiser.
-        processes: share the windows among accelerate's processes; each returns the whole canvas.
-        checkpoint: a file for the canvas. A run that finds it there, of the same settings and fingerprint, resumes from
-            it, to the same result bit for bit. The fingerprint stands for what the settings don't tell: the model,
-            conditions, background, `latents` and `correct`.
+        processes: share the canvas in strips among accelerate's processes.
+        checkpoint: a file for the progress. A run that finds it there, of the same settings and fingerprint, resumes
+            from it, to the same result bit for bit. The fingerprint stands for what the settings don't tell: the model,
+            conditions, background, `latents` and `correct`. A canvas that `needs_file`, or of several processes, is
+            kept in a file beside it, `rows_path`.
         progress: show a progress bar, in the main process and on a terminal.
 
     Returns:
-        (1, C, H, W) float32 on the CPU.
+        (1, C, H, W) float32 on the CPU, in all processes; of a canvas in a file, what reads it.
 
     Raises:
         InputError: for settings that do not fit together.
@@ -171,52 +93,46 @@ def sample_canvas(
     steps = sampling.steps
     if last_steps is not None and (sampling.windows == "shift" or not 1 <= last_steps <= steps):
         raise InputError(f"`last_steps` {last_steps}: 1 to {steps}, and only with overlapping windows")
+    processes = processes if processes is not None and processes.num_processes > 1 else None
+    if correct is not None and processes is not None:
+        raise InputError("`correct` takes the whole canvas: one process only")
+    rank, world = (processes.process_index, processes.num_processes) if processes else (0, 1)
     scheduler = make_scheduler(sampling.scheduler, noise_schedule, steps)
     plan = plan_canvas(shape, sampling, window, origin, background.mask if background else None)
-    start = first = 0 if last_steps is None else steps - last_steps
-    canvas = plan.noise(INITIAL)
-    if latents is not None:
-        canvas[plan.inside] = latents.detach()
-    canvas = canvas.to(device if canvas.numel() <= MAX_DEVICE_CANVAS_VALUES else "cpu")
-
-    batch_size, saver = sampling.batch_size, None
-    if checkpoint is not None:
-        saver = ProgressSaver(checkpoint, _settings(plan, sampling, window, scheduler, first), processes)
-        if saved := saver.load():
-            first, canvas = saved.step, saved.canvas.to(canvas.device)
-            saved.restore_memory(scheduler, canvas.device)
-            batch_size = saved.batch_size if checkpoint.keep_batch_size else batch_size
-            log.info("%s: resuming after step %d of %d", checkpoint.path, first, steps)
-
-    main = processes is None or processes.is_main_process
+    start = 0 if last_steps is None else steps - last_steps
+    settings = _settings(plan, sampling, window, scheduler, start)
+    kept: MemoryCanvas | StoredCanvas
+    if checkpoint is not None and (processes or needs_file(plan) or is_stored(checkpoint.path)):
+        kept = StoredCanvas(checkpoint, settings, plan, scheduler, sampling.batch_size, processes)
+    else:
+        kept = MemoryCanvas(checkpoint, settings, plan, sampling.batch_size, device, processes)
+    keep_batch_size = checkpoint is not None and checkpoint.keep_batch_size
+    strips = Strips(plan, kept.batch_size if keep_batch_size else sampling.batch_size, rank, world)
+    first = kept.begin(strips, start, latents)
     bar = tqdm(
         desc="sample",
         unit="window",
-        total=sum(map(len, plan.places[start:])),
-        initial=sum(map(len, plan.places[start:first])),
-        disable=None if progress and main else True,  # None: off where stderr is no terminal
+        total=sum(map(len, plan.places[start:])) // world,
+        initial=sum(map(len, plan.places[start:first])) // world,
+        disable=None if progress and rank == 0 else True,  # None: off where stderr is no terminal
     )
     condition_at = keep_contexts(condition_at) if sampling.windows == "overlap" else condition_at
-    predict = WindowBatches(
-        guided(denoise, null, sampling.guidance), condition_at, batch_size, device, processes, bar.update
-    )
-    work = canvas_steps(
-        predict,
-        scheduler,
-        plan,
-        canvas,
-        first,
+    walk = CanvasWalk(
+        WindowBatches(guided(denoise, null, sampling.guidance), condition_at, device, bar.update),
+        RowScheduler(scheduler, kept.numbers),
+        strips,
+        kept.rows,
         eta=sampling.eta,
         background=background,
         correct=correct,
         correct_steps=correct_steps,
+        processes=processes,
     )
-    with bar, saver.saved_on_interrupt() if saver else nullcontext():
-        for step, canvas in work:
-            check_finite(canvas, step, steps)
-            if saver is not None:
-                saver.save(step, batch_size, canvas, scheduler, last=step == steps)
-    return canvas[plan.inside].cpu()
+    with bar, kept.saved_on_interrupt():
+        for step in range(first, steps):
+            walk.step(step, kept.rows_done if step == first else 0, kept.rows_finished)
+            kept.step_finished(step + 1, walk.scheduler.numbers)
+    return kept.result()
 
 
 def _settings(plan: CanvasPlan, sampling: Sampling, window: int, scheduler: Scheduler, first: int) -> str:
@@ -224,9 +140,3 @@ def _settings(plan: CanvasPlan, sampling: Sampling, window: int, scheduler: Sche
     s, kind = sampling, type(scheduler).__name__
     how = [s.windows, s.stride, s.guidance, s.eta, s.seed, plan.origin, kind, first, plan.steps]
     return json.dumps([plan.shape, plan.around, window, *how])
-
-
-def check_finite(latents: Tensor, step: int, steps: int) -> None:
-    """Raise LargegenError where latents are NaN or infinite after `step` of `steps` steps."""
-    if not latents.isfinite().all():
-        raise LargegenError(f"step {step} of {steps} gave NaN or infinite latents; try `precision` fp32")

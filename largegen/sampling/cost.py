@@ -3,14 +3,21 @@
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
+from largegen.sampling.canvas import sample_canvas
+from largegen.sampling.plan import plan_canvas
+from largegen.sampling.rows import file_bytes
+from largegen.sampling.schedulers import RowScheduler, make_scheduler
 from largegen.sampling.settings import Sampling
+from largegen.sampling.stored_canvas import needs_file
+from largegen.sampling.strips import exchanged_bytes
+from largegen.sampling.walk import BAND_VALUES
 from largegen.sampling.windows import overlap_windows, plan_windows, without_background
 
 if TYPE_CHECKING:
@@ -49,9 +56,64 @@ def about(model: "Model", out: Path) -> dict[str, Any]:
     }
 
 
-def memory_mb(model: "Model", height: int, width: int) -> float:
-    """Estimate the memory of a canvas of height x width latents, in MB, beside what a trial took at its peak."""
-    return round((_peak_memory(model) + 6 * 4 * model.autoencoder.channels * height * width) / 1e6, 1)
+PROCESSES = (2, 4, 8)  # for which a dry run tells what they would send one another
+COPIES_OF_A_BAND = 8  # of latents: their sums, what they were and become, and what is between
+COPIES_OF_A_ROW = 3  # of decoded windows: their sum, its mean, and its grey levels in the making
+
+
+def canvas_cost(model: "Model", sampling: Sampling, height: int, width: int) -> dict[str, float]:
+    """Estimate what a canvas needs beside time, for a dry run's report.
+
+    Args:
+        model: whose denoiser samples; a `trial` has run.
+        sampling: as `generate.resolve_defaults` gives it.
+        height: of the image, in latents.
+        width: of the image, in latents.
+
+    Returns:
+        `memory_mb`, and `canvas_file_mb` on disk until the image is written.
+    """
+    channels = model.autoencoder.channels
+    plan = plan_canvas((channels, height, width), sampling, model.window)
+    scheduler = make_scheduler(sampling.scheduler, model.scheduler, sampling.steps)
+    fields = 1 + len(RowScheduler(scheduler).row_fields())
+    shape = (channels, *plan.around)
+    values = channels * plan.around[0] * plan.around[1]
+    band = min(values, BAND_VALUES + channels * model.window * plan.around[1])
+    held = COPIES_OF_A_BAND * band + (0 if needs_file(plan) else 2 * fields * values)
+    decoded = COPIES_OF_A_ROW * 3 * min(model.window, height) * width * model.factor**2
+    return {
+        "memory_mb": round((_peak_memory(model) + 4 * max(held, decoded)) / 1e6, 1),
+        "canvas_file_mb": round(file_bytes(shape, fields) / 1e6, 1) if needs_file(plan) else 0.0,
+    }
+
+
+def sent_mb_per_step(
+    model: "Model", sampling: Sampling, height: int, width: int, skip: np.ndarray | None = None
+) -> dict[str, float]:
+    """Count what several processes would send one another at a step, in MB; parameters as for `count_calls`."""
+    plan = plan_canvas((model.autoencoder.channels, height, width), sampling, model.window, background=skip)
+    return {str(world): round(exchanged_bytes(plan, sampling.batch_size, world) / 1e6, 3) for world in PROCESSES}
+
+
+def seconds_of_walk(model: "Model", sampling: Sampling) -> float:
+    """Time what a window costs beside the networks, in seconds: the sums, the scheduler's step, the noise."""
+    side, few = 4 * model.window, replace(sampling, steps=2, guidance=1.0)
+    shape = (model.autoencoder.channels, side, side)
+    null = model.null_context()
+
+    def walk() -> None:
+        sample_canvas(
+            lambda latents, timestep, contexts: latents,
+            lambda places: null.expand(len(places), -1, -1),
+            model.scheduler,
+            shape,
+            few,
+            window=model.window,
+            device=model.device,
+        )
+
+    return _seconds(walk) / count_calls(few, model.window, side, side)
 
 
 def _seconds(compute: Callable[[], Any]) -> float:

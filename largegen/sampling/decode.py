@@ -8,6 +8,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from largegen.models.pixels import to_uint8
+from largegen.sampling.rows import Latents, rows_of
 from largegen.sampling.windows import axis_starts
 
 SIGMA = 0.8  # width of the blending weight, in half windows [L]
@@ -16,7 +17,7 @@ SIGMA = 0.8  # width of the blending weight, in half windows [L]
 @torch.no_grad()
 def decode_canvas(
     decode: Callable[[Tensor], Tensor],
-    latents: Tensor,
+    latents: Latents,
     *,
     factor: int,
     window: int,
@@ -26,6 +27,7 @@ def decode_canvas(
     device: torch.device | str = "cpu",
     skip: np.ndarray | None = None,
     skip_colour: tuple[int, int, int] = (255, 255, 255),
+    between: tuple[int, int] | None = None,
     progress: bool = False,
 ) -> Iterator[tuple[int, np.ndarray]]:
     """Decode overlapping windows of a canvas and blend them with Gaussian weights [L, sec. 3].
@@ -45,12 +47,15 @@ def decode_canvas(
         device: of the decoder.
         skip: (H, W) bool, True for background; windows of nothing else are not decoded.
         skip_colour: of the background, RGB, 0 to 255.
+        between: the first row of latents that goes out, and that after the last one; None: all. The pixels are those
+            of the whole: windows that begin before are decoded, too.
         progress: show a progress bar.
 
     Yields:
-        (y0_px, band (h_px, W * factor, 3) uint8), top to bottom without gaps.
+        (y0_px, band (h_px, W * factor, 3) uint8), top to bottom without gaps; y0_px of the whole.
     """
     _, _, height, width = latents.shape
+    first, last = between or (0, height)
     h, w = min(window, height), min(window, width)
     tops, lefts = axis_starts(height, window, stride), axis_starts(width, window, stride)
     skip = np.zeros((height, width), bool) if skip is None else np.asarray(skip, bool)
@@ -60,22 +65,26 @@ def decode_canvas(
     row_total, col_total = _total(row_weights, height * factor, factor), _total(col_weights, width * factor, factor)
 
     band = torch.zeros(3, h * factor, width * factor)
-    rows = list(zip(tops, [*tops[1:], height], strict=True))
+    rows = [row for row in zip(tops, [*tops[1:], height], strict=True) if row[0] + h > first and row[0] < last]
     for top, following in tqdm(rows, "decode", unit="row", disable=None if progress else True):
         places = [left for left in lefts if not skip[top : top + h, left : left + w].all()]
+        strip = rows_of(latents, top, top + h) if places else torch.empty(0)
         for start in range(0, len(places), batch_size):
             batch = places[start : start + batch_size]
-            windows = torch.cat([latents[..., top : top + h, left : left + w] for left in batch])
+            windows = torch.cat([strip[..., left : left + w] for left in batch])
             pixels = decode(windows.to(device)).float().cpu()
             for left, image in zip(batch, pixels, strict=True):
                 x = left * factor
                 band[..., x : x + w * factor] += image * row_weights[top][:, None] * col_weights[left]
         done = (following - top) * factor  # pixel rows that no later window touches
-        mean = band[:, :done] / row_total[top * factor :][:done, None] / col_total
-        image = to_uint8(mean).permute(1, 2, 0).contiguous().numpy()  # (3, h, W) => (h, W, 3)
-        painted = skip[top:following].repeat(factor, 0).repeat(factor, 1)
-        image[painted] = skip_colour
-        yield top * factor, image
+        start, end = max(top, first), min(following, last)
+        if start < end:
+            part = band[:, (start - top) * factor : (end - top) * factor]
+            mean = part / row_total[start * factor : end * factor, None] / col_total
+            image = to_uint8(mean).permute(1, 2, 0).contiguous().numpy()  # (3, h, W) => (h, W, 3)
+            painted = skip[start:end].repeat(factor, 0).repeat(factor, 1)
+            image[painted] = skip_colour
+            yield start * factor, image
         band = torch.cat([band[:, done:], torch.zeros_like(band[:, :done])], dim=1)
 
 

@@ -17,6 +17,7 @@ from largegen.sampling.canvas import sample_canvas
 from largegen.sampling.decode import decode_canvas
 from largegen.sampling.denoise import ConditionAt
 from largegen.sampling.noise import seed_from
+from largegen.sampling.rows import Latents, in_memory
 from largegen.sampling.schedulers import make_scheduler
 from largegen.sampling.settings import Sampling
 from largegen.sampling.windows import Place
@@ -71,7 +72,7 @@ def generate(
     if generator is not None:
         settings["seed"] = seed_from(generator)
     sampling = resolve_defaults(Sampling(**settings), model)
-    canvas = sample_latents(model, features, height, width, sampling, latents=latents, progress=progress)
+    canvas = in_memory(sample_latents(model, features, height, width, sampling, latents=latents, progress=progress))
     if output == "latent":
         return canvas
     return np.concatenate([band for _, band in decode_bands(model, canvas, sampling, progress=progress)])
@@ -96,7 +97,7 @@ def resolve_defaults(sampling: Sampling, model: Model) -> Sampling:
 
 def sample_latents(
     model: Model, features: Tensor, height: int, width: int, sampling: Sampling, **options: Any
-) -> Tensor:
+) -> Latents:
     """Sample the latents of an image from embeddings.
 
     Args:
@@ -108,7 +109,7 @@ def sample_latents(
         options: further arguments of `canvas.sample_canvas`.
 
     Returns:
-        (1, C, height / f, width / f) float32 on the CPU, f the autoencoder's factor.
+        (1, C, height / f, width / f) float32, f the autoencoder's factor: see `canvas.sample_canvas`.
     """
     return sample_canvas(
         model.eps,
@@ -155,10 +156,11 @@ def auto_batch_size(model: Model) -> int:
 
 def decode_bands(
     model: Model,
-    canvas: Tensor,
+    canvas: Latents,
     sampling: Sampling,
     skip: np.ndarray | None = None,
     colour: tuple[int, int, int] = (255, 255, 255),
+    between: tuple[int, int] | None = None,
     progress: bool = False,
 ) -> Iterator[tuple[int, np.ndarray]]:
     """Decode a canvas with a model's decoder and the sampling's settings: see `decode.decode_canvas`."""
@@ -173,6 +175,7 @@ def decode_bands(
         device=model.device,
         skip=skip,
         skip_colour=colour,
+        between=between,
         progress=progress,
     )
     return bands

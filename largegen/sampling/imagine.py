@@ -27,6 +27,7 @@ from largegen.runtime.lock import lock
 from largegen.runtime.outputs import check_new
 from largegen.sampling.canvas import sample_canvas
 from largegen.sampling.keep import Keep
+from largegen.sampling.rows import in_memory
 from largegen.sampling.settings import Imagining
 from largegen.slides.resolution import mag_of
 
@@ -265,7 +266,7 @@ def sample_cells(
     if known is not None:
         keep = Keep(torch.zeros(1, prior.channels, height, width), torch.zeros(height, width, dtype=torch.bool))
         keep.latents[inside], keep.mask[inside] = known
-    canvas = sample_canvas(
+    latents = sample_canvas(
         prior.eps,
         lambda places: condition.expand(len(places), -1, -1),
         SCHEDULE,
@@ -277,7 +278,7 @@ def sample_cells(
         correct=keep,
         progress=progress,
     )
-    return canvas[inside]
+    return in_memory(latents)[inside]
 
 
 @torch.inference_mode()

@@ -14,6 +14,7 @@ from largegen.embeddings.grid import EmbeddingGrid
 from largegen.models.model import Model
 from largegen.sampling.canvas import sample_canvas
 from largegen.sampling.noise import INITIAL, noise
+from largegen.sampling.rows import in_memory
 from largegen.sampling.schedulers import make_scheduler
 from largegen.sampling.settings import Sampling
 from largegen.slides.tissue import REGION_TILES, sliding_sums
@@ -120,7 +121,7 @@ def sample_under(
         scheduler = make_scheduler(sampling.scheduler, model.scheduler, sampling.steps)
         field = noise(sampling.seed, INITIAL, *origin, window, window, draft.shape[1])
         draft = scheduler.add_noise(draft.cpu(), field, scheduler.timesteps[-last_steps, None])
-    canvas = sample_canvas(  # patches lie side by side, and no window on two of them
+    latents = sample_canvas(  # patches lie side by side, and no window on two of them
         model.eps,
         lambda places: contexts[[left // window for _, left in places]],
         model.scheduler,
@@ -134,4 +135,4 @@ def sample_under(
         device=model.device,
         progress=progress,
     )
-    return torch.cat(canvas.split(window, dim=-1))
+    return torch.cat(in_memory(latents).split(window, dim=-1))

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from largegen.sampling.noise import noise
 from largegen.sampling.settings import Sampling
-from largegen.sampling.windows import Place, plan_windows
+from largegen.sampling.windows import Place, StepWindows, plan_windows
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class CanvasPlan:
     shape: tuple[int, int, int]  # (C, H, W) of the image's latents
     around: tuple[int, int]  # (H', W') of the canvas: larger than the image where shifted windows need a ring
     window: tuple[int, int]  # (h, w) of a window, cut to the canvas
-    places: list[list[Place]]  # the windows of each step
+    places: StepWindows  # the windows of each step
     blended: bool  # whether the last step's windows are blended, because no later step would hide where they meet
     seed: int  # of the noise
     origin: Place  # (row, column) of the canvas in the noise field
@@ -33,9 +33,11 @@ class CanvasPlan:
         """The index of the image's latents on the canvas."""
         return (..., slice(self.shape[1]), slice(self.shape[2]))
 
-    def noise(self, step: int) -> Tensor:
-        """Draw the noise of one step, (1, C, H', W') float32 on the CPU: see `noise.noise`."""
-        return noise(self.seed, step, *self.origin, *self.around, self.shape[0])
+    def noise(self, step: int, top: int = 0, bottom: int | None = None) -> Tensor:
+        """Draw the noise of one step at some rows, (1, C, rows, W') float32 on the CPU: see `noise.noise`."""
+        bottom = self.around[0] if bottom is None else bottom
+        row, col = self.origin
+        return noise(self.seed, step, row + top, col, bottom - top, self.around[1], self.shape[0])
 
     def weight(self, step: int) -> Tensor:
         """Compute the weights (h, w), positive, of a window's latents in the mean over windows at one step."""

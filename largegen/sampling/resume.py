@@ -7,19 +7,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from largegen.runtime.files import atomic
-from largegen.runtime.private_api import SCHEDULER_MEMORY
-
-if TYPE_CHECKING:
-    from accelerate import PartialState
-    from diffusers import SchedulerMixin
 
 log = logging.getLogger(__name__)
 
@@ -52,54 +46,40 @@ class Progress:
     step: int  # steps done
     batch_size: int  # windows at once
     canvas: Tensor  # after these steps
-    memory: dict[str, Any]  # of the scheduler
+    memory: dict[str, Any]  # of the scheduler: numbers, and tensors of the canvas' shape
 
-    def restore_memory(self, scheduler: "SchedulerMixin", device: torch.device) -> None:
-        """Give its memory to a scheduler whose timesteps are set."""
-        for name, value in self.memory.items():
-            value = value.to(device) if isinstance(value, Tensor) else value
-            if "." in name:  # an item of a list, which set_timesteps has made
-                name, index = name.split(".")
-                getattr(scheduler, name)[int(index)] = value
-            else:
-                setattr(scheduler, name, value)
+    @property
+    def row_memory(self) -> dict[str, Tensor]:
+        """What the scheduler remembers of the canvas' rows."""
+        return {name: value for name, value in self.memory.items() if isinstance(value, Tensor)}
+
+    @property
+    def numbers(self) -> dict[str, Any]:
+        """What it remembers beside them."""
+        return {name: value for name, value in self.memory.items() if not isinstance(value, Tensor)}
 
 
 class ProgressSaver:
-    """Loads and saves the progress of one run; of several processes, the main one.
+    """Loads and saves the progress of one run of one process, which holds all of it in memory.
 
     Args:
         checkpoint: where, how often, and for what.
         settings: of the sampler, which must be the same for a run to resume.
-        processes: accelerate's processes that share the work.
     """
 
-    def __init__(self, checkpoint: Checkpoint, settings: str, processes: "PartialState | None" = None) -> None:
+    def __init__(self, checkpoint: Checkpoint, settings: str) -> None:
         self.checkpoint = checkpoint
         self.fingerprint = json.dumps([settings, checkpoint.fingerprint])
-        self.processes = processes
-        self._main = processes is None or processes.is_main_process
         self._saved_at, self._interval_s = time.monotonic(), checkpoint.save_every_s
         self._unsaved: Progress | None = None  # of the last step
 
     def load(self) -> Progress | None:
-        """Read the progress of the run before, in every process.
+        """Read the progress of the run before; None as of `load_progress`."""
+        return load_progress(self.checkpoint.path, self.fingerprint)
 
-        Returns:
-            None where there is no checkpoint, or a damaged one or one of other settings, which is logged.
-        """
-        found = [load_progress(self.checkpoint.path, self.fingerprint) if self._main else None]
-        if self.processes is not None and self.processes.num_processes > 1:
-            from accelerate.utils import broadcast_object_list
-
-            broadcast_object_list(found)
-        return found[0]
-
-    def save(self, step: int, batch_size: int, canvas: Tensor, scheduler: "SchedulerMixin", last: bool) -> None:
+    def save(self, step: int, batch_size: int, canvas: Tensor, memory: dict[str, Any], last: bool) -> None:
         """Write the progress after `step` steps, if it is the last one or the last save is long enough ago."""
-        if not self._main:
-            return
-        self._unsaved = Progress(step, batch_size, canvas, memory_of(scheduler))
+        self._unsaved = Progress(step, batch_size, canvas, memory)
         if last or time.monotonic() - self._saved_at >= self._interval_s:
             self._write()
 
@@ -122,23 +102,10 @@ class ProgressSaver:
             raise
 
 
-def memory_of(scheduler: "SchedulerMixin") -> dict[str, Any]:
-    """Take the memory of a scheduler as it is now: numbers and tensors, by names as Progress has them."""
-    found: dict[str, Any] = {}
-    for name in SCHEDULER_MEMORY:
-        value = getattr(scheduler, name, None)
-        if isinstance(value, list):
-            found |= {f"{name}.{i}": item for i, item in enumerate(value) if item is not None}
-        elif value is not None:
-            found[name] = value
-    return found
-
-
 def save_progress(path: Path, fingerprint: str, progress: Progress) -> None:
     """Write a canvas and what belongs to it as safetensors."""
-    tensors = {"canvas": progress.canvas} | {k: v for k, v in progress.memory.items() if isinstance(v, Tensor)}
-    numbers = {name: value for name, value in progress.memory.items() if name not in tensors}
-    metadata = {"step": str(progress.step), "batch_size": str(progress.batch_size), "memory": json.dumps(numbers)}
+    tensors, memory = {"canvas": progress.canvas} | progress.row_memory, json.dumps(progress.numbers)
+    metadata = {"step": str(progress.step), "batch_size": str(progress.batch_size), "memory": memory}
     with atomic(path) as temporary:
         on_host = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
         save_file(on_host, temporary, metadata | {"fingerprint": fingerprint})

@@ -1,12 +1,16 @@
 """Schedulers of the reverse diffusion, and the noise and the clean latents that stand for each other."""
 
+import copy
+from collections.abc import Mapping
 from typing import Any, TypeAlias
 
+import torch
 from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler, UniPCMultistepScheduler
 from torch import Tensor
 
 from largegen.errors import InputError, ModelError
 from largegen.models.denoiser import PREDICTIONS
+from largegen.runtime.private_api import SCHEDULER_MEMORY
 from largegen.sampling.settings import check_spacing
 
 Scheduler: TypeAlias = DDIMScheduler | DPMSolverMultistepScheduler | UniPCMultistepScheduler
@@ -59,3 +63,83 @@ def eps_of(clean: Tensor | int, noisy: Tensor, scheduler: Scheduler, timestep: T
     """Return the noise that takes noisy latents to `clean` ones: (x - sqrt(alpha_bar) clean) / sqrt(1 - alpha_bar)."""
     alpha_bar = scheduler.alphas_cumprod[timestep].item()
     return (noisy - alpha_bar**0.5 * clean) / (1 - alpha_bar) ** 0.5
+
+
+class RowScheduler:
+    """A scheduler that takes a step on parts of a canvas in turn: what it remembers of rows is given and returned.
+
+    Args:
+        scheduler: from `make_scheduler`.
+        numbers: what it remembers beside the rows, after the step before; None: nothing yet.
+    """
+
+    def __init__(self, scheduler: Scheduler, numbers: Mapping[str, float] | None = None) -> None:
+        self.scheduler = scheduler
+        self._fresh = {name: copy.copy(getattr(scheduler, name)) for name in _remembered(scheduler)}
+        self._added = [name for name in SCHEDULER_MEMORY if name not in self._fresh]  # which the first step makes
+        self.numbers = dict(numbers or {})  # before the present step
+        self._after = dict(self.numbers)
+
+    def step(
+        self, eps: Tensor, timestep: Tensor, noisy: Tensor, memory: Mapping[str, Tensor], **options: Any
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Take the step on some rows, and return them and what is remembered of them.
+
+        Args:
+            eps: (1, C, n, W) predicted noise.
+            timestep: of the scheduler.
+            noisy: (1, C, n, W), the rows before the step.
+            memory: what is remembered of these rows.
+            options: further arguments of the scheduler's `step`.
+        """
+        for name in self._added:
+            if hasattr(self.scheduler, name):
+                delattr(self.scheduler, name)
+        for name, value in self._fresh.items():
+            setattr(self.scheduler, name, copy.copy(value))
+        restore_memory(self.scheduler, {**self.numbers, **memory})
+        result: Tensor = self.scheduler.step(eps, timestep, noisy, **options).prev_sample
+        found = memory_of(self.scheduler)
+        self._after = {name: value for name, value in found.items() if not isinstance(value, Tensor)}
+        return result, {name: value for name, value in found.items() if isinstance(value, Tensor)}
+
+    def turn(self) -> None:
+        """End the step: the next call of `step` belongs to the next one."""
+        self.numbers = self._after
+
+    def row_fields(self) -> list[str]:
+        """Name all that is ever remembered of rows: found by some steps on a latent."""
+        trial, latent = RowScheduler(copy.deepcopy(self.scheduler)), torch.zeros(1, 1, 1, 1)
+        memory: dict[str, Tensor] = {}
+        fields: dict[str, None] = {}
+        for timestep in self.scheduler.timesteps[:3]:
+            latent, memory = trial.step(latent, timestep, latent, memory)
+            trial.turn()
+            fields |= dict.fromkeys(memory)
+        return list(fields)
+
+
+def _remembered(scheduler: Scheduler) -> list[str]:
+    return [name for name in SCHEDULER_MEMORY if hasattr(scheduler, name)]
+
+
+def memory_of(scheduler: Scheduler) -> dict[str, Any]:
+    """Take the memory of a scheduler as it is now: numbers and tensors; items of a list as `<name>.<index>`."""
+    found: dict[str, Any] = {}
+    for name in _remembered(scheduler):
+        value = getattr(scheduler, name)
+        if isinstance(value, list):
+            found |= {f"{name}.{i}": item for i, item in enumerate(value) if item is not None}
+        elif value is not None:
+            found[name] = value
+    return found
+
+
+def restore_memory(scheduler: Scheduler, memory: Mapping[str, Any]) -> None:
+    """Give what `memory_of` took to a scheduler whose timesteps are set."""
+    for name, value in memory.items():
+        if "." in name:  # an item of a list, which set_timesteps has made
+            name, index = name.split(".")
+            getattr(scheduler, name)[int(index)] = value
+        else:
+            setattr(scheduler, name, value)

@@ -7,6 +7,10 @@ Shifted windows need a canvas that has no border, or the windows at the border w
 seam. So it continues for a window's length past its right and lower edge, and there joins its other edge: a ring.
 """
 
+from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
+from typing import overload
+
 import numpy as np
 
 from largegen.errors import InputError
@@ -77,15 +81,55 @@ def without_background(
     """
     if skip is None:
         return places
-    size = tuple(min(window, side) for side in skip.shape)
-    padding = [(0, ring - side) for ring, side in zip(around, skip.shape, strict=True)]
-    skip = np.pad(np.asarray(skip, bool), padding, constant_values=True)
-    return [place for place in places if not skip[span(place, size, around)].all()]
+    height, width = (min(window, side) for side in skip.shape)
+
+    @lru_cache(maxsize=1)
+    def tissue_before(top: int) -> np.ndarray:
+        """Count the columns with tissue before each column, twice around the ring, for the windows that begin here."""
+        rows = np.arange(top, top + height) % around[0]
+        tissue = np.zeros(around[1], int)
+        tissue[: skip.shape[1]] = ~skip[rows[rows < len(skip)]].all(0)
+        return np.concatenate([[0], np.tile(tissue, 2).cumsum()])
+
+    def needed(top: int, left: int) -> bool:
+        count, start = tissue_before(top), left % around[1]
+        return bool(count[start + width] > count[start])
+
+    return [place for place in places if needed(*place)]
+
+
+class StepWindows(Sequence[list[Place]]):
+    """The windows of each step, laid when they are asked for: those of all steps would fill the memory.
+
+    Args:
+        steps: how many there are.
+        lay: lays the windows of a step.
+    """
+
+    def __init__(self, steps: int, lay: Callable[[int], list[Place]]) -> None:
+        self.steps = steps
+        self._lay = lru_cache(maxsize=1)(lay)
+
+    def __len__(self) -> int:
+        return self.steps
+
+    @overload
+    def __getitem__(self, step: int) -> list[Place]: ...
+    @overload
+    def __getitem__(self, step: slice) -> list[list[Place]]: ...
+    def __getitem__(self, step: int | slice) -> list[Place] | list[list[Place]]:
+        """Return the windows of one step, or of several."""
+        if isinstance(step, slice):
+            return [self._lay(number) for number in range(self.steps)[step]]
+        return self._lay(range(self.steps)[step])
+
+    def __iter__(self) -> Iterator[list[Place]]:
+        return map(self._lay, range(self.steps))
 
 
 def plan_windows(
     windows: str, height: int, width: int, window: int, stride: int, seed: int, steps: int, skip: np.ndarray | None
-) -> tuple[list[list[Place]], tuple[int, int]]:
+) -> tuple[StepWindows, tuple[int, int]]:
     """Lay the windows of each step, without those of background.
 
     Args:
@@ -104,11 +148,17 @@ def plan_windows(
     """
     if windows == "overlap":
         around = height, width
-        return [
-            without_background(overlap_windows(height, width, window, stride), window, around, skip)
-        ] * steps, around
+
+        @lru_cache(maxsize=1)
+        def same() -> list[Place]:
+            return without_background(overlap_windows(height, width, window, stride), window, around, skip)
+
+        return StepWindows(steps, lambda step: same()), around
     around = ring(height, window), ring(width, window)
     half = window // 2 if window % 2 == 0 else window
-    strides = [window] * (steps - 1) + [half]
-    moved = (shift_windows(height, width, window, seed, step, stride) for step, stride in enumerate(strides))
-    return [without_background(places, window, around, skip) for places in moved], around
+
+    def moved(step: int) -> list[Place]:
+        places = shift_windows(height, width, window, seed, step, half if step == steps - 1 else window)
+        return without_background(places, window, around, skip)
+
+    return StepWindows(steps, moved), around

@@ -5,9 +5,11 @@ from dataclasses import fields
 import torch
 from diffusers import DDPMScheduler
 
-from largegen.sampling.canvas import Background, sample_canvas
+from largegen.sampling.canvas import sample_canvas
 from largegen.sampling.resume import Checkpoint
+from largegen.sampling.rows import in_memory
 from largegen.sampling.settings import Sampling
+from largegen.sampling.walk import Background
 
 TRAIN = DDPMScheduler(beta_schedule="scaled_linear", beta_start=0.0015, beta_end=0.0195)
 ALPHA_BAR = TRAIN.alphas_cumprod
@@ -98,7 +100,7 @@ def run(denoise=mixing, condition_at=place_contexts, name="ddim", steps=5, shape
         options["path"] = options.pop("checkpoint")
         options["checkpoint"] = Checkpoint(**_taken(options, Checkpoint))
     sampling = Sampling(steps=steps, scheduler=name, **_taken(options, Sampling))
-    return sample_canvas(denoise, condition_at, TRAIN, shape, sampling, **options)
+    return in_memory(sample_canvas(denoise, condition_at, TRAIN, shape, sampling, **options))
 
 
 def _taken(options, kind):

@@ -14,12 +14,14 @@ from helpers.denoisers import (
 )
 
 from largegen.errors import InputError, LargegenError, ModelError
-from largegen.sampling.canvas import canvas_steps
 from largegen.sampling.denoise import WindowBatches, guided
 from largegen.sampling.noise import noise
 from largegen.sampling.plan import plan_canvas
-from largegen.sampling.schedulers import make_scheduler
+from largegen.sampling.rows import CANVAS, MemoryRows
+from largegen.sampling.schedulers import RowScheduler, make_scheduler
 from largegen.sampling.settings import Sampling
+from largegen.sampling.strips import Strips
+from largegen.sampling.walk import CanvasWalk
 
 NAMES = ["ddim", "dpm++", "unipc"]
 
@@ -212,15 +214,22 @@ def test_settings_that_make_no_sense_are_refused(option):
         run(**option)
 
 
-def test_the_sampler_yields_its_canvas_after_every_step():
-    sampling = Sampling(steps=4, windows="overlap", stride=8)
-    plan = plan_canvas((3, 40, 28), sampling, 16)
-    predict = WindowBatches(mixing, place_contexts, batch_size=8)
-    steps = list(canvas_steps(predict, make_scheduler("ddim", TRAIN, 4), plan, plan.noise(-1)))
-    assert [step for step, _ in steps] == [1, 2, 3, 4]
-    assert torch.equal(steps[-1][1], run(steps=4, guidance=1.0))
-    again = canvas_steps(predict, make_scheduler("ddim", TRAIN, 4), plan, steps[1][1], 2)  # from any of them
-    assert torch.equal(next(again)[1], steps[2][1])
+def test_the_walk_has_its_canvas_after_every_step():
+    plan = plan_canvas((3, 40, 28), Sampling(steps=4, windows="overlap", stride=8), 16)
+
+    def walk(canvas, first):
+        rows, strips = MemoryRows((0, 40)), Strips(plan, batch_size=8)
+        rows.write(CANVAS, 0, canvas)
+        rows.turn()
+        predict, scheduler = WindowBatches(mixing, place_contexts), RowScheduler(make_scheduler("ddim", TRAIN, 4))
+        steps = CanvasWalk(predict, scheduler, strips, rows)
+        for step in range(first, 4):
+            steps.step(step)
+            yield rows.read(CANVAS, 0, 40)
+
+    canvases = list(walk(plan.noise(-1)[0], 0))
+    assert torch.equal(canvases[-1][None], run(steps=4, guidance=1.0))
+    assert torch.equal(next(walk(canvases[1], 2)), canvases[2])  # from any of them
 
 
 def test_nan_is_an_error_and_not_an_image(tmp_path):

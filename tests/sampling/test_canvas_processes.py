@@ -1,57 +1,101 @@
-"""Several processes share the windows of one canvas."""
+"""Several processes share a canvas in strips."""
 
 import os
 import subprocess
 import sys
+from pathlib import Path
 
+import pytest
 import torch
 from helpers import ROOT, TESTS
 from helpers.denoisers import run
 
-TWO_PROCESSES = """
+from largegen.sampling.plan import plan_canvas
+from largegen.sampling.settings import Sampling
+from largegen.sampling.strips import Strips, exchanged_bytes
+
+OPTIONS = {
+    "overlap": {"eta": 0.3, "batch_size": 3},
+    "shift": {"windows": "shift", "eta": 0.3, "batch_size": 3},
+    "tall": {"windows": "shift", "name": "dpm++", "shape": (3, 150, 28), "batch_size": 2},
+    "background": {"windows": "shift", "name": "unipc", "shape": (3, 90, 40), "batch_size": 2, "skip": slice(30, 70)},
+}
+
+PROGRAM = """
 import sys
 sys.path.insert(0, {folder!r})
 import torch
 from largegen.runtime.distributed import process_group
-from helpers.denoisers import Killed, mixing, run
+from sampling.test_canvas_processes import killed_and_resumed, sampled
 
 state = process_group(torch.device("cpu"))
-assert state.num_processes == 2
-for windows in ("overlap", "shift"):
-    canvas = run(windows=windows, eta=0.3, batch_size=3, processes=state)
-    torch.save(canvas, f"{out}/{{windows}}-{{state.process_index}}.pt")
-
-
-def denoise(latents, timestep, contexts):
-    if timestep < 500:
-        raise Killed
-    return mixing(latents, timestep, contexts)
-
-
-saving = dict(checkpoint="{out}/run.safetensors", save_every_s=0)
-options = dict(name="unipc", batch_size=3, processes=state, **saving)
-try:
-    run(denoise, **options)
-except Killed:
-    torch.save(run(**options), f"{out}/killed-{{state.process_index}}.pt")
+assert state.num_processes == {world}
+found = sampled(processes=state) | {{"killed": killed_and_resumed("{out}/run", state)}}
+torch.save(found, f"{out}/{{state.process_index}}.pt")
 """
 
 
-def test_same_image_for_two_processes_also_when_killed(tmp_path):
-    script = tmp_path / "two.py"
-    script.write_text(TWO_PROCESSES.format(folder=str(TESTS), out=tmp_path))
+def sampled(**more):
+    """The canvas of each of OPTIONS, in memory."""
+    found = {}
+    for name, options in OPTIONS.items():
+        options = dict(options)
+        if rows := options.pop("skip", None):
+            options["skip"] = torch.zeros(options["shape"][1:], dtype=torch.bool)
+            options["skip"][rows] = True
+        found[name] = run(**options, **more)
+    return found
+
+
+def killed_and_resumed(path, state):
+    """A canvas in a file, of processes that fail at some step, and come again."""
+    from helpers.denoisers import Killed, mixing
+
+    def denoise(latents, timestep, contexts):
+        if timestep < 500:
+            raise Killed
+        return mixing(latents, timestep, contexts)
+
+    options = {"name": "unipc", "batch_size": 3, "processes": state, "checkpoint": Path(path), "save_every_s": 0}
+    with pytest.raises(Killed):
+        run(denoise, **options)
+    state.wait_for_everyone()
+    calls = []
+    found = run(lambda *given: calls.append(1) or mixing(*given), **options)
+    assert len(calls) < 5 * 3
+    return found
+
+
+@pytest.mark.parametrize("world", [2, 4])
+def test_same_image_for_several_processes_also_when_killed(tmp_path, world):
+    script = tmp_path / "program.py"
+    script.write_text(PROGRAM.format(folder=str(TESTS), out=tmp_path, world=world))
     subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(script)],
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={world}", str(script)],
         check=True,
-        timeout=120,
+        timeout=240,
         env=os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
         cwd=ROOT,
     )
-    one = {
-        "overlap": run(eta=0.3, batch_size=3),
-        "shift": run(windows="shift", eta=0.3, batch_size=3),
-        "killed": run(name="unipc", batch_size=3),
-    }
-    for name, canvas in one.items():
-        for rank in (0, 1):
-            assert torch.equal(torch.load(tmp_path / f"{name}-{rank}.pt"), canvas)
+    one = sampled() | {"killed": run(name="unipc", batch_size=3)}
+    for rank in range(world):
+        found = torch.load(tmp_path / f"{rank}.pt")
+        assert {name: torch.equal(found[name], one[name]) for name in one} == dict.fromkeys(one, True)
+    # One process goes on with what several began.
+    assert torch.equal(run(name="unipc", batch_size=3, checkpoint=tmp_path / "run"), one["killed"])
+
+
+@pytest.mark.parametrize("windows", ["overlap", "shift"])
+def test_strips_hold_about_as_many_windows_each_and_exchange_halos_alone(windows):
+    sampling = Sampling(steps=6, windows=windows, stride=8 if windows == "overlap" else 0)
+    mask = torch.zeros(640, 200, dtype=torch.bool).numpy()
+    mask[100:500] = True
+    plan = plan_canvas((4, 640, 200), sampling, 16, background=mask)
+    for step in range(6):
+        shares = [Strips(plan, 4, rank, 4).share(step) for rank in range(4)]
+        counts = [sum(map(len, share.batches)) for share in shares]
+        assert sum(counts) == len(plan.places[step]) and max(counts) - min(counts) <= 8
+        assert [p for share in shares for batch in share.batches for p in batch] == plan.places[step]
+    whole = 4 * 4 * plan.around[0] * plan.around[1]
+    assert 0 < exchanged_bytes(plan, 4, 2) < exchanged_bytes(plan, 4, 4) < whole / 2
+    assert exchanged_bytes(plan, 4, 1) == 0

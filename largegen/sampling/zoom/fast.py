@@ -12,6 +12,7 @@ from largegen.models.model import Model
 from largegen.sampling.generate import decode_bands, sample_latents
 from largegen.sampling.patches import sample_patches
 from largegen.sampling.resume import Checkpoint
+from largegen.sampling.rows import Latents
 from largegen.sampling.settings import Sampling, Zooming
 from largegen.sampling.zoom.downsample import downsample_image, guide_downsampler, tee_bands
 from largegen.sampling.zoom.guide import GuideConstraint, guide_image
@@ -29,7 +30,7 @@ def zoom_fast(
     *,
     checkpoint: Checkpoint | None = None,
     progress: bool = False,
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Latents]:
     """Sample a draft, its guide, and the canvas under the guide; the draft has a checkpoint of its own.
 
     Takes and returns what `zoom.zoom_latents` does, with the features on the model's device, and with the level whose
@@ -67,7 +68,7 @@ def guide_steps(sampling: Sampling) -> int:
     return max(1, round(GUIDE_STEP_FRACTION * sampling.steps))
 
 
-def downsample_canvas(model: Model, canvas: Tensor, sampling: Sampling, factor: int) -> Tensor:
+def downsample_canvas(model: Model, canvas: Latents, sampling: Sampling, factor: int) -> Tensor:
     """Decode a canvas, band by band, at a `factor`-th of its size: (1, 3, H, W) float32 in [-1, 1]."""
     seen = guide_downsampler(factor)
     for _ in tee_bands(decode_bands(model, canvas, sampling), seen):

@@ -13,11 +13,11 @@ from diffusers import DDIMScheduler
 from torch import Tensor
 from tqdm import tqdm
 
-from largegen.sampling.canvas import check_finite
 from largegen.sampling.denoise import Denoise
 from largegen.sampling.resume import Checkpoint, ProgressSaver
 from largegen.sampling.schedulers import clean_of, eps_of
 from largegen.sampling.settings import Zooming
+from largegen.sampling.walk import check_finite
 from largegen.sampling.zoom.downsample import enlarge, shrink
 
 log = logging.getLogger(__name__)
@@ -173,7 +173,7 @@ def sample_jointly(
         for step, state in work:
             check_finite(state, step, steps)
             if saver is not None:
-                saver.save(step, batch_size, state, scheduler, last=step == steps)
+                saver.save(step, batch_size, state, {}, last=step == steps)
     return state[:count], state[count:]
 
 

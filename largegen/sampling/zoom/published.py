@@ -12,6 +12,7 @@ from largegen.sampling.denoise import guided
 from largegen.sampling.generate import interpolated
 from largegen.sampling.noise import INITIAL, SEAM, noise
 from largegen.sampling.resume import Checkpoint
+from largegen.sampling.rows import in_memory
 from largegen.sampling.schedulers import make_scheduler
 from largegen.sampling.settings import Sampling, Zooming
 from largegen.sampling.zoom.joint import Transcode, pieces_of, sample_jointly, whole_of
@@ -75,7 +76,7 @@ def remove_seams(
     first = scheduler.timesteps[-zooming.seam_steps]
     added = noise(sampling.seed, SEAM, 0, 0, canvas.shape[-2], canvas.shape[-1], canvas.shape[1])
     on_canvas = zooming.canvas_sampling(sampling, model.window)
-    return sample_canvas(
+    latents = sample_canvas(
         model.eps,
         interpolated(model, features),
         model.scheduler,
@@ -89,6 +90,7 @@ def remove_seams(
         checkpoint=checkpoint,
         progress=progress,
     )
+    return in_memory(latents)
 
 
 def seam_schedule_steps(zooming: Zooming) -> int:

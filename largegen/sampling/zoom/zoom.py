@@ -13,6 +13,7 @@ from largegen.errors import InputError, ModelError
 from largegen.models.model import Model
 from largegen.sampling.cost import count_calls, count_decoded
 from largegen.sampling.resume import Checkpoint
+from largegen.sampling.rows import Latents
 from largegen.sampling.settings import Sampling, Zooming
 from largegen.sampling.zoom.fast import guide_steps, zoom_fast
 from largegen.sampling.zoom.published import check_published, zoom_published
@@ -41,7 +42,7 @@ def zoom_latents(
     *,
     checkpoint: Checkpoint | None = None,
     progress: bool = False,
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Latents]:
     """Sample a guide and the image that agrees with it.
 
     Args:
@@ -53,7 +54,7 @@ def zoom_latents(
         progress: show progress bars.
 
     Returns:
-        Latents of the guide (1, C, w, w) and of the image (1, C, k w, k w), float32 on the CPU.
+        Latents of the guide (1, C, w, w) and of the image (1, C, k w, k w), float32: see `canvas.sample_canvas`.
 
     Raises:
         InputError: for a grid that is no level's, and for settings that the model cannot be sampled with.
