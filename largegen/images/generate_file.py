@@ -2,7 +2,7 @@
 
 import json
 import time
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from torch import Tensor
 from largegen.conditioning.area import ImageArea, pure_background
 from largegen.conditioning.familiarity import count_unlike
 from largegen.embeddings.grid import EmbeddingGrid
+from largegen.errors import LargegenError
 from largegen.images.finished import lock_outputs
 from largegen.images.provenance import image_info
 from largegen.images.write import write_image
@@ -148,11 +149,14 @@ def _write(
         with closing(bands_in_turn(processes, pieces, decode)) as bands:
             write_image(out, bands, info)
 
-    try:
-        if not processes.is_main_process:
+    if not processes.is_main_process:
+        try:
             serve_bands(processes, pieces, decode)
-    finally:  # who fails waits for the others to hear of it
-        run_on_main(processes, write)
+        except Exception:
+            with suppress(LargegenError):  # the main one has heard of it, and says so to all
+                run_on_main(processes, write)
+            raise
+    run_on_main(processes, write)
 
 
 def estimate_generate(

@@ -1,13 +1,18 @@
 """A canvas walked in bands, in memory or in a file: the same result bit for bit, and a checkpoint at any time."""
 
 import json
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 import torch
+from helpers import ROOT, TESTS
 from helpers.denoisers import Killed, kill_at, mixing, run
+from helpers.disk import small_disk
 
-from largegen.errors import LargegenError
+from largegen.errors import LargegenError, OutputError
 from largegen.sampling import stored_canvas
 
 TALL = {"shape": (3, 88, 28), "batch_size": 5}
@@ -151,3 +156,44 @@ def test_a_damaged_file_is_left_aside(tmp_path, in_file, caplog, damage):
 def test_nan_in_a_band_is_an_error(tmp_path, in_file):
     with pytest.raises(LargegenError, match="step 1 of 5"):
         run(lambda latents, t, c: latents * float("nan"), **TALL, checkpoint=tmp_path / "a")
+
+
+def test_a_disk_without_room_for_the_file_is_said_at_the_start(tmp_path, in_file):
+    called = []
+    with small_disk(tmp_path / "disk", 200) as folder:
+        with pytest.raises(OutputError, match="no space left on the disk") as caught:
+            run(lambda *given: called.append(1), **options_of("unipc"), checkpoint=folder / "a")
+        assert "\n" not in str(caught.value) and not list(folder.iterdir()) and not called
+
+
+MEMORY = """
+import os, resource, sys
+from pathlib import Path
+from helpers.denoisers import pointwise, no_contexts, TRAIN
+from largegen.sampling import memory_canvas, stored_canvas, walk
+from largegen.sampling.canvas import sample_canvas
+from largegen.sampling.resume import Checkpoint
+from largegen.sampling.settings import Sampling
+
+stored_canvas.MAX_MEMORY_CANVAS_VALUES = 0
+walk.BAND_VALUES = memory_canvas.BAND_VALUES = 2**16
+for height in (4096, 16384):
+    child = os.fork()
+    if not child:
+        sampling = Sampling(steps=2, windows="overlap", stride=64, scheduler="unipc", batch_size=8, guidance=1.0)
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        sample_canvas(pointwise(0.0, 1.0), no_contexts, TRAIN, (4, height, 128), sampling, window=64,
+                      checkpoint=Checkpoint(Path(sys.argv[1]) / str(height)))
+        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before, flush=True)
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_memory_does_not_grow_with_the_height(tmp_path):
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    program = [sys.executable, "-c", MEMORY, str(tmp_path)]
+    printed = subprocess.run(program, env=environment, cwd=TESTS, capture_output=True, text=True, check=True).stdout
+    low, tall = map(int, printed.split())  # kB
+    assert tall - low < 8 * 1024  # one generation of one of four fields is 25 MB larger

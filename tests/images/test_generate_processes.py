@@ -1,0 +1,81 @@
+"""An image's file made by several processes."""
+
+import os
+import subprocess
+import sys
+
+from helpers import ROOT, TESTS
+
+PROGRAM = """
+import sys
+from pathlib import Path
+
+import numpy as np
+from helpers.forked import fork_group
+from helpers.models import flat_grid, save_encoder, save_model
+
+from largegen import load_model
+from largegen.conditioning.area import ImageArea
+from largegen.errors import LargegenError
+from largegen.images.generate_file import generate_file
+from largegen.models.autoencoder import Autoencoder
+from largegen.models.model import Model
+from largegen.sampling.settings import Sampling
+from largegen.slides.slide import open_slide
+
+folder = Path(sys.argv[1])
+model = load_model(save_model(folder / "model", save_encoder(folder / "encoder")), "cpu", "fp32")
+grid = flat_grid(model, 6, 4, tissue=np.array([[0] * 4, *[[1] * 4] * 5], bool))
+area = ImageArea(256, 384, 0, 0, 6, 4, full=True)
+
+
+def pixels(name):
+    with open_slide(folder / name) as slide:
+        return slide.read(0, 0, slide.width, slide.height)
+
+
+def make(name, failing=None):
+    def work(rank, state):
+        if failing:
+            kind, attribute, other = failing
+            original, calls = getattr(kind, attribute), iter(range(3))
+
+            def fail(*arguments):
+                if rank == other and next(calls, None) is None:
+                    raise LargegenError("gave up")
+                return original(*arguments)
+
+            setattr(kind, attribute, fail)
+        try:
+            generate_file(model, grid, area, folder / name, Sampling(steps=3, batch_size=3), save_every_s=0)
+        except LargegenError as error:
+            print(rank, error, flush=True)
+            return 7
+        return 0
+
+    return work
+
+
+assert fork_group(1, make("one.png")) == [0]
+assert fork_group(3, make("three.png")) == [0, 0, 0]
+for failing in ((Model, "eps", 1), (Autoencoder, "decode", 1), (Autoencoder, "decode", 0)):
+    assert fork_group(2, make("again.png", failing)) == [7, 7], failing
+    assert sorted(p.name for p in folder.glob("*again*")) == [".again.png.partial", ".again.png.partial.rows"]
+assert fork_group(1, make("again.png")) == [0]
+for name in ("three.png", "again.png"):  # libvips' threads do not survive a fork: all of these are over
+    assert np.array_equal(pixels("one.png"), pixels(name)), name
+assert not list(folder.glob(".*"))
+"""
+
+
+def test_strips_and_pieces_make_the_image_of_one_process_and_failures_end_all(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, str(tmp_path)],
+        cwd=TESTS,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("gave up") == 4 and len(done.stdout.splitlines()) == 6, done.stdout
