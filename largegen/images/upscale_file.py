@@ -17,10 +17,11 @@ from largegen.images.provenance import image_info
 from largegen.images.write import write_image
 from largegen.models.model import Model
 from largegen.runtime.fingerprints import content_digest
-from largegen.sampling.cost import about, count_decoded, memory_mb, trial
+from largegen.sampling.cost import about, canvas_cost, count_decoded, trial
 from largegen.sampling.generate import resolve_defaults
 from largegen.sampling.resume import Checkpoint, part_path
 from largegen.sampling.settings import Inversion, Sampling, Zooming
+from largegen.sampling.stored_canvas import rows_path
 from largegen.sampling.zoom.consistency import Likeness
 from largegen.sampling.zoom.enlargement import Enlargement, encoder_for, find_embeddings, first_embeddings
 from largegen.sampling.zoom.upscale import count_upscaling, upscale_latents, upscaled_bands
@@ -72,7 +73,8 @@ def upscale_file(
     sampling = zooming.canvas_sampling(resolve_defaults(sampling, model), model.window)
     info, fingerprint = _describe(work, low, sampling, zooming, inversion, command)
     partial = out.with_name(f".{out.name}.partial")
-    partials = (partial, part_path(partial, "conditions"), part_path(partial, "seams"))
+    notes = (partial, part_path(partial, "conditions"), part_path(partial, "seams"))
+    partials = (*notes, *map(rows_path, notes))
     report: dict[str, Any] = {"out": str(out), "width": info.width, "height": info.height, "factor": work.factor}
     started = time.perf_counter()
     with ExitStack() as stack:
@@ -158,6 +160,6 @@ def estimate_upscale(
         **counted,
         "decodes": decoded,
         "seconds": round(seconds, 1),
-        "memory_mb": memory_mb(model, height, width),
+        **canvas_cost(model, zooming.canvas_sampling(sampling, model.window), height, width),
         "disk_mb": round(DISK_BYTES_PER_PX * work.size[0] * work.size[1] / 1e6, 1),
     }

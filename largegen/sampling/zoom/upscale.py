@@ -21,6 +21,7 @@ from largegen.sampling.denoise import guided
 from largegen.sampling.generate import decode_bands, resolve_defaults, sample_latents
 from largegen.sampling.noise import INITIAL, noise
 from largegen.sampling.resume import Checkpoint
+from largegen.sampling.rows import Latents
 from largegen.sampling.schedulers import make_scheduler
 from largegen.sampling.settings import UPSCALING, ZOOM_STEPS, Inversion, Sampling, Zooming
 from largegen.sampling.zoom.consistency import Likeness, hold_to_guide
@@ -93,7 +94,7 @@ def upscale_latents(
     *,
     checkpoint: Checkpoint | None = None,
     progress: bool = False,
-) -> Tensor:
+) -> Latents:
     """Sample the latents of the enlarged image under the image as its guide.
 
     Args:
@@ -105,7 +106,7 @@ def upscale_latents(
         progress: show a progress bar.
 
     Returns:
-        (1, C, h, w) float32 on the CPU, of the canvas' size.
+        (1, C, h, w) float32, of the canvas' size: see `canvas.sample_canvas`.
     """
     model, factor, (height, width) = work.model, work.factor, work.canvas_size
     if checkpoint is not None:
@@ -168,7 +169,7 @@ def _tiles_under(
 
 
 def upscaled_bands(
-    work: Enlargement, canvas: Tensor, sampling: Sampling, progress: bool = False, likeness: Likeness | None = None
+    work: Enlargement, canvas: Latents, sampling: Sampling, progress: bool = False, likeness: Likeness | None = None
 ) -> Iterator[tuple[int, np.ndarray]]:
     """Decode a canvas of `upscale_latents` in bands, cut to the enlarged image and held to it in pixels.
 
