@@ -25,7 +25,7 @@ from largegen.runtime.files import atomic, write_json
 from largegen.runtime.fingerprints import content_digest
 from largegen.runtime.outputs import check_writable
 from largegen.sampling.content import Content
-from largegen.sampling.cost import about, count_calls, count_decoded, memory_mb, trial
+from largegen.sampling.cost import about, canvas_cost, count_calls, count_decoded, trial
 from largegen.sampling.edit import (
     MARGIN_PX,
     blended_bands,
@@ -39,6 +39,7 @@ from largegen.sampling.edit import (
 from largegen.sampling.generate import decode_bands
 from largegen.sampling.resume import Checkpoint
 from largegen.sampling.settings import Sampling
+from largegen.sampling.stored_canvas import remove_stored, rows_path
 from largegen.sampling.zoom.consistency import Likeness
 from largegen.slides.image_info import ImageInfo, read_provenance
 from largegen.slides.mask import Mask, outlines
@@ -132,7 +133,7 @@ def edit_file(
     with ExitStack() as stack:
         ours = out.is_file() and (read_provenance(out) or {}).get("job") == info.provenance["job"]
         check_writable(made, overwrite or ours)
-        if lock_outputs(stack, out, {out: info}, overwrite, partial) and made.is_file():
+        if lock_outputs(stack, out, {out: info}, overwrite, partial, rows_path(partial)) and made.is_file():
             return report | {"kept": True}
         encoder = load_encoder(encoder_of(model), encoder_weights, model.device)
         features = tile_embeddings(model, around.image, encoder)
@@ -154,7 +155,7 @@ def edit_file(
         share = new_share(around.mask, 0, len(around.mask), edit.margin)
         _write_outlines(made, around, share)
         write_image(out, _bands(slide, around, part), info, jpeg_quality=None)
-        partial.unlink(missing_ok=True)
+        remove_stored(partial)
     return report | {
         "made_px": int(around.mask.sum()),
         "blended_px": int(((share > 0) & ~around.mask).sum()),
@@ -233,6 +234,6 @@ def estimate_edit(model: Model, slide: Slide, mask: Mask, edit: Edit, sampling: 
         "made_px": int(around.mask.sum()),
         "denoiser_calls": calls,
         "seconds": round(calls * cost.call + decoded * (cost.decode + cost.encode), 1),
-        "memory_mb": memory_mb(model, height, width),
+        **canvas_cost(model, sampling, height, width),
         "disk_mb": round(DISK_BYTES_PER_PX * slide.width * slide.height / 1e6, 1),
     }

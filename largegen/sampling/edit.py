@@ -21,6 +21,7 @@ from largegen.sampling.content import Content, surroundings
 from largegen.sampling.generate import decode_bands, resolve_defaults, sample_latents
 from largegen.sampling.keep import Keep
 from largegen.sampling.noise import INITIAL, noise
+from largegen.sampling.rows import in_memory
 from largegen.sampling.schedulers import make_scheduler
 from largegen.sampling.settings import Sampling
 from largegen.sampling.windows import Place, axis_starts
@@ -193,10 +194,10 @@ def edit_latents(
         channels, rows, cols = known.shape[1:]
         field = noise(sampling.seed, INITIAL, *origin, rows, cols, channels)
         options |= {"latents": scheduler.add_noise(known, field, scheduler.timesteps[-last, None]), "last_steps": last}
-    canvas = sample_latents(
+    latents = sample_latents(
         model, features, height, width, sampling, correct=Keep(known, ~new), origin=origin, **options
     )
-    return torch.where(new, canvas, known), new
+    return torch.where(new, in_memory(latents), known), new
 
 
 def blended_bands(
