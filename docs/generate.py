@@ -97,7 +97,7 @@ def _markdown(text: str) -> str:
 
 FOLDERS = (
     "",
-    *("runtime", "slides", "models", "embeddings", "probing", "conditioning", "sampling", "images"),
+    *("runtime", "slides", "models", "embeddings", "probing", "conditioning", "sampling", "images", "augmenting"),
     *("metrics", "training", "cli"),
 )
 

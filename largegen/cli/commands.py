@@ -69,6 +69,10 @@ STAGES = {
             "Make a part of an image anew and keep the rest.",
             "largegen edit slide.tif --mask 4096,2048,1024,1024 --out edited.tif",
         ),
+        "augment": About(
+            "Vary labelled images, for the training of classifiers.",
+            "largegen augment labels.csv --out augmented/ --per-image 4 --mix 0.3",
+        ),
         "sample": About(
             "Sample single patches, as a contact sheet.", "largegen sample --ref slide.svs --mag 5 --out sheet.png"
         ),

@@ -26,7 +26,7 @@ class Provenance:
     encoder_licence: str | None = None
     licence: str | None = None  # of the image: those of model and encoder
     reference: str | None = None  # the name of the slide, scene or embedding file
-    imagined: dict[str, Any] | None = None  # in its place: the prior, condition and seed of invented embeddings
+    imagined: dict[str, Any] | None = None  # prior, condition and seed of invented embeddings; or how they vary
     reference_xy: tuple[int, int] | None = None  # the image's corner, level-0 px; None: a sheet lies nowhere
     reference_downsample: float | None = None  # level-0 px per px of an image at the base magnification
     unlike_tiles: int | None = None  # of the reference, unlike all that the model was trained on; None: not known
@@ -100,7 +100,8 @@ def image_info(
         transform = (a * scale, b * scale, a * x + b * y + c, d * scale, e * scale, d * x + e * y + f)
         place = Georeference(source.crs or "", transform)
     info, imagined = model.info, json.loads(source.imagined) if source.imagined else {}
-    licences = {info.licence, grid.licence, *([imagined["prior_licence"]] if imagined else [])}
+    invented = bool(imagined) and "varied_from" not in imagined  # else it is the reference's, but for what is said
+    licences = {info.licence, grid.licence, *([imagined["prior_licence"]] if invented else [])}
     made_by = Provenance(
         command=command,
         model=info.name,
@@ -108,9 +109,9 @@ def image_info(
         encoder=info.encoder,
         encoder_licence=grid.licence,
         licence=" and ".join(sorted(licences)),
-        reference=None if imagined else source.name,
+        reference=None if invented else source.name,
         imagined=imagined or None,
-        reference_xy=None if imagined else grid.origin_xy,
+        reference_xy=None if invented else grid.origin_xy,
         reference_downsample=scale,
         unlike_tiles=unlike,
         tile_px=model.tile_px,
@@ -129,6 +130,6 @@ def image_info(
         mpp_from=source.mpp_from,
         georeference=place,
         description=f"synthetic image by largegen {__version__}, "
-        + (f"imagined: {source.name}" if imagined else f"after {source.name}"),
+        + (f"imagined: {source.name}" if invented else f"after {source.name}"),
         provenance=made_by.record(),
     )

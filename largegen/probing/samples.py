@@ -1,7 +1,7 @@
 """What is classified: embedding files with their labels, patients and parts."""
 
 import logging
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,11 +11,10 @@ import numpy as np
 from largegen.embeddings.annotations import names_of, spellings
 from largegen.embeddings.file import EmbeddingFile
 from largegen.errors import EmbeddingFileError, InputError
-from largegen.runtime.tables import Line, read_table
+from largegen.runtime.tables import Line, read_splits, read_table
 
 log = logging.getLogger(__name__)
 
-SPLITS = {"train": "train", "training": "train", "val": "train", "validation": "train", "test": "test"}
 MOST_NAMED = 3  # of what a remark counts
 
 
@@ -161,22 +160,12 @@ def _test(path: Path, lines: Sequence[Line], patients: Sequence[str]) -> np.ndar
     """Read the column `split`: (slides,) bool, True for test; None where there is none.
 
     Raises:
-        InputError: For unknown words, a patient in both parts, or an empty part.
+        InputError: As `read_splits`, and for an empty part.
     """
-    if "split" not in lines[0].cells:
+    splits = read_splits(path, lines, patients)
+    if splits is None:
         return None
-    words = [line.cells["split"].lower() for line in lines]
-    unknown = Counter(word for word in words if word not in SPLITS)
-    if unknown:
-        raise InputError(
-            f"{path}: split {unknown.most_common(1)[0][0]!r} on {unknown.total()} lines: train, val or test"
-        )
-    test = np.array([SPLITS[word] == "test" for word in words])
-    both = {p for p, t in zip(patients, test, strict=True) if t} & {
-        p for p, t in zip(patients, test, strict=True) if not t
-    }
-    if both:
-        raise InputError(f"{path}: {len(both)} patients are in train and in test, {min(both)} first")
+    test = np.array([split == "test" for split in splits])
     if test.all() or not test.any():
         raise InputError(f"{path}: split: all {len(test)} slides are in {'test' if test.all() else 'train'}")
     return test

@@ -2,12 +2,15 @@
 
 import csv
 import io
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from largegen.errors import InputError
 
 DELIMITERS = ",;\t"  # Excel writes semicolons where the comma is decimal, and tabs in "Unicode text"
+SPLITS = {"train": "train", "training": "train", "val": "val", "validation": "val", "test": "test"}
 MARKS = {b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}  # what "Unicode text" begins with
 
 
@@ -55,3 +58,32 @@ def read_table(path: Path, *needed: str) -> list[Line]:
         if len(row) != len(names):
             raise InputError(f"{path}: line {number}: {len(row)} cells, but the header has {len(names)} names")
     return [Line(number, dict(zip(names, map(str.strip, row), strict=True))) for number, row in rows[1:]]
+
+
+def read_splits(path: Path, lines: Sequence[Line], patients: Sequence[str]) -> list[str] | None:
+    """Read the column `split`: train, val or test on each line; None where there is no such column.
+
+    Args:
+        path: Of the table, for messages.
+        lines: Of the table.
+        patients: Whom each line is of.
+
+    Raises:
+        InputError: For unknown words, and for patients in test and elsewhere.
+    """
+    if not lines or "split" not in lines[0].cells:
+        return None
+    words = [line.cells["split"].lower() for line in lines]
+    unknown = Counter(word for word in words if word not in SPLITS)
+    if unknown:
+        raise InputError(
+            f"{path}: split {unknown.most_common(1)[0][0]!r} on {unknown.total()} lines: train, val or test"
+        )
+    splits = [SPLITS[word] for word in words]
+    tested, others = (
+        {patient for patient, split in zip(patients, splits, strict=True) if (split == "test") is test}
+        for test in (True, False)
+    )
+    if both := tested & others:
+        raise InputError(f"{path}: {len(both)} patients are in train and in test, {min(both)} first")
+    return splits

@@ -1,0 +1,1 @@
+"""Variations of labelled images, for the training of classifiers."""
