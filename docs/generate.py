@@ -98,7 +98,7 @@ def _markdown(text: str) -> str:
 FOLDERS = (
     "",
     *("runtime", "slides", "models", "embeddings", "probing", "conditioning", "sampling", "images", "augmenting"),
-    *("metrics", "training", "cli"),
+    *("metrics", "view", "training", "cli"),
 )
 
 

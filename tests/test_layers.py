@@ -9,7 +9,7 @@ from helpers import ROOT
 ORDER = (
     ("version", "errors", "runtime"),
     *(("slides",), ("models",), ("embeddings",), ("probing",), ("conditioning",), ("sampling",)),
-    *(("images",), ("augmenting",), ("metrics",), ("training",), ("cli",)),
+    *(("images",), ("augmenting",), ("metrics",), ("view",), ("training",), ("cli",)),
 )
 LAYERS = {folder: number for number, folders in enumerate(ORDER) for folder in folders}
 FACE = {"largegen", "largegen.__main__"}  # what users import and run lies above all

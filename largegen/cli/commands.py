@@ -86,6 +86,10 @@ STAGES = {
             "Measure how well classifiers tell labels from features.",
             "largegen probe embeddings/uni/ embeddings/mine/ --labels labels.csv",
         ),
+        "view": About(
+            "Look at slides and results in a browser: deep zoom, side by side, layers.",
+            "largegen view image.tif --ref slide.svs",
+        ),
         "status": About("Show which of many jobs are done, running or failed.", "largegen status images/"),
         "info": About("Describe an input or output: size, resolution, provenance.", "largegen info image.tif"),
     },

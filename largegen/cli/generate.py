@@ -10,6 +10,7 @@ from largegen.cli import common
 from largegen.cli import options as shared
 from largegen.cli.one_job import kept
 from largegen.cli.reference_options import Reference
+from largegen.cli.watch import Watch, watched
 from largegen.sampling.settings import Imagining, Sampling
 
 
@@ -32,6 +33,7 @@ def generate(
     device: shared.Device = "auto",
     precision: shared.Precision = "auto",
     overwrite: shared.Overwrite = False,
+    watch: Watch = False,
     dry_run: shared.DryRun = False,
     json: shared.Json = False,
 ) -> None:
@@ -65,16 +67,17 @@ def generate(
                 common.print_json(estimate_generate(network, place, source.tissue[place.tiles], settings, out))
             return
         grid = source.grid(place)
-    report = generate_file(
-        network,
-        grid,
-        place,
-        out,
-        sampling,
-        command=common.command_line(),
-        overwrite=overwrite,
-        progress=common.show_progress(),
-        save_every_s=save_every,
-    )
+    with watched(watch and main, out, network.directory):
+        report = generate_file(
+            network,
+            grid,
+            place,
+            out,
+            sampling,
+            command=common.command_line(),
+            overwrite=overwrite,
+            progress=common.show_progress(),
+            save_every_s=save_every,
+        )
     if main:
         common.report(report, f"{out}: {place.width}x{place.height} px", json)

@@ -1,5 +1,6 @@
 """Options that the training commands share, and how they train: or say what they would train."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -9,6 +10,7 @@ import typer
 from largegen.cli import common
 from largegen.cli import options as shared
 from largegen.cli.derived import Fields
+from largegen.cli.watch import Watch, watched
 from largegen.slides.resolution import check_only_one
 from largegen.training.config import LoopConfig
 
@@ -31,6 +33,7 @@ class Run:
             "--dry-run", "-n", help="Do nothing; print the effective settings, tiles, parameters and disk as JSON."
         ),
     ] = False
+    watch: Watch = False
     json: shared.Json = False
 
     def check(self, config: LoopConfig) -> None:
@@ -46,7 +49,11 @@ class Run:
 
         from largegen.training.run import plan, train
 
-        report = plan(task, self.out, config) if self.dry_run else train(task, self.out, config)
+        if self.dry_run:
+            report = plan(task, self.out, config)
+        else:
+            with watched(self.watch and os.environ.get("RANK", "0") == "0", self.out):
+                report = train(task, self.out, config)
         if not PartialState().is_main_process:
             return
         if self.dry_run or self.json:

@@ -11,6 +11,7 @@ from largegen.cli import options as shared
 from largegen.cli.derived import Fields
 from largegen.cli.one_job import kept
 from largegen.cli.reference_options import Reference
+from largegen.cli.watch import Watch, watched
 from largegen.errors import InputError
 from largegen.sampling.settings import ZOOM_STEPS, Imagining, Sampling, Zooming
 
@@ -40,6 +41,7 @@ def zoom(
     device: shared.Device = "auto",
     precision: shared.Precision = "auto",
     overwrite: shared.Overwrite = False,
+    watch: Watch = False,
     dry_run: shared.DryRun = False,
     json: shared.Json = False,
 ) -> None:
@@ -79,19 +81,20 @@ def zoom(
             common.print_json(estimate_zoom(network, place, sampling, zooming, out))
             return
         grid = source.grid(place)
-    report = zoom_file(
-        network,
-        grid,
-        place,
-        out,
-        sampling,
-        zooming,
-        command=common.command_line(),
-        levels=levels,
-        overwrite=overwrite,
-        progress=common.show_progress(),
-        save_every_s=save_every,
-    )
+    with watched(watch, out, network.directory):
+        report = zoom_file(
+            network,
+            grid,
+            place,
+            out,
+            sampling,
+            zooming,
+            command=common.command_line(),
+            levels=levels,
+            overwrite=overwrite,
+            progress=common.show_progress(),
+            save_every_s=save_every,
+        )
     done = f"{out}: {place.width}x{place.height} px"
     if "guide_psnr" in report:
         done += f", {report['guide_psnr']:.1f} dB from its guide"

@@ -14,7 +14,7 @@ from largegen.slides.image_info import ImageInfo, read_provenance
 log = logging.getLogger(__name__)
 
 # Flags that change nothing of what a command makes.
-OF_NO_WEIGHT = {"--overwrite", "--json", "--quiet", "-q", "--verbose", "-v", "-vv", "--keep-going"}
+OF_NO_WEIGHT = {"--overwrite", "--watch", "--json", "--quiet", "-q", "--verbose", "-v", "-vv", "--keep-going"}
 
 
 def check_before(path: Path, overwrite: bool, size: tuple[int, int] | None, command: str) -> None:

@@ -27,6 +27,7 @@ from largegen.sampling.stored_canvas import rows_path
 from largegen.sampling.zoom.downsample import BandDownsampler, guide_downsampler, guide_psnr, tee_bands
 from largegen.sampling.zoom.guide import guide_image
 from largegen.sampling.zoom.zoom import count_work, level_of, zoom_latents
+from largegen.slides.by_products import side_file
 
 
 def zoom_file(
@@ -143,8 +144,3 @@ def estimate_zoom(model: Model, area: ImageArea, sampling: Sampling, zooming: Zo
         **canvas_cost(model, zooming.canvas_sampling(sampling, model.window), side, side),
         "disk_mb": round(DISK_BYTES_PER_PX * area.width * area.height / 1e6, 1),
     }
-
-
-def side_file(out: Path, what: str) -> Path:
-    """Name the PNG beside an image that shows its guide or another magnification."""
-    return out.with_name(f"{out.stem.removesuffix('.ome')}_{what}.png")

@@ -21,6 +21,11 @@ def is_preview(path: Path) -> bool:
         return False
 
 
+def side_file(out: Path, what: str) -> Path:
+    """Name the PNG beside an image that shows its guide or another magnification."""
+    return out.with_name(f"{out.stem.removesuffix('.ome')}_{what}.png")
+
+
 def read_sidecar(path: Path) -> dict[str, Any] | None:
     """Read the JSON file that lies beside an image; None where there is none of ours."""
     try:

@@ -7,13 +7,12 @@ from typing import Any
 from largegen.errors import InputError
 from largegen.images.provenance import Provenance
 from largegen.slides.bands import read_bands
+from largegen.slides.by_products import side_file
 from largegen.slides.slide import open_slide
 
 
 def guide_of(path: Path, record: Mapping[str, Any]) -> Path | None:
     """Find the guide beside an image of zoom's, if it is there; record: what the image says of its making."""
-    from largegen.images.zoom_file import side_file
-
     guide = side_file(Path(path), "guide")
     made_by = Provenance.read(record)
     return guide if made_by.zoom is not None and made_by.level is None and guide.exists() else None
