@@ -41,6 +41,7 @@ from largegen.sampling.resume import Checkpoint
 from largegen.sampling.settings import Sampling
 from largegen.sampling.stored_canvas import remove_stored, rows_path
 from largegen.sampling.zoom.consistency import Likeness
+from largegen.slides.by_products import made_path
 from largegen.slides.image_info import ImageInfo, read_provenance
 from largegen.slides.mask import Mask, outlines
 from largegen.slides.slide import Slide
@@ -77,11 +78,6 @@ def read_surroundings(slide: Slide, mask: Mask, model: Model, margin: int) -> Su
     x, y = (max(0, (v - around) // f * f) for v in (left, top))
     width, height = min(slide.width, right + around) - x, min(slide.height, bottom + around) - y
     return Surroundings(x, y, slide.read(x, y, width, height), mask.read(x, y, width, height))
-
-
-def made_path(out: Path) -> Path:
-    """Name the GeoJSON file beside an image that says which part of it was made."""
-    return out.with_name(f"{out.stem.removesuffix('.ome')}_made.geojson")
 
 
 def edit_file(

@@ -26,6 +26,11 @@ def side_file(out: Path, what: str) -> Path:
     return out.with_name(f"{out.stem.removesuffix('.ome')}_{what}.png")
 
 
+def made_path(out: Path) -> Path:
+    """Name the GeoJSON file beside an image that says which part of it was made."""
+    return out.with_name(f"{out.stem.removesuffix('.ome')}_made.geojson")
+
+
 def read_sidecar(path: Path) -> dict[str, Any] | None:
     """Read the JSON file that lies beside an image; None where there is none of ours."""
     try:

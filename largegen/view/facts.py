@@ -9,6 +9,7 @@ from largegen.view.sources import Opened
 Facts = tuple[tuple[str, tuple[tuple[str, str], ...]], ...]
 
 MADE = {  # of a provenance, in this order, and how people call them
+    "warning": "warning",
     "description": "what",
     "command": "command",
     "model": "model",
@@ -23,7 +24,14 @@ MADE = {  # of a provenance, in this order, and how people call them
     "seed": "seed",
     "precision": "precision",
 }
-GROUPS = {"sampling": "Sampling", "zoom": "Zoom", "imagined": "Imagined", "edits": "Edits", "versions": "Versions"}
+GROUPS = {
+    "sampling": "Sampling",
+    "zoom": "Zoom",
+    "imagined": "Imagined",
+    "upscale": "Enlarged",
+    "edit": "Edited",
+    "versions": "Versions",
+}
 SHOWN_AS_THE_FILE = ("width", "height", "mpp", "mpp_from", "gsd_m", "generated_by", "crs", "transform", "job")
 MOST_CHARACTERS = 4000  # of one value: a hostile one must not fill the page
 

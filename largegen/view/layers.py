@@ -13,10 +13,12 @@ from largegen.images.provenance import Provenance
 from largegen.metrics.per_image.seams import borders_of
 from largegen.metrics.request import STARTER
 from largegen.metrics.sets.pairs import Pair
+from largegen.slides.by_products import made_path
 from largegen.slides.resolution import mpp_of
 from largegen.slides.slide import Slide
 from largegen.slides.tiles import tile_grid
 from largegen.slides.tissue import tissue_mask
+from largegen.view.edited import edited_data
 from largegen.view.overlays import (
     Box,
     Overlay,
@@ -76,6 +78,9 @@ def result_layers(opened: Opened, pair: Pair | None, encoder: EncoderChoice) -> 
         encoder: to compare the two.
     """
     found = []
+    if (made := made_path(opened.path)).is_file():
+        about = "Which part was made anew, and where old and new were blended"
+        found.append(Overlay("edited", "Edited part", about, partial(edited_data, made)))
     if (tile := tile_of(opened)) is not None:
         cols, rows = opened.width // tile, opened.height // tile
         data = partial(grid_data, (0, 0), tile, tile, cols, rows)

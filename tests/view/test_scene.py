@@ -13,6 +13,8 @@ from helpers.views import made_after
 from PIL import Image
 
 from largegen.errors import InputError
+from largegen.slides.by_products import made_path
+from largegen.slides.mask import outlines
 from largegen.slides.slide import open_slide
 from largegen.view.layers import EncoderChoice
 from largegen.view.pages import scene_page
@@ -152,3 +154,17 @@ def test_a_record_that_makes_no_sense_costs_no_more_than_its_layers(wrong, slide
             assert overlay.data()
     assert len(scene_page(scene, "", "")) < 10**5
     assert scene.pictures[0].tile(0, 0, 0)
+
+
+def test_the_edited_part_is_outlined(slide_path, tmp_path):
+    made = made_after(slide_path, tmp_path / "a.tif", edit={"made_px": 100})
+    mask = np.zeros((30, 40), bool)
+    mask[10:20, 10:30] = True
+    mask[12:15, 12:15] = False
+    features = outlines(mask, 100, 200, "made by largegen")
+    made_path(made).write_text(json.dumps({"type": "FeatureCollection", "features": features}))
+    data = open_scene(made).overlay("edited").data()
+    (shape,) = data["shapes"]
+    assert [len(ring) for ring in shape["rings"]] == [5, 5] and min(shape["rings"][0]) == (110, 210)
+    made_path(made).write_text('{"features": [{"geometry": {"type": "Point", "coordinates": 3}}]}')
+    assert "not readable" in open_scene(made).overlay("edited").data()["error"]

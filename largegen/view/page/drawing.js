@@ -49,6 +49,7 @@ export async function cells(data) {
 export function draw(context, layer, frame, size, strength) {
   if (layer.kind === "grid") return drawGrid(context, layer, frame, size);
   if (layer.kind === "lines") return drawLines(context, layer, frame, size);
+  if (layer.kind === "shapes") return drawShapes(context, layer, frame, strength);
   const [x, y, width, height] = layer.box;
   context.save();
   context.globalAlpha = strength;
@@ -92,6 +93,27 @@ function drawLines(context, { rows, cols, box }, frame, size) {
   const [x, y, width, height] = box.map((value) => value * frame.scale);
   const ends = [frame.x + x, frame.y + y, frame.x + x + width, frame.y + y + height];
   stroke(context, place(frame.x, cols, 0), place(frame.y, rows, 1), ends, [["rgb(255 255 255 / 0.7)", 3.5], [LINE, 1.75]]);
+}
+
+// Filled, the first ones, what was made, more than the others.
+function drawShapes(context, { shapes }, { x, y, scale }, strength) {
+  const first = shapes[0].name;
+  context.save();
+  for (const { name, rings } of shapes) {
+    context.beginPath();
+    for (const ring of rings) {
+      ring.forEach(([left, top], index) => context[index ? "lineTo" : "moveTo"](x + left * scale, y + top * scale));
+      context.closePath();
+    }
+    context.globalAlpha = strength * (name === first ? 0.6 : 0.25);
+    context.fillStyle = LINE;
+    context.fill("evenodd");
+    context.globalAlpha = 1;
+    context.lineWidth = name === first ? 1.75 : 0.75;
+    context.strokeStyle = LINE;
+    context.stroke();
+  }
+  context.restore();
 }
 
 function stroke(context, across, down, [left, top, right, bottom], pens) {
