@@ -183,7 +183,7 @@ def find_embeddings(
                 told = torch.cat([grid, torch.full((side, side, 1), float(count)), torch.ones(side, side, 1)], -1)
                 sums[row : row + side, col : col + side] += told * _hat(side)
             if saver is not None:
-                saver.save(first + len(batch), size, sums, model.scheduler, last=first + size >= len(places))
+                saver.save(first + len(batch), size, sums, {}, last=first + size >= len(places))
     means = sums[..., :-1] / sums[..., -1:]
     return standardized(means[..., :-1]), float(means[..., -1].mean())
 
