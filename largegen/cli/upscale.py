@@ -8,6 +8,7 @@ import typer
 from largegen.cli import common
 from largegen.cli import options as shared
 from largegen.cli.derived import Fields
+from largegen.cli.watch import Watch, watched
 from largegen.sampling.settings import UPSCALING, ZOOM_STEPS, Inversion, Sampling, Zooming
 
 
@@ -47,6 +48,7 @@ def upscale(
     device: shared.Device = "auto",
     precision: shared.Precision = "auto",
     overwrite: shared.Overwrite = False,
+    watch: Watch = False,
     dry_run: shared.DryRun = False,
     json: shared.Json = False,
 ) -> None:
@@ -90,19 +92,20 @@ def upscale(
         settings = resolve_defaults(sampling, network)
         common.print_json(estimate_upscale(network, low, settings, zooming, inversion, out))
         return
-    report = upscale_file(
-        network,
-        low,
-        out,
-        sampling,
-        zooming,
-        inversion,
-        encoder_weights=encoder_weights,
-        command=common.command_line(),
-        overwrite=overwrite,
-        progress=common.show_progress(),
-        save_every_s=save_every,
-    )
+    with watched(watch, out, network.directory):
+        report = upscale_file(
+            network,
+            low,
+            out,
+            sampling,
+            zooming,
+            inversion,
+            encoder_weights=encoder_weights,
+            command=common.command_line(),
+            overwrite=overwrite,
+            progress=common.show_progress(),
+            save_every_s=save_every,
+        )
     done = f"{out}: {width}x{height} px"
     if "consistency_psnr" in report:
         done += f", {report['consistency_psnr']:.1f} dB from {image.name} when shrunk; its detail is invented"

@@ -3,7 +3,7 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -13,6 +13,7 @@ from largegen.view.sources import CellSource
 from largegen.view.tiles import Cache, Picture
 
 MOST_CELLS = 1024  # a side of the picture: of larger canvases every so many latents is shown
+HEADER_BYTES = 4096  # at the start of a file of rows
 FACTOR = 8  # px per latent, where no decoder tells
 
 
@@ -32,27 +33,26 @@ class CanvasFile:
     @classmethod
     def read(cls, path: Path, decoder: Path | None) -> "CanvasFile | None":
         """Read a progress file; None for one that is none, or is just being replaced."""
-        from safetensors import SafetensorError, safe_open
+        from safetensors import SafetensorError
 
         try:
-            with safe_open(path, "np") as file:
-                metadata = file.metadata() or {}
-                step, settings = int(metadata["step"]), _settings(metadata)
-                part = file.get_slice("canvas")
-                _, channels, rows, cols = part.get_shape()
-                rows, cols = settings.get("size", (rows, cols))
-                stride = -(-max(rows, cols) // MOST_CELLS)
-                latents = np.concatenate(
-                    [part[0, :, row : row + 1, :cols][..., ::stride] for row in range(0, rows, stride)], 1
-                )
+            with path.open("rb") as file:
+                stored = file.read(1) == b"{"
+            found = _of_rows(path) if stored else _of_tensors(path)
         except (OSError, SafetensorError, LookupError, ValueError, TypeError):
             return None
-        factor, colours, note = decode(latents.reshape(channels, -(-rows // stride), -1), decoder)
-        counts = settings.get("counts")
-        done = sum(counts[:step]) if counts else None
-        size = rows * factor, cols * factor
+        factor, colours, note = decode(found.latents, decoder)
+        counts, rows, cols = found.settings.get("counts"), *found.size
+        done = sum(counts[: found.step]) if counts else None
         return cls(
-            colours, size, factor * stride, note, step, settings.get("steps"), done, sum(counts) if counts else None
+            colours=colours,
+            shape=(rows * factor, cols * factor),
+            cell=factor * found.stride,
+            note=note,
+            step=found.step,
+            steps=found.settings.get("steps"),
+            windows_done=done,
+            windows=sum(counts) if counts else None,
         )
 
     def picture(self, name: str) -> Picture:
@@ -62,12 +62,51 @@ class CanvasFile:
         return Picture("0", name, "run", CellSource(self.colours, self.cell), width, height, facts=facts, cache=Cache())
 
 
-def _settings(metadata: dict[str, str]) -> dict[str, Any]:
+class _Found(NamedTuple):
+    latents: np.ndarray  # (C, h, w): every so many of the canvas
+    stride: int
+    size: tuple[int, int]  # (H, W) of the image, in latents
+    step: int
+    settings: dict[str, Any]
+
+
+def _of_tensors(path: Path) -> _Found:
+    """Read a canvas that is saved whole, see sampling/resume.py."""
+    from safetensors import safe_open
+
+    with safe_open(path, "np") as file:
+        metadata = file.metadata() or {}
+        part = file.get_slice("canvas")
+        settings = _settings(metadata["fingerprint"])
+        rows, cols = settings.get("size", part.get_shape()[2:])
+        stride = -(-max(rows, cols) // MOST_CELLS)
+        lines = [part[0, :, row : row + 1, :cols][..., ::stride] for row in range(0, rows, stride)]
+        return _Found(np.concatenate(lines, 1), stride, (rows, cols), int(metadata["step"]), settings)
+
+
+def _of_rows(path: Path) -> _Found:
+    """Read a canvas that is kept in a file of rows, see sampling/stored_canvas.py: `path` notes what is finished."""
+    state = json.loads(path.read_text(encoding="utf-8"))
+    settings = _settings(state["fingerprint"])
+    channels, (rows, cols), around = settings["channels"], settings["size"], settings["around"]
+    file = path.with_name(f"{path.name}.rows")
+    one = 4 * channels * around[0] * around[1]
+    fields, rest = divmod(file.stat().st_size - HEADER_BYTES, 2 * one)  # in two generations each
+    if rest or not fields or state["step"] < 0:
+        raise ValueError("not a file of rows, or not begun")
+    at = HEADER_BYTES + state["generation"] * fields * one
+    canvas = np.memmap(file, np.float32, "r", at, (around[0], channels, around[1]))
+    stride = -(-max(rows, cols) // MOST_CELLS)
+    latents = np.array(canvas[:rows:stride, :, :cols:stride]).transpose(1, 0, 2)
+    return _Found(latents, stride, (rows, cols), state["step"], settings)
+
+
+def _settings(fingerprint: str) -> dict[str, Any]:
     """Find steps, size and windows in what a run notes of its settings, see sampling/canvas.py; empty for others."""
     try:
-        shape, _, window, kind, stride, _, _, seed, _, _, _, steps = json.loads(json.loads(metadata["fingerprint"])[0])
-        _, rows, cols = shape
-        found = {"size": (rows, cols), "steps": steps}
+        shape, around, window, kind, stride, _, _, seed, _, _, _, steps = json.loads(json.loads(fingerprint)[0])
+        channels, rows, cols = shape
+        found = {"channels": channels, "size": (rows, cols), "around": around, "steps": steps}
         plan, _ = plan_windows(kind, rows, cols, window, stride, seed, steps, None)
         return found | {"counts": [len(places) for places in plan]}
     except (LookupError, ValueError, TypeError, LargegenError):

@@ -15,6 +15,7 @@ from largegen.view.tiles import Cache, Picture
 
 log = logging.getLogger(__name__)
 
+REST_RATIO = 50  # a look takes at most a 50th of the time, however often the run saves
 PARTS = ("", ".draft", ".seams")  # of `largegen zoom`, each with progress of its own
 
 
@@ -68,7 +69,7 @@ class ImageRun:
 
     def __init__(self, path: Path, decoder: Path | None) -> None:
         self.title, self._path, self._decoder = path.name, path, decoder
-        self._began, self._pace, self._version = time.time(), Pace(), 0
+        self._began, self._pace, self._version, self._next = time.time(), Pace(), 0, 0.0
         self._seen: tuple[Path, int] | None = None
         self._said: dict[str, Any] = {"state": "waiting"}
         self._picture: Picture | None = None
@@ -82,8 +83,8 @@ class ImageRun:
             made = self._path.is_file() and (self._path.stat().st_mtime >= self._began or self._picture is not None)
             state = "done" if made else "decoding" if self._picture else "waiting"
             return self._said | {"state": state}
-        saved = newest, newest.stat().st_mtime_ns
-        if saved != self._seen and (canvas := CanvasFile.read(newest, self._decoder)):
+        saved, began = (newest, newest.stat().st_mtime_ns), time.monotonic()
+        if saved != self._seen and began >= self._next and (canvas := CanvasFile.read(newest, self._decoder)):
             if self._seen is None or newest != self._seen[0]:
                 self._pace = Pace()
             self._seen, self._version = saved, self._version + 1
@@ -95,6 +96,7 @@ class ImageRun:
                 **{"steps": canvas.steps, "windows_done": canvas.windows_done, "windows": canvas.windows},
                 **{"left_s": self._pace.left_s(canvas.steps) if canvas.steps else None},
             }
+            self._next = time.monotonic() + REST_RATIO * (time.monotonic() - began)
         return self._said
 
     def scene(self) -> Scene:

@@ -22,6 +22,11 @@ def stopped_after(folder, steps: int, **options):
     return folder / "out.tif"
 
 
+@pytest.fixture(autouse=True)
+def _never_at_rest(monkeypatch):
+    monkeypatch.setattr("largegen.view.follow.REST_RATIO", 0)
+
+
 @pytest.mark.parametrize("windows", ["overlap", "shift"])
 def test_the_canvas_and_its_steps_and_windows_are_seen(tmp_path, windows):
     found = follow(stopped_after(tmp_path, 2, windows=windows))
@@ -34,6 +39,26 @@ def test_the_canvas_and_its_steps_and_windows_are_seen(tmp_path, windows):
     stopped_after(tmp_path, 1, windows=windows)  # one step more
     said = found.look()
     assert (said["step"], said["version"]) == (3, 2)
+
+
+def test_a_canvas_in_a_file_of_rows_is_the_one_in_memory(tmp_path, monkeypatch):
+    (tmp_path / "memory").mkdir()
+    whole = follow(stopped_after(tmp_path / "memory", 2))
+    monkeypatch.setattr("largegen.sampling.stored_canvas.MAX_MEMORY_CANVAS_VALUES", 0)
+    (tmp_path / "file").mkdir()
+    rows = follow(stopped_after(tmp_path / "file", 2))
+    assert (tmp_path / "file" / ".out.tif.partial.rows").exists()
+    assert [found.look()["step"] for found in (whole, rows)] == [2, 2]
+    colours = [found.scene().pictures[0].source._colours.astype(int) for found in (whole, rows)]
+    assert colours[0].shape == (40, 28, 3) and np.abs(colours[0] - colours[1]).max() <= 1
+
+
+def test_looks_take_little_of_the_time(tmp_path, monkeypatch):
+    monkeypatch.setattr("largegen.view.follow.REST_RATIO", 10**6)
+    found = follow(stopped_after(tmp_path, 2))
+    assert found.look()["version"] == 1
+    stopped_after(tmp_path, 1)
+    assert found.look()["version"] == 1
 
 
 def test_before_and_after_there_is_a_canvas(tmp_path):
