@@ -13,7 +13,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from largegen.errors import InputError
-from largegen.sampling.denoise import ConditionAt, Correct, Denoise, WindowBatches, guided, keep_contexts
+from largegen.sampling.denoise import ConditionAt, Correct, Denoise, WindowBatches, guided, is_by_rows, keep_contexts
 from largegen.sampling.memory_canvas import MemoryCanvas
 from largegen.sampling.plan import CanvasPlan, plan_canvas
 from largegen.sampling.resume import Checkpoint
@@ -94,7 +94,7 @@ def sample_canvas(
     if last_steps is not None and (sampling.windows == "shift" or not 1 <= last_steps <= steps):
         raise InputError(f"`last_steps` {last_steps}: 1 to {steps}, and only with overlapping windows")
     processes = processes if processes is not None and processes.num_processes > 1 else None
-    if correct is not None and processes is not None:
+    if correct is not None and not is_by_rows(correct) and processes is not None:
         raise InputError("`correct` takes the whole canvas: one process only")
     rank, world = (processes.process_index, processes.num_processes) if processes else (0, 1)
     scheduler = make_scheduler(sampling.scheduler, noise_schedule, steps)

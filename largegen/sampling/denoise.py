@@ -1,6 +1,7 @@
 """The denoiser on the windows of a canvas: what samplers are given, guidance and batches."""
 
 from collections.abc import Callable, Iterable, Iterator
+from typing import Protocol, TypeGuard, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -11,6 +12,26 @@ from largegen.sampling.windows import Place
 Denoise = Callable[[Tensor, Tensor, Tensor], Tensor]  # (latents (B, C, h, w), timestep, contexts (B, T, D)) -> eps
 ConditionAt = Callable[[list[Place]], Tensor]  # N places on the canvas -> contexts (N, T, D)
 Correct = Callable[[Tensor], Tensor]  # predicted clean latents (1, C, H, W) -> better ones
+
+
+@runtime_checkable
+class CorrectRows(Protocol):
+    """A `Correct` that may be asked for some rows alone."""
+
+    by_rows: bool  # whether a row's correction depends on that row alone
+
+    def __call__(self, clean: Tensor) -> Tensor:
+        """Correct predicted clean latents, (1, C, H, W)."""
+        ...
+
+    def rows(self, top: int, clean: Tensor) -> Tensor:
+        """Correct rows of them from `top` on, (1, C, n, W), where `by_rows`."""
+        ...
+
+
+def is_by_rows(correct: Correct) -> TypeGuard[CorrectRows]:
+    """Tell whether rows can be corrected each by itself."""
+    return isinstance(correct, CorrectRows) and correct.by_rows
 
 
 def guided(denoise: Denoise, null: Tensor | None, scale: float) -> Denoise:

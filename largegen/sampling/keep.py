@@ -1,6 +1,7 @@
 """Latents that stay as they are while the rest of a canvas is sampled."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -16,7 +17,13 @@ class Keep:
 
     latents: Tensor  # (1, C, H, W)
     mask: Tensor  # (H, W) bool: True where they stay
+    by_rows: ClassVar[bool] = True  # see CorrectRows
 
     def __call__(self, clean: Tensor) -> Tensor:
         """Return predicted clean latents (1, C, H, W) with the known ones in their places."""
-        return torch.where(self.mask.to(clean.device), self.latents.to(clean), clean)
+        return self.rows(0, clean)
+
+    def rows(self, top: int, clean: Tensor) -> Tensor:
+        """Do so for rows from `top` on, (1, C, n, W)."""
+        here = slice(top, top + clean.shape[-2])
+        return torch.where(self.mask[here].to(clean.device), self.latents[..., here, :].to(clean), clean)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from largegen.errors import LargegenError
-from largegen.sampling.denoise import Correct, WindowBatches
+from largegen.sampling.denoise import Correct, WindowBatches, is_by_rows
 from largegen.sampling.exchange import exchange
 from largegen.sampling.rows import CANVAS, Rows, runs
 from largegen.sampling.schedulers import RowScheduler, clean_of, eps_of
@@ -46,8 +46,8 @@ class CanvasWalk:
         rows: of this strip, with the canvas.
         eta: DDIM's added noise, 0 to 1.
         background: what is not denoised.
-        correct: is given the predicted clean image (1, C, H, W) and returns what to take for it. It needs the whole
-            canvas in memory, and one process.
+        correct: is given the predicted clean image (1, C, H, W) and returns what to take for it. One that is not
+            `by_rows` (see CorrectRows) needs the whole canvas in memory, and one process.
         correct_steps: at how many of the steps, the first ones; None: at all.
         processes: accelerate's, one for each strip; None for one alone.
     """
@@ -85,7 +85,8 @@ class CanvasWalk:
         """
         share, weight = self.strips.share(step), self.plan.weight(step).to(self.rows.device)
         height = self.plan.around[0]
-        band = height if self._correct_at(step) else self.band
+        correct = self._correct_at(step)
+        band = height if correct and not is_by_rows(correct) else self.band
         alone, later = share.alone, share.later
         known = int(np.flatnonzero([*later, True])[0])  # rows from here on may be written last, and are not reported
         whole = self.strips.world == 1 and done == 0 and band >= height
@@ -214,10 +215,12 @@ class CanvasWalk:
             latent = self.background.latent
             clean = 0 if latent is None else latent.to(noisy)[:, None, None]
             eps = torch.where(count > 0, eps, eps_of(clean, noisy, scheduler, timestep))
-        if correct := self._correct_at(step):
-            inside = self.plan.inside
-            eps_inside, noisy_inside = eps[inside], noisy[inside]
-            better = correct(clean_of(eps_inside, noisy_inside, scheduler, timestep))
+        _, height, width = self.plan.shape
+        if (correct := self._correct_at(step)) and top < height:
+            inside = (..., slice(height - top), slice(width))
+            noisy_inside = noisy[inside]
+            clean = clean_of(eps[inside], noisy_inside, scheduler, timestep)
+            better = correct.rows(top, clean) if is_by_rows(correct) else correct(clean)
             eps[inside] = eps_of(better, noisy_inside, scheduler, timestep)
         noise = self.plan.noise(step, top, bottom).to(noisy.device) if self.eta else None
         memory = {name: self.rows.read(name, top, bottom)[None] for name in self.rows.fields - {CANVAS}}

@@ -13,9 +13,22 @@ from helpers.denoisers import Killed, kill_at, mixing, run
 from helpers.disk import small_disk
 
 from largegen.errors import LargegenError, OutputError
+from largegen.models.linear_decoder import LinearDecoder
 from largegen.sampling import stored_canvas
+from largegen.sampling.keep import Keep
+from largegen.sampling.zoom.guide import GuideConstraint
 
 TALL = {"shape": (3, 88, 28), "batch_size": 5}
+
+
+def guide(shrink):
+    """A guide of an image whose latents stand for 8 px."""
+    noise = torch.Generator().manual_seed(0)
+    decoder = LinearDecoder(torch.randn(3, 8, 8, 3, generator=noise), torch.randn(3, 8, 8, generator=noise))
+    image = torch.rand(1, 3, 88 * 8 // shrink, 28 * 8 // shrink, generator=noise) * 2 - 1
+    return GuideConstraint(decoder, image, shrink)
+
+
 WAYS = {
     "overlap": {"windows": "overlap"},
     "overlap, eta 1": {"windows": "overlap", "eta": 1.0},
@@ -27,6 +40,12 @@ WAYS = {
     "background": {"windows": "shift", "skip": True},
     "background, overlap": {"windows": "overlap", "skip": True, "name": "dpm++"},
     "corrected": {"windows": "shift", "correct": lambda clean: clean + clean.mean() / 10, "correct_steps": 2},
+    "kept": {
+        "windows": "shift",
+        "correct": Keep(torch.ones(1, 3, 88, 28), torch.arange(28) < torch.arange(88)[:, None]),
+    },
+    "guided": {"windows": "shift", "correct": guide(2), "correct_steps": 3},
+    "guided from afar": {"windows": "shift", "correct": guide(16), "correct_steps": 3},
     "last steps": {"windows": "overlap", "last_steps": 3, "latents": torch.ones(1, 3, 88, 28)},
     "small": {"windows": "shift", "shape": (3, 12, 40)},
     "low": {"windows": "shift", "shape": (3, 17, 24)},

@@ -52,11 +52,23 @@ class GuideConstraint:
 
     def __call__(self, latents: Tensor) -> Tensor:
         """Change latents (1, C, h, w) smoothly and as little as possible, so that `seen` is nearly the guide."""
+        if self.by_rows:
+            return self.rows(0, latents)
         change = _pointwise(self.inverse, self.target.to(latents) - self.seen(latents))
         if self.pooled == 1:  # nothing to spread
             return latents + change
         rows, cols = (_spreading(side, self.pooled).to(latents) for side in change.shape[-2:])
         return latents + rows @ change @ cols.T
+
+    @property
+    def by_rows(self) -> bool:
+        """Whether each latent is changed by itself, because a pixel of the guide is no larger: see CorrectRows."""
+        return self.pooled == 1
+
+    def rows(self, top: int, latents: Tensor) -> Tensor:
+        """Change rows from `top` on, (1, C, n, w), where `by_rows`."""
+        target = self.target[..., top : top + latents.shape[-2], :].to(latents)
+        return latents + _pointwise(self.inverse, target - self.seen(latents))
 
 
 @cache
