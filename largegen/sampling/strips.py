@@ -35,7 +35,8 @@ class StepShare:
     alone: np.ndarray  # (H',) bool: rows that it keeps and that no windows but its own touch, if any
     later: np.ndarray  # (H',) bool: rows that its windows touch, and whose sums have to wait for others
     halos: list[Message]  # rows of the canvas, before the windows
-    carries: list[Message]  # sums that go on, in the order of the targets
+    carries: list[Message]  # sums that go on, of rows that no other process has touched before
+    late_carries: list[Message]  # of those that others have: strips are lower than a window
     finals: list[Message]  # sums that are complete, to the rows' keepers
 
 
@@ -78,12 +79,14 @@ class Strips:
             for target in range(self.world)
             for message in _messages(self.owner, np.full(height, target), touched[target] & (self.owner != target))
         ]
-        carries, before = [], np.full(height, -1)
+        carries, late, before = [], [], np.full(height, -1)
         for process in range(self.world):
-            carries += _messages(before, np.full(height, process), touched[process] & (before >= 0))
+            target, first = np.full(height, process), touched[:process].sum(0) == 1
+            carries += _messages(before, target, touched[process] & (before >= 0) & first)
+            late += _messages(before, target, touched[process] & (before >= 0) & ~first)
             before[touched[process]] = process
         finals = _messages(before, self.owner, (before >= 0) & (before != self.owner))
-        return StepShare(mine, own & ~others & ~later, later, halos, carries, finals)
+        return StepShare(mine, own & ~others & ~later, later, halos, carries, late, finals)
 
 
 def exchanged_bytes(plan: CanvasPlan, batch_size: int, world: int) -> int:
@@ -97,7 +100,9 @@ def exchanged_bytes(plan: CanvasPlan, batch_size: int, world: int) -> int:
     for step in steps:
         share = strips.share(step)
         values += sum(len(message.rows) * channels for message in share.halos)
-        values += sum(len(message.rows) * (channels + 1) for message in (*share.carries, *share.finals))
+        values += sum(
+            len(message.rows) * (channels + 1) for message in (*share.carries, *share.late_carries, *share.finals)
+        )
     return round(values * width * VALUE_BYTES / len(steps))
 
 

@@ -46,6 +46,11 @@ class RowSums:
         at = self._at[rows]
         return self.total[:, at], self.count[at]
 
+    def packed(self, rows: np.ndarray) -> Tensor:
+        """Take both together, (C + 1, n, W)."""
+        total, count = self.part(rows)
+        return torch.cat([total, count[None]])
+
     def put(self, rows: np.ndarray, total: Tensor, count: Tensor) -> None:
         """Set the sums and weights at some of the rows."""
         at = self._at[rows]

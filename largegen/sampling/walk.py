@@ -18,7 +18,7 @@ from largegen.sampling.denoise import Correct, WindowBatches, is_by_rows
 from largegen.sampling.exchange import exchange
 from largegen.sampling.rows import CANVAS, Rows, runs
 from largegen.sampling.schedulers import RowScheduler, clean_of, eps_of
-from largegen.sampling.strips import StepShare, Strips
+from largegen.sampling.strips import Message, StepShare, Strips
 from largegen.sampling.sums import RollingSums, RowSums
 from largegen.sampling.windows import Place
 
@@ -169,35 +169,44 @@ class CanvasWalk:
         self, step: int, share: StepShare, later: np.ndarray, waiting: list[tuple[Place, Tensor]], weight: Tensor
     ) -> None:
         """Finish the rows that other windows, of other processes or at the ring's other end, touch before or after."""
-        rank, channels, width, device = self.strips.rank, self.plan.shape[0], self.plan.around[1], self.rows.device
-        sums = RowSums(np.flatnonzero(later), channels, self.plan.around, device)
+        rank, channels, around, device = self.strips.rank, self.plan.shape[0], self.plan.around, self.rows.device
+        sums = RowSums(np.flatnonzero(later), channels, around, device)
 
-        def receive(messages: list[tuple[int, np.ndarray]]) -> Iterator[tuple[np.ndarray, Tensor, Tensor]]:
-            shapes = [(source, (channels + 1, len(rows), width)) for source, rows in messages]
-            for (_, rows), found in zip(messages, exchange(self.processes, [], shapes), strict=bool(shapes)):
-                yield rows, found[:-1].to(device), found[-1].to(device)
+        def exchange_sums(sent: list[Message], received: list[Message]) -> list[tuple[np.ndarray, Tensor, Tensor]]:
+            mine, coming = [m for m in sent if m.source == rank], [m for m in received if m.target == rank]
+            found = exchange(
+                self.processes,
+                [(m.target, sums.packed(m.rows)) for m in mine],
+                [(m.source, (channels + 1, len(m.rows), around[1])) for m in coming],
+            )
+            return [(m.rows, one[:-1].to(device), one[-1].to(device)) for m, one in zip(coming, found, strict=True)]
 
-        def packed(rows: np.ndarray) -> Tensor:
-            total, count = sums.part(rows)
-            return torch.cat([total, count[None]])
-
-        for rows, total, count in receive([(m.source, m.rows) for m in share.carries if m.target == rank]):
+        of_others = np.zeros(around[0], bool)  # rows that others have touched before
+        for message in (*share.carries, *share.late_carries):
+            if message.target == rank:
+                of_others[message.rows] = True
+        self._add(sums, later & ~of_others, waiting, weight)
+        for rows, total, count in exchange_sums(share.carries, share.carries):
             sums.put(rows, total, count)
-        for place, window in waiting:
-            sums.add(place, window, weight)
-        carried = [m for m in share.carries if m.source == rank]
-        exchange(self.processes, [(m.target, packed(m.rows)) for m in carried], [])
-        coming = [m for m in share.finals if m.target == rank]
-        found = exchange(
-            self.processes,
-            [(m.target, packed(m.rows)) for m in share.finals if m.source == rank],
-            [(m.source, (channels + 1, len(m.rows), width)) for m in coming],
-        )
-        for message, of_others in zip(coming, found, strict=True):
-            self._finish_rows(step, message.rows, of_others[:-1].to(device), of_others[-1].to(device))
-        gone = np.isin(sums.rows, np.concatenate([[-1], *(m.rows for m in (*carried, *share.finals))]))
-        mine = sums.rows[~gone & (self.strips.owner[sums.rows] == rank)]
+        for rows, total, count in exchange_sums([], share.late_carries):
+            sums.put(rows, total, count)
+        self._add(sums, later & of_others, waiting, weight)
+        exchange_sums(share.late_carries, [])
+        for rows, total, count in exchange_sums(share.finals, share.finals):
+            self._finish_rows(step, rows, total, count)
+        gone = np.zeros(around[0], bool)  # rows that are finished elsewhere, or have been
+        for message in (*(m for m in (*share.carries, *share.late_carries) if m.source == rank), *share.finals):
+            gone[message.rows] = True
+        mine = np.flatnonzero(later & ~gone & (self.strips.owner == rank))
         self._finish_rows(step, mine, *sums.part(mine))
+
+    def _add(self, sums: RowSums, mask: np.ndarray, windows: list[tuple[Place, Tensor]], weight: Tensor) -> None:
+        """Add windows to those of the sums' rows that are in a mask (H',)."""
+        part = RowSums(np.flatnonzero(mask), self.plan.shape[0], self.plan.around, self.rows.device)
+        part.put(part.rows, *sums.part(part.rows))
+        for place, window in windows:
+            part.add(place, window, weight)
+        sums.put(part.rows, part.total, part.count)
 
     def _finish_rows(self, step: int, rows: np.ndarray, total: Tensor, count: Tensor) -> None:
         """Finish rows that need not lie together, given by their numbers."""
