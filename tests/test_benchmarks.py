@@ -1,6 +1,10 @@
 """The figures that the benchmarks print, held against closed forms and made-up images."""
 
+from importlib import import_module
+from pathlib import Path
+
 import numpy as np
+import pytest
 from benchmarks.metrics import (
     encode_all,
     r_squared,
@@ -9,7 +13,14 @@ from benchmarks.metrics import (
     tiles_of,
 )
 
+FOLDER = Path(__file__).parent / "benchmarks"
 RNG = np.random.default_rng(0)
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in FOLDER.glob("[a-z]*.py")))
+def test_what_a_benchmark_uses_is_there(name, monkeypatch):
+    monkeypatch.syspath_prepend(FOLDER)
+    import_module(name)
 
 
 def texture(size=256):

@@ -46,7 +46,7 @@ def test_the_example_is_a_small_slide_with_a_resolution():
 
 def test_the_starter_keeps_to_the_layout_of_its_reference(tmp_path):
     """Each tile's colour follows the reference's, not another tile's."""
-    options = ["--region", "0,0", "--size", "768", "--steps", "10", "--cache", str(tmp_path)]
+    options = ["--region", "0,0", "--size", "768", "--steps", "5", "--cache", str(tmp_path)]
     assert run(["generate", "--ref", str(EXAMPLE), "--out", str(tmp_path / "a.png"), *options]) == 0
     made = np.asarray(Image.open(tmp_path / "a.png"), float)
     with open_slide(EXAMPLE) as slide:
@@ -60,7 +60,7 @@ def test_the_starter_keeps_to_the_layout_of_its_reference(tmp_path):
 def test_the_starter_zooms(tmp_path, capsys):
     """Its image agrees with its guide, and every level has samples."""
     options = ["--ref", str(EXAMPLE), "--region", "0,0", "--cache", str(tmp_path), "--device", "cpu"]
-    zoom = ["zoom", "--size", "512", "--steps", "10", "--levels", "--out", str(tmp_path / "a.png"), "--json"]
+    zoom = ["zoom", "--size", "512", "--steps", "6", "--levels", "--out", str(tmp_path / "a.png"), "--json"]
     assert run([*zoom, *options]) == 0
     report = json.loads(capsys.readouterr().out)
     assert report["guide_psnr"] > 18 and report["guide_magnification"] == "10x"
