@@ -8,6 +8,7 @@ from largegen.metrics.comparison import Comparison
 from largegen.metrics.evaluation import evaluate, plan
 from largegen.metrics.job import evaluation_job, job_in
 from largegen.metrics.report.html import write_report
+from largegen.metrics.report.links import ViewerLinks
 from largegen.metrics.report.sheets import sheets_of
 from largegen.metrics.request import NO_STATISTICS, EvaluationConfig, EvaluationOutputs, SetsRequest
 from largegen.metrics.results import Evaluation
@@ -82,4 +83,5 @@ def _write(outputs: EvaluationOutputs, evaluation: Evaluation, comparison: Compa
             save_statistics(outputs.save_stats, [pair.real for pair in comparison.done.values()], job)
     if outputs.report:
         with lock(outputs.report):
-            write_report(outputs.report, evaluation, sheets_of(comparison), job)
+            links = ViewerLinks.open(outputs.viewer, outputs.report) if outputs.viewer else None
+            write_report(outputs.report, evaluation, sheets_of(comparison, links), job)

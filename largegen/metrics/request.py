@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from largegen.errors import InputError
 from largegen.metrics.catalogue import CATALOGUE
+from largegen.metrics.report.links import ViewerLinks
 from largegen.models.encoder_registry import ENCODER_HELP, ENCODER_WEIGHTS
 from largegen.runtime.device import resolve_device
 from largegen.runtime.outputs import check_writable
@@ -149,6 +150,10 @@ class EvaluationOutputs:
 
     report: Annotated[Path | None, Setting("Also write a report with images, as HTML.")] = None
     save_stats: Annotated[Path | None, Setting("Save the real set's statistics to this .npz, for --real later.")] = None
+    viewer: Annotated[
+        Path | None,
+        Setting("With a report: folder of `largegen view --export`, to which generated crops link by their place."),
+    ] = None
     overwrite: Annotated[bool, Setting("Replace an existing output.")] = False
 
     def check(self, real: Sequence[Path], config: EvaluationConfig, made: Sequence[Path] = ()) -> None:
@@ -165,5 +170,9 @@ class EvaluationOutputs:
                 if path.suffix.lower() != suffix:
                     raise InputError(f"`{name}` {path}: the name must end in {suffix}")
                 check_writable(path, self.overwrite or path in made, name)
+        if self.viewer and not self.report:
+            raise InputError("`viewer`: only with `report`, whose crops link to it")
+        if self.viewer and self.report:
+            ViewerLinks.open(self.viewer, self.report)
         if self.save_stats and config.metrics and not any(metric.network for metric in config.metrics):
             raise InputError(NO_STATISTICS)

@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import itertools
+import json
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import closing
@@ -11,6 +12,7 @@ from typing import NamedTuple
 
 from tqdm import tqdm
 
+from largegen.metrics.report.links import INDEX as VIEWER
 from largegen.runtime.files import atomic
 from largegen.runtime.lock import lock
 from largegen.runtime.outputs import check_new
@@ -62,6 +64,7 @@ def export(scenes: Sequence[Scene], out: Path, overwrite: bool = False, progress
             _write(folder / "page" / "vendor" / name, (PAGE / "vendor" / name).read_bytes())
         several = len(scenes) > 1
         modules, policy = page_modules(), page_policy()
+        _write(folder / VIEWER, json.dumps(_pages(scenes), indent=1).encode())
         for number, scene in enumerate(scenes):
             where = (f"{number}/{INDEX}", "../", "", f"../{INDEX}") if several else (INDEX, "", "0/", "")
             name, base, data, back = where
@@ -74,6 +77,13 @@ def export(scenes: Sequence[Scene], out: Path, overwrite: bool = False, progress
                 gallery_page(scenes, index=INDEX, policy=policy, whole=True).encode(errors="backslashreplace"),
             )
         return _write_tiles(scenes, folder, progress)
+
+
+def _pages(scenes: Sequence[Scene]) -> dict[str, str]:
+    """Name the page of each file, for reports that link to it; of files that share a name, the first's."""
+    several = len(scenes) > 1
+    pages = {scene.title: f"{number}/{INDEX}" if several else INDEX for number, scene in reversed([*enumerate(scenes)])}
+    return dict(sorted(pages.items()))
 
 
 def _write_tiles(scenes: Sequence[Scene], folder: Path, progress: bool) -> int:

@@ -5,7 +5,9 @@ import re
 
 import pytest
 
-from largegen.errors import OutputError
+from largegen.cli import run
+from largegen.errors import InputError, OutputError
+from largegen.metrics.report.links import ViewerLinks
 from largegen.view.export import export
 from largegen.view.scene import open_scene
 
@@ -71,3 +73,31 @@ def test_a_folder_that_is_there_is_kept(folder, scene):
     with pytest.raises(OutputError, match="exists already"):
         export([scene], folder)
     assert (folder / "index.html").stat().st_mtime_ns == before
+
+
+def test_a_report_links_crops_to_their_places(several, result_path, tmp_path):
+    links = ViewerLinks.open(several, several.parent / "reports" / "report.html")
+    assert links.to(result_path, (128, 200)) == "../gallery/0/index.html#128,200,2"
+    assert links.to(tmp_path / "other.tif") == "" and links.to(result_path) == "../gallery/0/index.html"
+    with pytest.raises(InputError, match="no folder"):
+        ViewerLinks.open(tmp_path, tmp_path / "report.html")
+
+
+def test_an_evaluation_with_a_viewer_links_to_it(several, result_path, slide_path, tmp_path):
+    report = tmp_path / "report.html"
+    arguments = [
+        "--real",
+        slide_path,
+        "--fake",
+        result_path,
+        "--crops",
+        "8",
+        "--crop-px",
+        "64",
+        "--metrics",
+        "fd:starter",
+    ]
+    assert run(["eval", *map(str, arguments), "--report", str(report), "--viewer", str(several)]) == 0
+    links = re.findall(r'class="label" href="([^"]+)"', report.read_text())
+    assert len(links) >= 8 and all("/0/index.html" in link for link in links)
+    assert (report.parent / links[0].partition("#")[0]).resolve() == (several / "0" / "index.html").resolve()

@@ -29,6 +29,7 @@ class Thumbnail:
 
     pixels: np.ndarray  # (H, W, 3) uint8
     label: str = ""  # shown under it: a distance, a file's name
+    link: str = ""  # address of its place in a viewer
 
 
 @dataclass(frozen=True)
@@ -56,10 +57,12 @@ class Sheet:
     shown_px: int = 112  # least width of a thumbnail on the page, CSS px; opened, it fills the window
 
 
-def thumbnails(images: Sequence[np.ndarray] | np.ndarray, labels: Sequence[str] = ()) -> tuple[Thumbnail, ...]:
-    """Make thumbnails of images (H, W, 3) uint8, or of one (N, H, W, 3) array, with a label each or none at all."""
-    pairs = zip(images, labels or [""] * len(images), strict=True)
-    return tuple(Thumbnail(pixels, label) for pixels, label in pairs)
+def thumbnails(
+    images: Sequence[np.ndarray] | np.ndarray, labels: Sequence[str] = (), links: Sequence[str] = ()
+) -> tuple[Thumbnail, ...]:
+    """Make thumbnails of images (H, W, 3) uint8, or of one (N, H, W, 3) array; labels and links: one each, or none."""
+    none = [""] * len(images)
+    return tuple(Thumbnail(*each) for each in zip(images, labels or none, links or none, strict=True))
 
 
 def write_report(path: Path, evaluation: Evaluation, sheets: Sequence[Sheet], job: str = "") -> None:
