@@ -9,13 +9,15 @@ if TYPE_CHECKING:
     from largegen.models.model import load_model
     from largegen.sampling.edit import edit
     from largegen.sampling.generate import generate
+    from largegen.sampling.grow import grow
     from largegen.sampling.zoom.upscale import upscale
 
-__all__ = ["__version__", "edit", "generate", "load_model", "read_grid", "upscale"]
+__all__ = ["__version__", "edit", "generate", "grow", "load_model", "read_grid", "upscale"]
 
 _HOMES = {
     "edit": "largegen.sampling.edit",
     "generate": "largegen.sampling.generate",
+    "grow": "largegen.sampling.grow",
     "load_model": "largegen.models.model",
     "read_grid": "largegen.embeddings.file",
     "upscale": "largegen.sampling.zoom.upscale",

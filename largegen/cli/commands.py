@@ -69,6 +69,9 @@ STAGES = {
             "Make a part of an image anew and keep the rest.",
             "largegen edit slide.tif --mask 4096,2048,1024,1024 --out edited.tif",
         ),
+        "grow": About(
+            "Go on with an image beyond its borders.", "largegen grow image.tif --size 8192 --out larger.tif"
+        ),
         "augment": About(
             "Vary labelled images, for the training of classifiers.",
             "largegen augment labels.csv --out augmented/ --per-image 4 --mix 0.3",

@@ -42,15 +42,19 @@ def parse_size(text: str) -> tuple[int, int] | None:
     return int(match[1]), int(match[2] or match[1])
 
 
-def parse_corner(text: str) -> tuple[int, int]:
+def parse_corner(text: str, field: str = "region") -> tuple[int, int]:
     """Read the corner of an image: `X,Y` in level-0 pixels -> (x, y).
+
+    Args:
+        text: What was given.
+        field: The parameter, for the message.
 
     Raises:
         InputError: For anything else.
     """
     match = re.fullmatch(r"(\d+),(\d+)", text.replace(" ", ""))
     if not match:
-        raise InputError(f"`region` {text}: give X,Y, the top-left corner in level-0 pixels")
+        raise InputError(f"`{field}` {text}: give X,Y, the top-left corner in level-0 pixels")
     return int(match[1]), int(match[2])
 
 

@@ -122,7 +122,8 @@ def edit_file(
     check_edit(edit.strength, edit.margin)
     sampling = edit_sampling(sampling, model)
     around, made = read_surroundings(slide, mask, model, edit.margin), made_path(out)
-    info, fingerprint = _describe(model, slide, around, edit, sampling, command)
+    size = slide.width, slide.height
+    info, fingerprint = describe_edit(model, slide, size, (0, 0), around, edit, sampling, command)
     partial = out.with_name(f".{out.name}.partial")
     report: dict[str, Any] = {"out": str(out), "made": str(made), "width": slide.width, "height": slide.height}
     started = time.perf_counter()
@@ -149,7 +150,7 @@ def edit_file(
         decoded = decode_bands(model, canvas, sampling, progress=progress)
         part = np.concatenate([b for _, b in blended_bands(decoded, around.image, around.mask, edit.margin, likeness)])
         share = new_share(around.mask, 0, len(around.mask), edit.margin)
-        _write_outlines(made, around, share)
+        write_outlines(made, around, (share > 0) & ~around.mask)
         write_image(out, _bands(slide, around, part), info, jpeg_quality=None)
         remove_stored(partial)
     return report | {
@@ -173,18 +174,27 @@ def _bands(slide: Slide, around: Surroundings, part: np.ndarray) -> Iterator[tup
         yield top, band
 
 
-def _write_outlines(path: Path, around: Surroundings, share: np.ndarray) -> None:
-    """Write what was made and what was blended as GeoJSON."""
-    features = outlines(around.mask, around.x, around.y, MADE)
-    features += outlines((share > 0) & ~around.mask, around.x, around.y, BLENDED)
+def write_outlines(path: Path, around: Surroundings, blended: np.ndarray) -> None:
+    """Write what was made and what was blended, (H, W) bool, as GeoJSON."""
+    features = outlines(around.mask, around.x, around.y, MADE) + outlines(blended, around.x, around.y, BLENDED)
     with atomic(path) as temporary:
         write_json(temporary, {"type": "FeatureCollection", "features": features})
 
 
-def _describe(
-    model: Model, slide: Slide, around: Surroundings, edit: Edit, sampling: Sampling, command: str
+def describe_edit(
+    model: Model,
+    slide: Slide,
+    size: tuple[int, int],
+    origin_xy: tuple[int, int],
+    around: Surroundings,
+    edit: Edit,
+    sampling: Sampling,
+    command: str,
 ) -> tuple[ImageInfo, str]:
-    """Say what the result says of itself, and fingerprint all that it depends on beside the settings."""
+    """Say what the result says of itself, and fingerprint all that it depends on beside the settings.
+
+    size, origin_xy: (width, height) of the result, and its corner on the slide, in px.
+    """
     rows, cols = (-(-side // model.tile_px) for side in around.mask.shape)
     grid = EmbeddingGrid(
         features=np.zeros((rows, cols, 0), np.float32),  # not known yet
@@ -193,12 +203,12 @@ def _describe(
         tile_px=model.tile_px,
         overlap_px=0,
         downsample=1.0,
-        origin_xy=(0, 0),
+        origin_xy=origin_xy,
         encoder=model.info.encoder,
         licence=model.info.encoder_licence,
         source=SourceInfo.of(slide),
     )
-    area = ImageArea(slide.width, slide.height, 0, 0, rows, cols, full=True)
+    area = ImageArea(*size, 0, 0, rows, cols, full=True)
     pixels = [around.image.tobytes(), np.packbits(around.mask).tobytes()]
     fingerprint = content_digest([fingerprint_of(model, grid, area).encode(), *pixels, repr(edit.about).encode()], ())
     settings = {**edit.about, "strength": edit.strength, "margin": edit.margin}

@@ -107,16 +107,23 @@ def _pooled(mask: np.ndarray, side: int) -> np.ndarray:
     return found
 
 
-def tile_embeddings(model: Model, image: np.ndarray, encoder: Encoder | None = None) -> Tensor:
-    """Embed the tiles of an image (H, W, 3) from its corner on, (R, C, D) float32; at its end it is mirrored."""
+def tile_embeddings(
+    model: Model, image: np.ndarray, encoder: Encoder | None = None, wanted: np.ndarray | None = None
+) -> Tensor:
+    """Embed the tiles of an image (H, W, 3) from its corner on, (R, C, D) float32; at its end it is mirrored.
+
+    wanted: (R, C) bool, the tiles that are embedded; the others are zeros. None: all.
+    """
     encoder = encoder or load_encoder(encoder_of(model), device=model.device)
-    whole = _extended(image, model.tile_px, model.tile_px)
-    side, (height, width) = model.tile_px, whole.shape[:2]
-    found = []
-    for top in range(0, height, side):
-        tiles = np.stack([whole[top : top + side, left : left + side] for left in range(0, width, side)])
-        found += [encoder.encode(tiles[n : n + ENCODE_BATCH]) for n in range(0, len(tiles), ENCODE_BATCH)]
-    return torch.from_numpy(np.concatenate(found)).view(height // side, width // side, -1)
+    whole, side = _extended(image, model.tile_px, model.tile_px), model.tile_px
+    rows, cols = whole.shape[0] // side, whole.shape[1] // side
+    places = np.argwhere(np.ones((rows, cols), bool) if wanted is None else wanted)
+    found = torch.zeros(rows, cols, encoder.dim)
+    for first in range(0, len(places), ENCODE_BATCH):
+        batch = places[first : first + ENCODE_BATCH]
+        tiles = np.stack([whole[row * side :, col * side :][:side, :side] for row, col in batch])
+        found[tuple(torch.from_numpy(batch).T)] = torch.from_numpy(encoder.encode(tiles))
+    return found
 
 
 def _extended(image: np.ndarray, step: int, least: int) -> np.ndarray:
@@ -126,24 +133,27 @@ def _extended(image: np.ndarray, step: int, least: int) -> np.ndarray:
     return np.pad(image, [*more, *[(0, 0)] * (image.ndim - 2)], "symmetric") if any(n for _, n in more) else image
 
 
-def encode_image(model: Model, image: np.ndarray) -> Tensor:
+def encode_image(model: Model, image: np.ndarray, wanted: np.ndarray | None = None) -> Tensor:
     """Encode an image of any size in windows that overlap by half.
 
     Args:
         model: whose autoencoder encodes.
         image: (H, W, 3) uint8; sides are multiples of the autoencoder's factor, and a window or more.
+        wanted: (H / f, W / f) bool: windows without any of these latents are left out, as zeros. None: all.
 
     Returns:
         (1, C, H / f, W / f) float32 on the CPU.
     """
     f, window = model.factor, model.window
     height, width = image.shape[0] // f, image.shape[1] // f
-    latents = torch.empty(1, model.autoencoder.channels, height, width)
+    latents = torch.zeros(1, model.autoencoder.channels, height, width)
+    needed = np.ones((height, width), bool) if wanted is None else wanted
     inner = window // 4  # latents at a window's beginning that the window before knows better
     starts = [axis_starts(side, window, max(1, window // 2)) for side in (height, width)]
     for top in starts[0]:
-        for first in range(0, len(starts[1]), ENCODE_BATCH):
-            lefts = starts[1][first : first + ENCODE_BATCH]
+        those = [left for left in starts[1] if needed[top : top + window, left : left + window].any()]
+        for first in range(0, len(those), ENCODE_BATCH):
+            lefts = those[first : first + ENCODE_BATCH]
             parts = [image[top * f : (top + window) * f, left * f : (left + window) * f] for left in lefts]
             encoded = model.autoencoder.encode(to_network(np.stack(parts))).cpu()
             y = inner if top else 0
@@ -181,13 +191,12 @@ def edit_latents(
         new, (h, w) bool.
     """
     extended = _extended(image, model.factor, model.tile_px)
-    known = encode_image(model, extended)
     height, width = extended.shape[:2]
     free = np.zeros((height // model.factor, width // model.factor), bool)
     pooled = _pooled(mask, model.factor)
     free[: pooled.shape[0], : pooled.shape[1]] = pooled
-    new = torch.from_numpy(free)
     last = round(strength * sampling.steps)
+    known, new = encode_image(model, extended, None if last < sampling.steps else ~free), torch.from_numpy(free)
     if last < sampling.steps:
         last = max(1, last)
         scheduler = make_scheduler(sampling.scheduler, model.scheduler, sampling.steps)

@@ -1,0 +1,108 @@
+"""An image gone on with beyond its borders: what is around it is made, as a part of a larger image is by edit.py."""
+
+from typing import Any
+
+import numpy as np
+
+from largegen.conditioning.area import check_size
+from largegen.errors import InputError
+from largegen.models.encoder import Encoder
+from largegen.models.model import Model
+from largegen.sampling.content import Content, surroundings
+from largegen.sampling.edit import (
+    MARGIN_PX,
+    blended_bands,
+    check_edit,
+    edit_latents,
+    tile_embeddings,
+    touched_tiles,
+)
+from largegen.sampling.generate import decode_bands, resolve_defaults
+from largegen.sampling.settings import Sampling
+
+
+def grow(
+    model: Model,
+    image: np.ndarray,
+    size: int | tuple[int, int],
+    content: Content | None = None,
+    *,
+    place: tuple[int, int] | None = None,
+    margin: int = MARGIN_PX,
+    encoder: Encoder | None = None,
+    progress: bool = False,
+    **settings: Any,
+) -> np.ndarray:
+    """Go on with an image beyond its borders; in memory. For files, `grow_file`.
+
+    What is made is invented by the model: it is no observation.
+
+    Args:
+        model: from `load_model`.
+        image: (H, W, 3) uint8, at the model's finest magnification.
+        size: side or (width, height) of the new image, in px.
+        content: gives the embeddings around: see `content.imagined`. None: those of the nearest tiles, averaged.
+        place: where the image's corner (x, y) lies in the new one, in px; None: so that it is in the middle.
+        margin: px inside the image's borders over which old and new are blended. Farther in no pixel changes.
+        encoder: the model's, where it cannot be loaded by its name.
+        progress: show progress bars on a terminal.
+        settings: fields of `Sampling`: `steps`, `guidance`, `windows`, `seed`, `batch_size` and others.
+
+    Returns:
+        (height, width, 3) uint8.
+
+    Raises:
+        InputError: for an image, a size or settings that cannot be.
+    """
+    image = np.asarray(image)
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
+        raise InputError(f"`image` {image.dtype} of shape {image.shape}: must be uint8 (height, width, 3)")
+    sampling = resolve_defaults(Sampling(**settings), model)
+    check_edit(1.0, margin)
+    new_size = (size, size) if isinstance(size, int) else size
+    old = image.shape[1], image.shape[0]
+    whole, mask = laid(image, new_size, place_in(model, old, new_size, place))
+    touched = touched_tiles(mask, model.tile_px)
+    features = (content or surroundings)(tile_embeddings(model, whole, encoder, ~touched), touched)
+    canvas, _ = edit_latents(model, whole, mask, features, sampling, progress=progress)
+    decoded = decode_bands(model, canvas, sampling, progress=progress)
+    return np.concatenate([band for _, band in blended_bands(decoded, whole, mask, margin)])
+
+
+def place_in(
+    model: Model, old: tuple[int, int], new: tuple[int, int], place: tuple[int, int] | None = None
+) -> tuple[int, int]:
+    """Find where an image's corner (x, y) lies in a larger one: where it is asked for, else near the middle.
+
+    In the middle it is moved to where the image's tiles lie on the larger one's.
+
+    Args:
+        model: whose tiles they are.
+        old: (width, height) of the image, in px.
+        new: of the larger one.
+        place: asked for; None: the middle.
+
+    Raises:
+        InputError: for a size that the model cannot make, or in which the image does not fit or fills all.
+    """
+    check_size(new, model)
+    side = model.tile_px
+    x, y = place or tuple((b - a) // 2 // side * side for a, b in zip(old, new, strict=True))
+    if old == new:
+        raise InputError(f"`size` {new[0]}x{new[1]}: is the image's own; give a larger one")
+    if min(x, y) < 0 or x + old[0] > new[0] or y + old[1] > new[1]:
+        raise InputError(f"`size` {new[0]}x{new[1]}: an image of {old[0]}x{old[1]} px at {x},{y} does not fit into it")
+    return x, y
+
+
+def laid(image: np.ndarray, size: tuple[int, int], place: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """Lay an image (H, W, 3) into a larger one of (width, height), around which it is mirrored.
+
+    Returns:
+        The larger image (height, width, 3) uint8, and where it is not the image's own, (height, width) bool.
+    """
+    (width, height), (x, y), (rows, cols) = size, place, image.shape[:2]
+    whole = np.pad(image, [(y, height - y - rows), (x, width - x - cols), (0, 0)], "symmetric")
+    mask = np.ones((height, width), bool)
+    mask[y : y + rows, x : x + cols] = False
+    return whole, mask
