@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from largegen.conditioning.reference import encoder_of
-from largegen.images.edit_file import Edit, Surroundings, describe_edit, made_path, write_outlines
+from largegen.images.edit_file import Edit, Surroundings, describe_edit, write_outlines
 from largegen.images.finished import lock_outputs
 from largegen.images.generate_file import DISK_BYTES_PER_PX
 from largegen.images.write import check_lossless, write_image
@@ -24,6 +24,7 @@ from largegen.sampling.resume import Checkpoint
 from largegen.sampling.settings import Sampling
 from largegen.sampling.stored_canvas import remove_stored, rows_path
 from largegen.sampling.zoom.consistency import Likeness
+from largegen.slides.by_products import made_path
 from largegen.slides.image_info import read_provenance
 from largegen.slides.slide import Slide
 from largegen.version import __version__
