@@ -18,6 +18,7 @@ import torch
 
 from largegen.errors import ModelError, first_line
 from largegen.models.safe_pickle import Inert, Names, SafeUnpickler
+from largegen.runtime.files import START_BYTES, not_damaged, stand_in
 
 WRAPPERS = ("teacher", "student", "state_dict", "model")  # DINO and iBOT hold two: the averaged network comes first
 STORAGES = {
@@ -25,14 +26,6 @@ STORAGES = {
     **{"BFloat16Storage": torch.bfloat16, "LongStorage": torch.int64, "IntStorage": torch.int32},
     **{"ShortStorage": torch.int16, "CharStorage": torch.int8, "ByteStorage": torch.uint8, "BoolStorage": torch.bool},
 }
-
-NO_CHECKPOINT = {  # how files begin that people have in place of checkpoints, and what they are
-    rb"\Z": "empty",
-    rb"(\xef\xbb\xbf)?\s*<[!?a-zA-Z]": "a web page, not a checkpoint: the download failed; fetch it again",
-    rb"version https://git-lfs": "a pointer of Git LFS, not the file that it stands for; `git lfs pull` fetches that",
-    rb".{257}ustar": "a tar archive, not a checkpoint; unpack it and give what is in it",
-}  # "<" alone may be a safetensors header's length
-
 
 # Parts of names that torch.compile, DataParallel and FSDP add; in those of LDM's averaged weights the dots are gone.
 _WRAPPED = re.compile(r"(?:(?<=\.)|^)(?:_orig_mod|module|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
@@ -137,13 +130,13 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise ModelError(f"{path}: {'not a file' if path.exists() else 'no such file'}")
     with path.open("rb") as file:
-        start = file.read(512)
-    for pattern, what in NO_CHECKPOINT.items():
-        if re.match(pattern, start, re.DOTALL):
-            raise ModelError(f"{path}: {what}")
+        start = file.read(START_BYTES)
+    if what := stand_in(start):
+        raise ModelError(f"{path}: {what}")
     try:
         content = _read(path, zipped=start.startswith(b"PK"))
     except Exception as error:  # the readers raise a dozen kinds for damaged files
+        not_damaged(error, path)
         raise ModelError(f"{path}: damaged, or no checkpoint: {_first_sentence(error)}") from error
     if not isinstance(content, dict):
         raise ModelError(f"{path}: holds a {type(content).__name__}, not a dictionary of weights")

@@ -11,8 +11,24 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from largegen.errors import LargegenError, ModelError, OutputError
+from largegen.errors import InputError, LargegenError, ModelError, OutputError
 from largegen.runtime.outputs import refuse_input
+
+START_BYTES = 512  # of a file, for `stand_in`
+STAND_INS = {  # how files begin that people have in place of what they fetched, and what they are
+    rb"\Z": "an empty file (0 bytes)",
+    rb"(\xef\xbb\xbf)?\s*<(!doctype html|html|head|\?xml[^>]*>\s*<(!doctype html|html|error))": (
+        "a web page: the download failed; fetch it again"
+    ),
+    rb"version https://git-lfs": "a pointer of Git LFS, not the file that it stands for; `git lfs pull` fetches that",
+    rb".{257}ustar": "a tar archive; unpack it and give what is in it",
+    rb"\x1f\x8b|BZh|\xfd7zXZ\0|7z\xbc\xaf": "a compressed file; unpack it and give what is in it",
+}
+
+
+def stand_in(start: bytes) -> str | None:
+    """Say what stands in the place of a file, by its first START_BYTES bytes; None where it may be what it should."""
+    return next((what for how, what in STAND_INS.items() if re.match(how, start, re.DOTALL | re.IGNORECASE)), None)
 
 
 def cache_directory() -> Path:
@@ -65,6 +81,22 @@ def _is_full(error: Exception, path: Path) -> bool:
         return False
     there = next(p for p in (path, *path.absolute().parents) if p.exists())
     return shutil.disk_usage(there).free < 2**20  # torch.save says nothing of why it failed
+
+
+def not_damaged(error: Exception, path: Path) -> None:
+    """Raise again what says nothing of a file's content: where the system does not read it, or memory is full.
+
+    For handlers that take all else for damage, after which a file may be replaced or an older one be taken.
+
+    Raises:
+        InputError: The system refuses: no permission, a disk or a network that fails, too many open files.
+        LargegenError: As it is; it says already what is wrong.
+        MemoryError: As it is.
+    """
+    if isinstance(error, LargegenError | MemoryError):
+        raise error
+    if isinstance(error, OSError) and error.errno and not isinstance(error, FileNotFoundError):
+        raise InputError(f"{path}: cannot be read: {os.strerror(error.errno)}") from error
 
 
 @contextlib.contextmanager
@@ -163,6 +195,7 @@ def read_config(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
+        not_damaged(error, path)
         raise ModelError(f"{path}: not readable as JSON: {error}") from error
     if not isinstance(content, dict):
         raise ModelError(f"{path}: not a configuration")

@@ -10,13 +10,13 @@ def to_rgb(
     shown: tuple[float, float] | None = None,
     behind: tuple[int, int, int] | None = None,
     *,
-    full: int | None = None,
+    full: float | None = None,
     premultiplied: bool = False,
 ) -> np.ndarray:
     """Convert bands as stored to colours.
 
     Args:
-        raw: (h, w, bands) uint8 or uint16: grey or red, green and blue, then perhaps opacity.
+        raw: (h, w, bands) uint8, uint16 or, of scenes, float32: grey or red, green and blue, then perhaps opacity.
         shown: the values that become 0 and 255; None for 8 bits as they are.
         behind: the colour that what is transparent lies on; None if no band is opacity.
         full: the opacity of what is opaque; by default the largest number of its type.
@@ -29,12 +29,17 @@ def to_rgb(
     if shown is not None:
         low, high = shown
         colour = np.clip((colour - low) * (255 / (high - low)) + 0.5, 0, 255).astype(np.uint8)
-    full = full or np.iinfo(raw.dtype).max
+    full = full or full_opacity(raw.dtype)
     if behind is not None and raw[..., -1].min() < full:
         opacity = np.minimum(raw[..., -1:] / np.float32(full), 1)
         above = colour if premultiplied else colour * opacity
         colour = (above + np.array(behind, np.float32) * (1 - opacity) + 0.5).clip(0, 255).astype(np.uint8)
     return colour
+
+
+def full_opacity(dtype: np.dtype) -> float:
+    """Return the opacity of what is opaque: the largest number of a type of whole numbers, 1 of floating point."""
+    return float(np.iinfo(dtype).max) if dtype.kind in "ui" else 1.0
 
 
 def glass_colour(pixels: np.ndarray) -> tuple[int, int, int]:

@@ -86,13 +86,19 @@ def tiles_directory(path: Path) -> Path:
     return path.with_name(f"{path.stem}_files")
 
 
+def world_files(path: Path) -> list[Path]:
+    """List the world files beside an image, those of its suffix first."""
+    suffix = path.suffix.lower()
+    ends = [f".{suffix[1]}{suffix[-1]}w", f"{suffix}w", ".wld"] if len(suffix) > 2 else []
+    return [found for end in ends if (found := path.with_suffix(end)).exists()]
+
+
 def belonging(path: Path) -> list[Path]:
     """List what lies beside an image and belongs to it: tiles, masks, overviews, world files."""
     suffix = path.suffix.lower()
     if not suffix:
         return []
-    world = [f".{suffix[1]}{suffix[-1]}w", f"{suffix}w", ".wld"] if len(suffix) > 2 else []
-    beside = [path.with_name(f"{path.name}{end}") for end in BESIDE] + [path.with_suffix(end) for end in world]
+    beside = [*(path.with_name(f"{path.name}{end}") for end in BESIDE), *world_files(path), path.with_suffix(".prj")]
     beside += {".dzi": [tiles_directory(path)], ".mrxs": [path.with_suffix("")]}.get(suffix, [])
     return [one for one in beside if one.exists()]
 

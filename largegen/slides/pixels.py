@@ -81,7 +81,7 @@ class Pixels:
     def _to_rgb(self, raw: np.ndarray) -> np.ndarray:
         """Convert bands as stored to (h, w, 3) uint8, on the named colour or white where there is no opacity."""
         reader = self._reader
-        shown = self._shown_range() if raw.dtype == np.uint16 or reader.white else None
+        shown = self._shown_range() if raw.dtype != np.uint8 or reader.white else None
         behind = (self._background or WHITE) if reader.has_alpha else None
         full = None if shown is None or self._scene else int(shown[1])
         return to_rgb(raw, shown, behind, full=full, premultiplied=reader.premultiplied)
@@ -90,8 +90,9 @@ class Pixels:
         """Find the values shown as 0 and 255: for slides 0 and white, for scenes the 2nd and 98th percentile.
 
         White is what the file says, else the largest number of the fewest bits, 8 to 16, that hold all that is seen:
-        cameras of 10 to 14 bits are stored in 16. Scenes store reflectance in a small part of the 16 bits. The
-        percentiles are those of a thumbnail's red, green and blue together: one stretch for every region and band.
+        cameras of 10 to 14 bits are stored in 16. Scenes store reflectance in a small part of the 16 bits, or as
+        numbers of any range. The percentiles are those of a thumbnail's red, green and blue together: one stretch for
+        every region and band.
         """
         if self._range is None and self._reader.white and not self._scene:
             self._range = (0.0, float(self._reader.white))
@@ -100,7 +101,7 @@ class Pixels:
             data = raw[raw[..., -1] > 0][:, :-1] if self._reader.has_alpha else raw
             if self._scene:
                 low, high = np.percentile(data, (2, 98)) if data.size else (0, 65535)
-                self._range = (float(low), float(max(high, low + 1)))
+                self._range = (float(low), float(high if high > low else low + 1))
             else:
                 largest = int(data.max(initial=0))
                 bits = next(n for n in (8, 10, 12, 14, 16) if largest < 2**n)

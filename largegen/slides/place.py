@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from largegen.runtime.say import say_once
+from largegen.slides.find import world_files
 from largegen.slides.gdal_file import import_rasterio
 from largegen.slides.image_info import Georeference
 
@@ -23,12 +25,13 @@ class Place:
 
 def find_place(dataset: Any) -> Place:
     """Find where an open dataset of rasterio lies."""
-    crs, transform, lost = dataset.crs, dataset.transform, ""
+    crs, transform, lost = dataset.crs or _crs_beside(dataset), dataset.transform, ""
     if transform.is_identity:
         points, crs = dataset.gcps[0], dataset.gcps[1] or crs
         transform, lost = _of_points(points)
         if not points:
             what = "the coefficients of a camera (RPC)" if dataset.rpcs else "a coordinate system alone" if crs else ""
+            what = what or ("a world file that cannot be read" if world_files(Path(dataset.name)) else "")
             lost = f"its place on Earth is not kept: it is given by {what}, not by a transform" if what else ""
     if transform is None:
         return Place(lost=lost)
@@ -39,6 +42,19 @@ def find_place(dataset: Any) -> Place:
     factor = crs.linear_units_factor[1] if metric else 1.0
     text = crs.to_string() if crs else ""
     return Place(Georeference(text, (a, b, c, d, e, f)), (width * factor, height * factor), metric)
+
+
+def _crs_beside(dataset: Any) -> Any:
+    """Read the .prj that goes with a world file, which GDAL does not; None where there is none."""
+    path = Path(dataset.name).with_suffix(".prj")
+    if not path.is_file():
+        return None
+    rasterio = import_rasterio()
+    try:
+        return rasterio.crs.CRS.from_wkt(path.read_text(encoding="utf-8", errors="replace"))
+    except rasterio.errors.CRSError:
+        say_once(f"{path}: no coordinate system that can be read; left out")
+        return None
 
 
 def place_of_image(path: Path) -> Place:

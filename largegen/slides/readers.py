@@ -51,8 +51,8 @@ class Reader(Protocol):
             height: in pixels of the level.
 
         Returns:
-            (height, width, bands) uint8 or uint16: grey or red, green and blue, then perhaps opacity; and where it
-            starts (x, y), in pixels of the level.
+            (height, width, bands) uint8, uint16 or, of scenes, float32: grey or red, green and blue, then perhaps
+            opacity; and where it starts (x, y), in pixels of the level.
 
         Raises:
             UnreadablePixels: the file is damaged.

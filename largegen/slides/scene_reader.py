@@ -8,12 +8,15 @@ import numpy as np
 
 from largegen.errors import SlideError
 from largegen.runtime.say import say_once
+from largegen.slides.colour import full_opacity
 from largegen.slides.gdal_file import GdalFile
 from largegen.slides.image_info import read_provenance
 from largegen.slides.ome import COLOURS
 from largegen.slides.place import find_place
 from largegen.slides.tiff import TiffHeader
 from largegen.slides.tiff_reader import DTYPES, palette
+
+STRETCHED = ("int8", "int16", "int32", "uint32", "int64", "uint64", "float16", "float32", "float64")
 
 
 class SceneReader:
@@ -31,8 +34,8 @@ class SceneReader:
     def __init__(self, path: Path, tiff: TiffHeader, check: bool = True):
         self.path, self._file = path, GdalFile(path)
         first = self._dataset(0)
-        if first.dtypes[0] not in DTYPES:
-            raise SlideError(f"{path}: {first.dtypes[0]} samples; only 8 and 16 bit unsigned pixels can be used")
+        if first.dtypes[0] not in (*DTYPES, *STRETCHED):
+            raise SlideError(f"{path}: {first.dtypes[0]} samples; whole numbers and floating point can be used")
         datasets = [first, *(self._dataset(level + 1) for level in range(len(first.overviews(1))))]
         self.levels = [(dataset.width, dataset.height) for dataset in datasets]
         interpretation = [band.name for band in first.colorinterp]
@@ -40,6 +43,8 @@ class SceneReader:
         if len(self._colour) == 3 and len(interpretation) > 4 and not _named(interpretation, first.descriptions):
             bands = ", ".join(map(str, self._colour))
             say_once(f"{path}: bands {bands} of {len(interpretation)} are taken for red, green and blue: none is named")
+        if len(self._colour) < len([name for name in interpretation if name != "alpha"]) < 3:
+            say_once(f"{path}: band 1 of {len(interpretation)} is shown, in grey; the other is left out")
         self._palette = palette(first) if interpretation[0] == "palette" else None
         self._mask = _mask_bands(first)
         self.place = find_place(first)
@@ -60,7 +65,7 @@ class SceneReader:
         return True
 
     def read(self, level: int, x: int, y: int, width: int, height: int) -> tuple[np.ndarray, float, float]:
-        """Read (height, width, 2 or 4) uint8 or uint16 inside `level`, in its pixels; and where it starts."""
+        """Read (height, width, 2 or 4) uint8, uint16 or float32 inside `level`, in its pixels; and where it starts."""
         from rasterio.windows import Window
 
         dataset, window = self._dataset(level), Window(x, y, width, height)
@@ -73,15 +78,36 @@ class SceneReader:
                 values, valid = every[[band - 1 for band in self._colour]], every.any(axis=0)
         if self._palette is not None:
             values = self._palette[:, values[0]]
+        elif dataset.dtypes[0] in STRETCHED:
+            values, valid = self._numbers(values, valid)
         out = np.empty((height, width, len(values) + 1), values.dtype)
         for band, plane in enumerate(values):
             out[..., band] = plane
-        out[..., -1] = valid * np.iinfo(out.dtype).max
+        out[..., -1] = valid * full_opacity(out.dtype)
         return out, float(x), float(y)
+
+    def _numbers(self, values: np.ndarray, valid: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Take values of any range as float32, by the bands' own scales and offsets; what is not finite is no data."""
+        first = self._dataset(0)
+        scales, offsets = (
+            np.array([numbers[band - 1] for band in self._colour], np.float64)[:, None, None]
+            for numbers in (first.scales, first.offsets)
+        )
+        if first.nodata is None and values.dtype.kind in "if" and (lowest := values <= _lowest(values.dtype)).any():
+            say_once(f"{self.path}: the lowest number there is stands in it and is taken for no data; it declares none")
+            valid = valid & ~lowest.any(axis=0)
+        values = values * scales + offsets
+        valid = valid & np.isfinite(values).all(axis=0)
+        return np.where(valid, values, 0).astype(np.float32), valid
 
     def close(self) -> None:
         """Close the handles of all threads."""
         self._file.close()
+
+
+def _lowest(dtype: np.dtype) -> float:
+    """Return what is no measurement: the lowest number of a signed type, what is near it of floating point."""
+    return float(np.iinfo(dtype).min) if dtype.kind == "i" else float(np.finfo(dtype).min) / 2
 
 
 def colour_bands(interpretation: Sequence[str], descriptions: Sequence[str | None] = ()) -> list[int]:

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from largegen.errors import InputError, SlideError
+from largegen.runtime.files import START_BYTES, stand_in
 from largegen.runtime.say import say_once
 from largegen.slides.colour import glass_colour
 from largegen.slides.find import IMAGE_SUFFIXES, belonging
@@ -89,7 +90,10 @@ class Slide:
             a, b, c, d, e, f = self.provenance["transform"]
             return Place(Georeference(self.provenance.get("crs", ""), (a, b, c, d, e, f)))
         if self.path.suffix.lower() in IMAGE_SUFFIXES and belonging(self.path):
-            return place_of_image(self.path)
+            place = place_of_image(self.path)
+            if place.lost:
+                say_once(f"{self.path}: {place.lost}")
+            return place
         return Place()
 
     def _find_mpp(self, properties: Mapping[str, str]) -> tuple[float, float]:
@@ -277,9 +281,9 @@ def open_slide(
         raise SlideError(f"{path}: a directory, not a slide")
     try:
         with path.open("rb") as file:
-            empty = not file.read(1)
+            what = stand_in(file.read(START_BYTES))
     except OSError as error:
         raise SlideError(f"{path}: cannot be opened: {error.strerror}") from error
-    if empty:
-        raise SlideError(f"{path}: an empty file (0 bytes)")
+    if what:
+        raise SlideError(f"{path}: {what}")
     return Slide(path, source, check)

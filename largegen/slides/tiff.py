@@ -85,11 +85,12 @@ _SILENT = logging.NullHandler()
 
 
 def _header(tiff: "TiffFile", path: Path) -> TiffHeader:
-    page: Any = tiff.pages.first
-    description = str(page.description)
+    index, note = _main_page(tiff)
+    page: Any = tiff.pages[index].aspage()
+    description = str(tiff.pages.first.description)
     ome = read_ome(description, page.imagewidth, page.imagelength)
-    channels, pages, notes = _channels(tiff, ome)
-    levels = _find_levels(tiff) if len(pages[0]) == 1 else _levels_of_channels(pages)
+    channels, pages, notes = _channels(tiff, page, ome)
+    levels = _find_levels(tiff, index, page) if len(pages[0]) == 1 else _levels_of_channels(pages)
     bits = max(np.atleast_1d(page.bitspersample).tolist())
     odd_bits = bits not in (8, 16) and (page.samplesperpixel > 1 or bits > 8)
     separate_tiles = page.is_tiled and page.planarconfig == 2 and page.samplesperpixel > 1
@@ -105,8 +106,23 @@ def _header(tiff: "TiffFile", path: Path) -> TiffHeader:
         unusual=len(pages[0]) > 1 or odd_bits or separate_tiles or any(one.missing is not None for one in levels),
         ome=ome,
         mpp=_mpp(tiff, page),
-        notes=notes,
+        notes=(*notes, *note),
     )
+
+
+def _main_page(tiff: "TiffFile") -> tuple[int, tuple[str, ...]]:
+    """Find the page that is the slide: the first, or the largest that the first is a thumbnail of; and what to say."""
+    first: Any = tiff.pages.first
+    pages: list[Any] = [tiff.pages[index].aspage() for index in range(min(len(tiff.pages), MAX_PAGES))]
+    areas = [0 if _is_mask(page) else page.imagewidth * page.imagelength for page in pages]
+    index = areas.index(max(areas))
+    if areas[index] <= first.imagewidth * first.imagelength:
+        return 0, ()
+    largest = pages[index]
+    sizes = [f"{page.imagewidth}x{page.imagelength} px" for page in (first, largest)]
+    if _may_be_level(largest, first, tiling=False) and not str(first.description).startswith("Aperio"):
+        return index, (f"its first page, of {sizes[0]}, is a thumbnail; page {index + 1}, of {sizes[1]}, is read",)
+    return 0, (f"its first page, of {sizes[0]}, is read; page {index + 1}, of {sizes[1]}, shows something else",)
 
 
 def _is_scene(page: "TiffPage", path: Path) -> bool:
@@ -141,9 +157,8 @@ def _mpp(tiff: "TiffFile", page: "TiffPage") -> tuple[float, float] | None:
     return (x, y) if x and y else None
 
 
-def _channels(tiff: "TiffFile", ome: Ome | None) -> tuple[Channels, list[list[Any]], tuple[str, ...]]:
+def _channels(tiff: "TiffFile", page: Any, ome: Ome | None) -> tuple[Channels, list[list[Any]], tuple[str, ...]]:
     """Find what the samples of a pixel are; the pages of each level that hold them; and what is not read."""
-    page: Any = tiff.pages.first
     photometric, samples = int(page.photometric), int(page.samplesperpixel)
     name = getattr(page.photometric, "name", str(page.photometric))
     if photometric not in SAMPLES:
@@ -160,19 +175,20 @@ def _channels(tiff: "TiffFile", ome: Ome | None) -> tuple[Channels, list[list[An
     if own == 3 or photometric == 5:
         alpha = 3 if alpha is not None and photometric == 5 else alpha  # behind the red, green and blue made of CMYK
         found = Channels((0, 1, 2), alpha, premultiplied, left_out=len(unknown))
-        return found, [[page]], _notes(tiff, ome, len(unknown))
+        return found, [[page]], _notes(tiff, page, ome, len(unknown))
     if len(unknown) == 2:
         return Channels((0, *unknown), alpha, premultiplied), [[page]], ()
     if unknown:
         return Channels(refused=_no_colours(1 + len(unknown), _names(ome))), [[page]], ()
     if photometric != 1 or samples > 1:
-        return Channels((0,), alpha, premultiplied), [[page]], _notes(tiff, ome, 0)
-    return _channel_per_page(tiff, ome)
+        return Channels((0,), alpha, premultiplied), [[page]], _notes(tiff, page, ome, 0)
+    return _channel_per_page(tiff, page, ome)
 
 
-def _channel_per_page(tiff: "TiffFile", ome: Ome | None) -> tuple[Channels, list[list[Any]], tuple[str, ...]]:
-    """Find the channels of a grey first page: its own, or three pages of red, green and blue."""
-    page: Any = tiff.pages.first
+def _channel_per_page(
+    tiff: "TiffFile", page: Any, ome: Ome | None
+) -> tuple[Channels, list[list[Any]], tuple[str, ...]]:
+    """Find the channels of a grey page: its own, or three pages of red, green and blue."""
     grey = Channels((0,))
     same = _pages_like(tiff, page)
     if ome is None and not tiff.is_imagej:
@@ -185,7 +201,7 @@ def _channel_per_page(tiff: "TiffFile", ome: Ome | None) -> tuple[Channels, list
     count = shape[axes.index("C")] if "C" in axes else 1
     names = _names(ome)
     if count == 1:
-        return grey, [[page]], _notes(tiff, ome, 0)
+        return grey, [[page]], _notes(tiff, page, ome, 0)
     if count != 3 or any(name and name not in COLOURS for name in names):
         return Channels(refused=_no_colours(count, names)), [[page]], ()
     order = [names.index(name) for name in COLOURS] if set(names) == set(COLOURS) else [0, 1, 2]
@@ -195,7 +211,7 @@ def _channel_per_page(tiff: "TiffFile", ome: Ome | None) -> tuple[Channels, list
     pages: list[list[Any]] = [[level.pages[channel * step] for channel in order] for level in series.levels]
     if any(one is None for level in pages for one in level):
         return Channels(refused="its channels lie in other files; save it as one RGB file"), [[page]], ()
-    return Channels((0, 1, 2)), [[one.aspage() for one in level] for level in pages], _notes(tiff, ome, 0, count)
+    return Channels((0, 1, 2)), [[one.aspage() for one in level] for level in pages], _notes(tiff, page, ome, 0, count)
 
 
 def _no_colours(count: int, names: Sequence[str]) -> str:
@@ -215,10 +231,9 @@ def _pages_like(tiff: "TiffFile", page: Any) -> list[Any]:
     return [one for one in pages if one.shape == page.shape and one.dtype == page.dtype and not _is_mask(one)]
 
 
-def _notes(tiff: "TiffFile", ome: Ome | None, unknown: int, pages: int = 1) -> tuple[str, ...]:
+def _notes(tiff: "TiffFile", page: Any, ome: Ome | None, unknown: int, pages: int = 1) -> tuple[str, ...]:
     """Say what is not read: so many `unknown` bands, and all planes but the first, each of so many `pages`."""
     notes = [f"{unknown} further bands, by the file no opacity, are left out"] if unknown else []
-    page: Any = tiff.pages.first
     planes = ome.planes if ome and ome.planes > 1 else len(_pages_like(tiff, page)) // pages
     if planes > 1:
         notes.append(f"{planes} images of this size; the first is read")
@@ -246,23 +261,23 @@ def _levels_of_channels(pages: list[list[Any]]) -> tuple[TiffLevel, ...]:
     return tuple(_level({}, level) for level in pages)
 
 
-def _find_levels(tiff: "TiffFile") -> tuple[TiffLevel, ...]:
-    """Find the pages or SubIFDs that may be smaller versions of the first: same shape, samples and tiling."""
-    first = tiff.pages.first
+def _find_levels(tiff: "TiffFile", main: int, first: Any) -> tuple[TiffLevel, ...]:
+    """Find the pages or SubIFDs that may be smaller versions of the main page: same shape, samples and tiling."""
     if first.pages:
         candidates = [({"subifd": index}, page.aspage()) for index, page in enumerate(first.pages)]
     else:
-        others = range(1, min(len(tiff.pages), MAX_PAGES))
-        candidates = [({"page": index}, tiff.pages[index].aspage()) for index in others]
+        others = range(min(len(tiff.pages), MAX_PAGES))
+        candidates = [({"page": index}, tiff.pages[index].aspage()) for index in others if index != main]
     levels = [
         _level(options, [page], _is_certain(first, page, options))
         for options, page in candidates
         if _may_be_level(first, page)
     ]
-    return (_level({}, [first]), *sorted(levels, key=lambda level: -level.size[0]))
+    return (_level({"page": main} if main else {}, [first]), *sorted(levels, key=lambda level: -level.size[0]))
 
 
-def _may_be_level(first: Any, page: Any) -> bool:
+def _may_be_level(first: Any, page: Any, tiling: bool = True) -> bool:
+    """Whether a page may be a smaller version of the first; with `tiling` only if both lie in tiles or in strips."""
     ratio = first.imagewidth / page.imagewidth
     return (
         page.imagewidth < first.imagewidth
@@ -271,7 +286,8 @@ def _may_be_level(first: Any, page: Any) -> bool:
         and page.samplesperpixel == first.samplesperpixel
         and page.dtype == first.dtype
         and page.planarconfig == first.planarconfig
-        and page.is_tiled == first.is_tiled  # an Aperio thumbnail has the slide's shape too, but lies in strips
+        # An Aperio thumbnail has the slide's shape too, but lies in strips.
+        and (page.is_tiled == first.is_tiled or not tiling)
         and not _is_mask(page)
     )
 

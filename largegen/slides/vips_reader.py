@@ -19,6 +19,7 @@ from largegen.slides.tiff import PALETTE, TiffHeader
 
 _import_lock = threading.Lock()
 
+STARTS = {b"II": "TIFF", b"MM": "TIFF", b"\x89PNG": "PNG", b"\xff\xd8\xff": "JPEG", b"RIFF": "WebP"}  # of files
 NO_TEMPORARY = "no space left for temporary files on the way to it; free some, or set TMPDIR to another folder"
 
 
@@ -92,10 +93,10 @@ class VipsReader:
     def __init__(self, path: Path, tiff: TiffHeader | None = None, check: bool = True):
         self.path = path
         self._pid = os.getpid()
-        first = self._open({})
+        self._pages = [level.options for level in tiff.levels] if tiff else [{}]
+        first = self._open(self._pages[0])
         if first.format not in ("uchar", "ushort"):
             raise SlideError(f"{path}: {first.format} samples; only 8 and 16 bit unsigned pixels can be used")
-        self._pages = [level.options for level in tiff.levels] if tiff else [{}]
         self._images = [first, *(self._open(page) for page in self._pages[1:])]
         self.levels: list[tuple[int, int]] = [(image.width, image.height) for image in self._images]
         self.properties = tiff_properties(tiff) if tiff else image_properties(first)
@@ -134,8 +135,9 @@ class VipsReader:
         except pyvips.Error as error:
             error_lock.erased += 1
             with self.path.open("rb") as file:
-                is_tiff = file.read(2) in (b"II", b"MM")
-            reason = "a truncated or damaged TIFF" if is_tiff else "not an image in a known format"
+                start = file.read(4)
+            kind = next((kind for begins, kind in STARTS.items() if start.startswith(begins)), None)
+            reason = f"a truncated or damaged {kind}" if kind else "not an image in a known format"
             if no_space(error):
                 raise OutputError(f"{self.path}: {NO_TEMPORARY}") from error
             raise SlideError(f"{self.path}: {reason} ({telling_line(error)})") from error

@@ -154,6 +154,23 @@ def test_a_plain_image_with_a_world_file(tmp_path, land, name, world):
     assert slide.kind == "scene" and slide.georeference.transform == tuple(UTM)[:6]
 
 
+@pytest.mark.parametrize("name", ["a.tif", "a.jpg"])
+def test_the_coordinate_system_beside_a_world_file(tmp_path, land, name, caplog):
+    driver = {"a.tif": "GTiff", "a.jpg": "JPEG"}[name]
+    with rasterio.open(tmp_path / name, "w", driver=driver, width=768, height=512, count=3, dtype="uint8") as file:
+        file.write(land[:3])
+    (tmp_path / "a.wld").write_text("5\n0\n0\n-5\n500000.5\n4599999.5\n")
+    (tmp_path / "a.prj").write_text(rasterio.crs.CRS.from_epsg(32614).to_wkt())
+    slide = open_slide(tmp_path / name)
+    assert (slide.georeference.crs, slide.gsd_m) == ("EPSG:32614", 5)
+    (tmp_path / "a.prj").write_text("nonsense")
+    assert open_slide(tmp_path / name).georeference.crs == ""
+    assert "a.prj: no coordinate system that can be read" in caplog.text
+    (tmp_path / "a.wld").write_text("nonsense")
+    assert open_slide(tmp_path / name).georeference is None
+    assert "its place on Earth is not kept: it is given by a world file that cannot be read" in caplog.text
+
+
 def points(bent: float) -> list[GroundControlPoint]:
     corners = [(0, 0), (0, 768), (512, 0), (512, 768), (256, 384)]
     return [

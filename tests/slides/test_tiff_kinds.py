@@ -239,3 +239,43 @@ def test_a_mask_page_is_no_level(tmp_path, pixels):
         tiff.write(pixels, photometric="rgb", metadata=None, **TILED)
         tiff.write(np.ones((256, 320), bool), photometric="mask", subfiletype=4, metadata=None, **TILED)
     assert open_slide(tmp_path / "a.tif").levels == [(640, 512)]
+
+
+@pytest.mark.parametrize("thumbnail", [{}, {"tile": (16, 16)}])
+def test_a_thumbnail_before_the_slide_is_not_the_slide(tmp_path, pixels, caplog, thumbnail):
+    with tifffile.TiffWriter(tmp_path / "a.tif") as tiff:
+        tiff.write(
+            pixels[::8, ::8], photometric="rgb", resolution=(2500, 2500), resolutionunit="CENTIMETER", **thumbnail
+        )
+        tiff.write(pixels, photometric="rgb", resolution=(20000, 20000), resolutionunit="CENTIMETER", **TILED)
+        tiff.write(pixels[::2, ::2], photometric="rgb", **TILED)
+    with caplog.at_level(logging.INFO), open_slide(tmp_path / "a.tif") as slide:
+        assert (slide.width, slide.height, slide.mpp) == (640, 512, 0.5)
+        assert np.array_equal(slide.read(0, 0, 640, 512), pixels)
+        assert (320, 256) in slide.levels
+    assert "its first page, of 80x64 px, is a thumbnail; page 2, of 640x512 px, is read" in caplog.text
+
+
+def test_a_larger_page_of_another_shape_is_spoken_of(tmp_path, pixels, caplog):
+    with tifffile.TiffWriter(tmp_path / "a.tif") as tiff:
+        tiff.write(pixels[:64, :64], photometric="rgb")
+        tiff.write(pixels, photometric="rgb")
+    with caplog.at_level(logging.INFO):
+        assert np.array_equal(read(tmp_path / "a.tif"), pixels[:64, :64])
+    assert "its first page, of 64x64 px, is read; page 2, of 640x512 px, shows something else" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("start", "reason"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\n", "a pointer of Git LFS"),
+        (b"<!DOCTYPE html><html>", "a web page: the download failed"),
+        (b"\x1f\x8b\x08", "a compressed file; unpack it"),
+        (b"\x89PNG\r\n\x1a\nbroken", "a truncated or damaged PNG"),
+        (b"\xff\xd8\xff\xe0broken", "a truncated or damaged JPEG"),
+    ],
+)
+def test_what_stands_in_the_place_of_a_slide_is_named(tmp_path, start, reason):
+    (tmp_path / "a.png").write_bytes(start)
+    with pytest.raises(SlideError, match=reason):
+        open_slide(tmp_path / "a.png")
