@@ -1,5 +1,6 @@
 """The region around each tile as its context, for models conditioned on both [L]: at 5x where the tiles are at 20x."""
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -8,11 +9,14 @@ import numpy as np
 
 from largegen.conditioning.area import ImageArea
 from largegen.conditioning.reference import Reference, SlideOnDemand
+from largegen.embeddings.cohort import differ_much
 from largegen.embeddings.file import EmbeddingFile
 from largegen.embeddings.grid import EmbeddingGrid
 from largegen.errors import EmbeddingFileError, InputError
 from largegen.models.encoder import Encoder, load_encoder
 from largegen.models.model import Model
+
+log = logging.getLogger(__name__)
 
 CONTEXT_DOWNSAMPLE = 4  # px of the tiles' resolution per px of the regions' [L]
 
@@ -31,10 +35,29 @@ def with_region_context(reference: Reference, context_of: Callable[[ImageArea], 
     def grid(area: ImageArea) -> EmbeddingGrid:
         context_grid = context_of(area)  # first: it is smaller, and fails before the tiles' long work
         tiles = reference.grid(area)
+        _warn_of_another_place(tiles, context_grid)
         features = np.concatenate([tiles.features, context_features(tiles, context_grid)], -1)
         return replace(tiles, features=features)
 
     return replace(reference, grid=grid)
+
+
+def _warn_of_another_place(tiles: EmbeddingGrid, regions: EmbeddingGrid) -> None:
+    """Say where regions are not of the size that they were in training, or seem to be of another slide."""
+    ratio = regions.downsample / tiles.downsample
+    if differ_much(ratio, CONTEXT_DOWNSAMPLE):
+        log.warning(
+            "`region_embeddings` %s: made at %.3g times the tiles' pixel size, where models are trained with %d times:"
+            " what they say will be wrong",
+            *(regions.source.name, ratio, CONTEXT_DOWNSAMPLE),
+        )
+    sizes = [(grid.source.width, grid.source.height) for grid in (regions, tiles)]
+    side = regions.tile_px * regions.downsample  # what tells only of tiles with tissue knows the size no better
+    if any(abs(one - other) > side for one, other in zip(*sizes, strict=True)):
+        log.warning(
+            "`region_embeddings` %s: of a slide of %dx%d px, the reference of one of %dx%d px: are they of the same?",
+            *(regions.source.name, *sizes[0], *sizes[1]),
+        )
 
 
 def context_features(tiles: EmbeddingGrid, context_grid: EmbeddingGrid) -> np.ndarray:

@@ -5,6 +5,7 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 import torch
@@ -91,8 +92,17 @@ def test_from_a_slide_and_from_files(call, model, region_encoder, slide_path, tm
         options = ["--encoder", encoder, "--out", tmp_path / name, "--tile-px", 64, "--mpp", mpp, "--device", "cpu"]
         assert run(["embed", str(slide_path), *map(str, options)]) == 0
     file = tmp_path / "regions" / f"{slide_path.stem}.h5"
-    assert call("--ref", slide_path, "--region-embeddings", file, out="b.png")[0] == 0
+    code, error = call("--ref", slide_path, "--region-embeddings", file, out="b.png")
+    assert code == 0 and "made at" not in error and "of a slide of" not in error
     assert call("--ref", slide_path, "--no-region", out="c.png")[0] == 0
+    for path, wrong in ((tmp_path / "tiles.h5", {"downsample": 2.0}), (tmp_path / "other.h5", {"source_width": 9000})):
+        shutil.copy(file, path)
+        with h5py.File(path, "r+") as copy:
+            copy.attrs.update(wrong)
+            copy["coords"][:] = copy["coords"][:] // (4.0 / wrong.get("downsample", 4.0))
+        code, error = call("--ref", slide_path, "--region-embeddings", path, out=f"{path.stem}.png")
+        assert code == 0 and ("made at 2 times" in error) == ("downsample" in wrong)
+        assert ("of a slide of 9000x1000 px" in error) == ("source_width" in wrong)
     by_itself, by_file, without = (np.asarray(Image.open(tmp_path / f"{name}.png")) for name in "abc")
     assert np.array_equal(by_itself, by_file) and not np.array_equal(by_itself, without)
 
