@@ -8,8 +8,9 @@ import torch
 from helpers import ldm_form
 from helpers.checkpoints import save_checkpoint
 from helpers.embeddings import random, save
-from helpers.kill_points import tried
-from helpers.models import save_encoder, save_model
+from helpers.kill_points import LINE, tried
+from helpers.models import WIDTH, save_encoder, save_model
+from helpers.priors import save_prior
 from helpers.slides import save_slide, tissue_like
 from PIL import Image
 
@@ -17,6 +18,16 @@ from largegen.cli import run
 
 CPU = ["--device", "cpu"]
 MADE = ["--steps", 2, *CPU, "--precision", "fp32", "--batch-size", 8]
+
+
+def save_scene(path):
+    """A GeoTIFF of 130x130 px, 5 m each."""
+    import rasterio
+
+    bands = tissue_like(130, 130, 0).transpose(2, 0, 1)
+    about = {"crs": "EPSG:26914", "transform": rasterio.Affine(5, 0, 485900, 0, -5, 5209245)}
+    with rasterio.open(path, "w", driver="GTiff", width=130, height=130, count=3, dtype="uint8", **about) as scene:
+        scene.write(bands)
 
 
 @pytest.fixture(scope="module")
@@ -27,8 +38,11 @@ def inputs(tmp_path_factory):
     encoder = save_encoder(folder / "encoder")
     save_model(folder / "model", encoder)
     save_model(folder / "zoom", encoder, levels=2)
-    embed = ["embed", folder / "slide.tif", "--out", folder / "embeddings", "--encoder", f"local-dir:{encoder}"]
-    assert run([str(word) for word in [*embed, "--tile-px", 64, "--no-tissue-filter", *CPU]]) == 0
+    save_scene(folder / "scene.tif")
+    for name in ("slide", "scene"):
+        embed = ["embed", folder / f"{name}.tif", "--out", folder / name, "--encoder", f"local-dir:{encoder}"]
+        assert run([str(word) for word in [*embed, "--tile-px", 64, "--no-tissue-filter", *CPU]]) == 0
+    save_prior(folder / "prior", embedding_dim=WIDTH)
     form = {
         **{"embed_dim": 3, "n_embed": 8},
         "ddconfig": {
@@ -50,7 +64,8 @@ def inputs(tmp_path_factory):
 def commands(inputs, out):
     """The commands that write files, with all that they can write beside each other."""
     encoder, slide = f"local-dir:{inputs / 'encoder'}", inputs / "slide.tif"
-    reference = ["--embeddings", inputs / "embeddings" / "slide.h5", *MADE]
+    reference = ["--embeddings", inputs / "slide" / "slide.h5", *MADE]
+    of_scene = ["--embeddings", inputs / "scene" / "scene.h5", "--model", inputs / "model", "--size", 64, *MADE]
     crops = ["--crops", 4, "--crop-px", 64, "--replicates", 0, "--no-tissue-filter", *CPU, "--workers", 0]
     sets = ["--real", inputs / "real", "--fake", inputs / "fake", "--metrics", f"fd:{encoder}", *crops]
     of_slides = ["--source-mpp", 0.5, "--mag", 20, "--steps", 2, "--batch-size", 2, "--workers", 0, *CPU]
@@ -61,6 +76,10 @@ def commands(inputs, out):
         "deepzoom": ["generate", *reference, "--size", 64, "--out", out / "x.dzi", "--save-every", 0],
         "png": ["generate", "--ref", slide, "--no-tissue-filter", "--model", inputs / "model", *MADE, "--size", 64,
                 "--cache", out / "cache", "--out", out / "x.png", "--save-every", 0],
+        "geotiff": ["generate", *of_scene, "--out", out / "x.tif"],
+        "world-file": ["generate", *of_scene, "--out", out / "x.png"],
+        "ome-tiff": ["generate", *reference, "--model", inputs / "model", "--size", 64, "--out", out / "x.ome.tif"],
+        "imagine": ["imagine", "--prior", inputs / "prior", "--size", 128, "--steps", 2, "--out", out / "x.h5", *CPU],
         "zoom": ["zoom", *reference, "--model", inputs / "zoom", "--size", 128, "--out", out / "x.tif", "--levels"],
         "sample": ["sample", *reference[:-2], "--model", inputs / "model", "--count", 2, "--out", out / "x.jpg"],
         "embed": ["embed", slide, "--out", out, "--encoder", encoder, "--tile-px", 64, *CPU, "--no-tissue-filter",
@@ -69,18 +88,31 @@ def commands(inputs, out):
                    "--tile-px", 64, "--mpp", 0.5],
         "convert": ["convert", inputs / "ldm", "--out", out / "model"],
         "eval": ["eval", *sets, "--save-stats", out / "stats.npz", "--report", out / "report.html"],
-        "train": ["train", inputs / "embeddings", "--out", out / "run", "--preset", "tiny", "--turns", 1, "--steps", 2,
+        "train": ["train", inputs / "slide", "--out", out / "run", "--preset", "tiny", "--turns", 1, "--steps", 2,
                   "--batch-size", 2, "--workers", 0, *loop, *CPU],
         "train-vae": ["train-vae", slide, "--out", out / "run", "--preset", "tiny", *tiny],
         "train-encoder": ["train-encoder", slide, "--out", out / "run", "--architecture", "test_resnet",
                           "--tile-px", 64, "--input-px", 64, "--width", 8, *tiny],
+        "train-prior": ["train-prior", inputs / "slide", "--out", out / "run", "--steps", 2, "--batch-size", 2,
+                        "--workers", 0, "--window", 3, "--width", 64, "--layers", 1, "--components", 2, *loop, *CPU],
+        "training": [LINE, out / "run"],
     }  # fmt: skip
 
 
 ALL = (
-    *("deepzoom", "png", "zoom", "sample", "embed", "import", "convert", "eval"),
-    *("train", "train-vae", "train-encoder"),
+    "deepzoom",
+    "png",
+    "geotiff",
+    "world-file",
+    "ome-tiff",
+    "zoom",
+    "sample",
+    "imagine",
+    "embed",
+    "import",
+    "convert",
 )
+TRAINING = ("train", "train-vae", "train-encoder", "train-prior")  # one loop: that of "training"
 STARTER = {"deepzoom"}
 
 
@@ -101,9 +133,15 @@ def test_killed_before_it_changes_what_is_there(inputs, tmp_path, name, step):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("name", [*ALL, "eval", "training"])
 def test_killed_before_each_file_operation(inputs, tmp_path, name):
     check(inputs, tmp_path, name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", TRAINING)
+def test_trainings_killed_before_some_file_operations(inputs, tmp_path, name):
+    check(inputs, tmp_path, name, step=9)
 
 
 def test_another_job_s_output_is_refused(inputs, tmp_path, capsys):

@@ -13,8 +13,11 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
+import largegen.cli
+
 CHANGING = {"os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.link", "os.symlink", "os.truncate"}
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
+LINE = "line"  # in place of a command: training as all training commands do it, of a network of a few weights
 TIMED = ("tensorboard", ".html")  # parts of names of what holds the time of its making
 
 
@@ -54,8 +57,7 @@ def run(arguments: list[str], folder: Path, log: Path, kill_at: int = 0, every: 
         if seen == kill_at:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    from largegen.cli import run as command
-
+    command = train_a_line if arguments[0] == LINE else largegen.cli.run
     with log.open("a") as output:
         os.dup2(output.fileno(), 1)
         os.dup2(output.fileno(), 2)
@@ -65,6 +67,17 @@ def run(arguments: list[str], folder: Path, log: Path, kill_at: int = 0, every: 
     with os.fdopen(write, "w") as pipe:
         json.dump([seen, list(sys.modules)], pipe)
     os._exit(code)
+
+
+def train_a_line(arguments: list[str]) -> int:
+    """Train as a training command does, in the directory that the second of the arguments names."""
+    from helpers.training import LineTask, config
+    from largegen.training.run import check_run, train
+
+    settings = config(steps=2, checkpoint_every=1, validate_every=2, resume="latest")
+    check_run(Path(arguments[1]), settings)
+    train(LineTask(), Path(arguments[1]), settings)
+    return 0
 
 
 def main() -> None:
