@@ -6,6 +6,13 @@ def first_line(error: Exception) -> str:
     return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
+def message(error: Exception) -> str:
+    """Put an error into a line as this package's are: what, and why."""
+    if isinstance(error, OSError) and error.filename and error.strerror:
+        return f"{error.filename}: {error.strerror}"
+    return str(error) or type(error).__name__
+
+
 class LargegenError(Exception):
     """Base of every error this package raises on purpose. `exit_code` is what the command line returns."""
 

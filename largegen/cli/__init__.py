@@ -11,7 +11,7 @@ import typer
 
 from largegen.cli.commands import Group
 from largegen.cli.flags import in_flags
-from largegen.errors import LargegenError
+from largegen.errors import LargegenError, message
 from largegen.runtime.private_api import load_diffusers_sparingly, usage_error
 from largegen.runtime.signals import EXIT_TERMINATED, heed_sigterm
 from largegen.runtime.threads import wait_asleep
@@ -80,7 +80,7 @@ def run(arguments: list[str] | None = None) -> int:
     except OSError as error:
         if error.errno == errno.EPIPE:
             return 1
-        return _fail(error, str(error) or type(error).__name__, 1)
+        return _fail(error, message(error), 1)
     except UnicodeEncodeError as error:
         name = error.object.encode(errors="backslashreplace").decode()
         return _fail(error, f"{name}: this file name is no UTF-8, which not all libraries can open; rename it", 2)

@@ -16,7 +16,7 @@ from largegen.cli.config_file import Config
 from largegen.cli.derived import Command, with_parameters
 from largegen.cli.flags import in_flags, speak_for
 from largegen.cli.one_job import running_job
-from largegen.errors import InputError, LargegenError
+from largegen.errors import InputError, LargegenError, message
 from largegen.runtime.outputs import forget_inputs, protect
 from largegen.runtime.signals import EXIT_TERMINATED, Terminated
 
@@ -159,9 +159,9 @@ def one_by_one(
     for path in paths:
         try:
             results.append(work(path))
-        except LargegenError as error:
+        except (LargegenError, OSError) as error:
             if not keep_going or len(paths) == 1:
                 raise
-            log.error("%s", error)
-            results.append({what: str(path), "error": in_flags(str(error))})
+            log.error("%s", message(error))
+            results.append({what: str(path), "error": in_flags(message(error))})
     return results

@@ -80,7 +80,10 @@ def _run(context: Any, rows: list[Row], options: dict[str, Any]) -> int:
         call = _parse(context, row, folder, options)
         if same := calls.get(call.output):
             where = f"{same.row.where} and {row.where}"
-            raise InputError(f"{where}: both are {folder / call.output}; tell them apart by a column named out")
+            apart = (
+                "embed them into two directories" if "slides" in options else "tell them apart by a column named out"
+            )
+            raise InputError(f"{where}: both are {folder / call.output}; {apart}")
         calls[call.output] = call
     _check_outputs(calls.values(), folder)
     as_json, keep_going = options["json"], options["keep_going"]

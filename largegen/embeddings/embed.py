@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from largegen.embeddings.file import EmbeddingFile, write_embeddings
+from largegen.embeddings.file import keep_existing, write_embeddings
 from largegen.embeddings.options import EmbedOptions
 from largegen.embeddings.partial import Blocks
 from largegen.embeddings.settings import EmbeddingSettings, trident_attributes
@@ -209,15 +209,6 @@ def _filter_name(slide: "Slide", options: EmbedOptions) -> str:
     if slide.kind == "scene":
         return "data"
     return "otsu" if options.tissue_threshold is None else f"saturation > {options.tissue_threshold:g}"
-
-
-def keep_existing(path: Path, settings: EmbeddingSettings) -> Path:
-    """Return a file that is there, and say that it is kept. Raises OutputError where it is of other settings."""
-    difference = EmbeddingFile(path).settings.difference(settings)
-    if difference:
-        raise OutputError(f"{path}: exists with other settings ({difference}); use `overwrite` or another `out`")
-    log.info("%s: up to date, kept", path)
-    return path
 
 
 def _check_space(path: Path, needed: int) -> None:

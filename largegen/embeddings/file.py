@@ -6,6 +6,7 @@ Attributes of /coords are TRIDENT's, without a magnification that neither the me
 attributes of the root are the settings (`EmbeddingSettings`) and `complete`.
 """
 
+import logging
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
@@ -14,9 +15,12 @@ from typing import Any
 import numpy as np
 
 from largegen.embeddings.grid import EmbeddingGrid
-from largegen.embeddings.hdf5 import open_hdf5
+from largegen.embeddings.hdf5 import open_hdf5, why_unreadable
 from largegen.embeddings.settings import NAMES_ON_DISK, EmbeddingSettings
-from largegen.errors import EmbeddingFileError, first_line
+from largegen.errors import EmbeddingFileError, OutputError
+from largegen.runtime.files import START_BYTES, not_damaged, stand_in
+
+log = logging.getLogger(__name__)
 
 FORMAT = "largegen-embeddings"
 FORMAT_VERSION = 1
@@ -46,7 +50,9 @@ class EmbeddingFile:
         if not self.path.is_file():
             raise EmbeddingFileError(f"{path}: no such embedding file")
         if not h5py.is_hdf5(self.path):
-            raise EmbeddingFileError(f"{path}: not an HDF5 file")
+            with self.path.open("rb") as file:
+                what = stand_in(file.read(START_BYTES))
+            raise EmbeddingFileError(f"{path}: {what or 'not an HDF5 file'}")
         try:
             with open_hdf5(self.path) as file:
                 self._check(file)
@@ -55,12 +61,11 @@ class EmbeddingFile:
                 self.count, self.dim = file["features"].shape
                 self.background = file["background"][:]
             self.settings = EmbeddingSettings.from_dict(self.attrs)
-        except EmbeddingFileError:
-            raise
         except KeyError as error:
             raise EmbeddingFileError(f"{path}: the attribute {error} is missing; embed the slide again") from error
         except (OSError, RuntimeError) as error:
-            raise EmbeddingFileError(f"{path}: damaged HDF5 file: {first_line(error)}; embed again") from error
+            not_damaged(error, self.path)
+            raise EmbeddingFileError(f"{path}: {why_unreadable(error)}; embed again") from error
 
     def _check(self, file: Any) -> None:
         missing = [name for name in ("features", "coords", "background") if name not in file]
@@ -91,10 +96,9 @@ class EmbeddingFile:
         try:
             with open_hdf5(self.path) as file:
                 return np.asarray(file[name])
-        except EmbeddingFileError:
-            raise
         except (OSError, RuntimeError) as error:
-            raise EmbeddingFileError(f"{self.path}: damaged HDF5 file: {first_line(error)}") from error
+            not_damaged(error, self.path)
+            raise EmbeddingFileError(f"{self.path}: {why_unreadable(error)}") from error
 
     @cached_property
     def cells(self) -> np.ndarray:
@@ -153,6 +157,20 @@ def read_grid(path: Path, dim: int | None = None) -> EmbeddingGrid:
             f"{path}: {file.dim}-dimensional embeddings (encoder {file.settings.encoder}), but the model needs {dim}"
         )
     return file.grid()
+
+
+def keep_existing(path: Path, settings: EmbeddingSettings) -> Path:
+    """Take the file that is there for the one that would be made, and say so.
+
+    Raises:
+        OutputError: Where it was made with other settings.
+        EmbeddingFileError: Where it is damaged, or something else.
+    """
+    difference = EmbeddingFile(path).settings.difference(settings)
+    if difference:
+        raise OutputError(f"{path}: exists with other settings ({difference}); use `overwrite` or another `out`")
+    log.info("%s: up to date, kept", path)
+    return path
 
 
 def write_embeddings(

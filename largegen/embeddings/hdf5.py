@@ -4,12 +4,23 @@ import errno
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from largegen.errors import EmbeddingFileError
+from largegen.errors import EmbeddingFileError, first_line
 
 if TYPE_CHECKING:
     import h5py
 
 HELD = (errno.EAGAIN, errno.EWOULDBLOCK, errno.EACCES)  # what a lock fails with that another program holds
+
+
+def why_unreadable(error: Exception) -> str:
+    """Say what is the matter with a file that HDF5 does not read."""
+    text = first_line(error)
+    if "plugin" in text or "required filter" in text:
+        return (
+            "compressed by a plugin of HDF5 that is not here; set HDF5_PLUGIN_PATH to a folder that has it (that of"
+            f" `pip install hdf5plugin` has many), or save it with gzip: {text}"
+        )
+    return f"a damaged HDF5 file: {text}"
 
 
 def open_hdf5(path: Path) -> "h5py.File":

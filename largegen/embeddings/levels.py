@@ -6,8 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from largegen.embeddings.embed import keep_existing
-from largegen.embeddings.file import EmbeddingFile, write_embeddings
+from largegen.embeddings.file import EmbeddingFile, keep_existing, write_embeddings
 from largegen.errors import EmbeddingFileError
 from largegen.runtime.files import atomic
 from largegen.runtime.lock import lock

@@ -11,7 +11,7 @@ import numpy as np
 
 from largegen.embeddings.settings import EmbeddingSettings
 from largegen.errors import OutputError
-from largegen.runtime.files import atomic, remove, remove_leftovers, write_errors, write_json
+from largegen.runtime.files import atomic, not_damaged, remove, remove_leftovers, write_errors, write_json
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +58,8 @@ class Blocks:
             if self.directory.exists():
                 try:
                     earlier = EmbeddingSettings.from_dict(json.loads(record.read_text(encoding="utf-8")))
-                except (OSError, ValueError, KeyError, TypeError):
+                except (OSError, ValueError, KeyError, TypeError) as error:
+                    not_damaged(error, record)
                     earlier = None
                     others = [file for file in self.directory.iterdir() if file.name[0] != "."]
                     if others and not record.exists():
@@ -73,7 +74,8 @@ class Blocks:
         while (file := self.directory / f"{self.done:09d}.npy").exists() and self.done < self.total:
             try:
                 rows, dim = np.load(file, mmap_mode="r").shape
-            except (OSError, ValueError, EOFError):
+            except (OSError, ValueError, EOFError) as error:
+                not_damaged(error, file)
                 break  # lost its content in a crash of the machine
             if dim != settings.dim or not 0 < rows <= self.total - self.done:
                 break

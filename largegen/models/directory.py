@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from largegen.errors import ModelError
+from largegen.errors import ModelError, first_line
 from largegen.models.info import ModelInfo
-from largegen.runtime.files import write_json
+from largegen.runtime.files import not_damaged, write_json
 from largegen.version import __version__
 
 if TYPE_CHECKING:
@@ -69,6 +69,7 @@ def read_index(directory: Path) -> ModelIndex:
         info = ModelInfo.from_dict(index.pop("info"))
         return ModelIndex({name: value for name, value in index.items() if not name.startswith("_")}, info)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        not_damaged(error, directory / INDEX)
         raise ModelError(f"{directory / INDEX}: damaged: {error}") from error
 
 
@@ -121,4 +122,4 @@ def load_scheduler(directory: Path) -> "DDPMScheduler":
     try:
         return DDPMScheduler.from_pretrained(directory / "scheduler", local_files_only=True)
     except (OSError, ValueError, TypeError, NotImplementedError) as error:
-        raise ModelError(f"{directory / 'scheduler'}: missing or damaged") from error
+        raise ModelError(f"{directory / 'scheduler'}: missing or damaged: {first_line(error)}") from error

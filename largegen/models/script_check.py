@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from largegen.errors import ModelError, first_line
+from largegen.runtime.files import not_damaged
 
 # Arithmetic of images and features, and what the compiler puts between.
 _LISTED = """
@@ -40,6 +41,7 @@ def check_script(path: Path) -> None:
             names = [name for name in archive.namelist() if "code/" in name and name.endswith(".py")]
             code = "\n".join(archive.read(name).decode() for name in names)
     except (OSError, ValueError, zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError) as error:
+        not_damaged(error, path)
         raise ModelError(f"{path}: not a TorchScript file with `layers`: {first_line(error)}") from error
     text = code + re.sub("#.*", "", code)  # a comment may stand within a name, and a string look like a comment
     gap = r"[\s\\]*"

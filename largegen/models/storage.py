@@ -15,6 +15,7 @@ from torch import nn
 
 from largegen.errors import ModelError
 from largegen.models.safe_load import check_state, read_checkpoint, weights_of
+from largegen.runtime.files import not_damaged
 
 log = logging.getLogger(__name__)
 
@@ -47,6 +48,17 @@ def save_tensors(tensors: dict[str, torch.Tensor], path: Path) -> None:
     path.chmod(mode)
 
 
+def load_tensors(path: Path) -> dict[str, torch.Tensor]:
+    """Read what `save_tensors` wrote.
+
+    Raises:
+        OSError: The system refuses; safetensors itself would say of any reason that there is no such file.
+        SafetensorError: It is damaged.
+    """
+    with path.open("rb"):
+        return load_file(path)
+
+
 class SavedTensors:
     """A dataclass whose fields are tensors, and its safetensors file."""
 
@@ -60,8 +72,9 @@ class SavedTensors:
         if not path.exists():
             return None
         try:
-            return cls(**load_file(path))
+            return cls(**load_tensors(path))
         except (OSError, SafetensorError, TypeError) as error:
+            not_damaged(error, path)
             raise ModelError(f"{path}: damaged: {error}") from error
 
 
@@ -85,9 +98,8 @@ def load_network(directory: Path, classes: Mapping[str, Any], class_name: str | 
         with init_empty_weights(include_buffers=False):
             network: nn.Module = classes[name].from_config(config)
         network.register_to_config(**own)
-    except ModelError:
-        raise
     except Exception as error:  # a damaged configuration fails in a dozen ways within the network's constructor
+        not_damaged(error, directory / "config.json")
         raise ModelError(f"{directory / 'config.json'}: missing or damaged: {error}") from error
     files = weight_files(directory)
     state: dict[str, torch.Tensor] = {}
@@ -128,6 +140,7 @@ def _shards(index: Path) -> list[Path]:
         names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
         return [index.parent / Path(name).name for name in sorted(names)]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        not_damaged(error, index)
         raise ModelError(f"{index}: not an index of shards: {error!r}") from error
 
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,10 +13,10 @@ from torch import Tensor
 
 from largegen.conditioning.area import check_size
 from largegen.conditioning.reference import Reference, check_settings, grid_reference, warn_of_resolution
-from largegen.embeddings.file import write_embeddings
+from largegen.embeddings.file import keep_existing, write_embeddings
 from largegen.embeddings.grid import EmbeddingGrid
 from largegen.embeddings.settings import EmbeddingSettings, as_colour, trident_attributes
-from largegen.errors import InputError
+from largegen.errors import EmbeddingFileError, InputError, OutputError
 from largegen.models.directory import PRIOR
 from largegen.models.grid_prior import NO_LABEL, SCHEDULE, GridPrior, centred, load_prior
 from largegen.models.model import Model
@@ -23,8 +24,9 @@ from largegen.models.text import load_text_encoder
 from largegen.models.token_prior import FOLDER as CDM
 from largegen.runtime.distributed import process_group, run_on_main
 from largegen.runtime.files import atomic
+from largegen.runtime.fingerprints import network_checksum
 from largegen.runtime.lock import lock
-from largegen.runtime.outputs import check_new
+from largegen.runtime.outputs import check_writable
 from largegen.sampling.canvas import sample_canvas
 from largegen.sampling.keep import Keep
 from largegen.sampling.rows import in_memory
@@ -116,7 +118,7 @@ def imagine_file(
     overwrite: bool = False,
     progress: bool = False,
 ) -> EmbeddingSettings:
-    """Sample a grid and write it as an embedding file; of several processes one does it for all.
+    """Sample a grid and write it as an embedding file, unless it was made so already; of several processes one does it.
 
     Args:
         prior: What is sampled from.
@@ -133,9 +135,10 @@ def imagine_file(
 
     Raises:
         InputError: For a condition that the prior does not know, and for a size of no tile.
-        OutputError: For a file that exists already, or a disk that refuses it.
+        OutputError: For a file that was made otherwise, or a disk that refuses it.
         LockedError: While another process writes the file.
     """
+    check_writable(out, overwrite=True)
     if min(size) < 1:
         raise InputError("`size`: must be 1 px or more")
     cols, rows = (-(-side // prior.info.tile_px) for side in size)
@@ -144,11 +147,17 @@ def imagine_file(
     attributes = trident_attributes(out, settings, magnification, magnification)
 
     def sample_and_write() -> None:
-        check_new(out, overwrite)
-        grid = imagine_grid(prior, imagining, settings, seed, scale, progress)
-        coords = np.argwhere(grid.tissue)[:, ::-1] * settings.tile_px
-        with lock(out), atomic(out) as temporary:
-            write_embeddings(temporary, settings, coords, grid.features[grid.tissue], grid.background, attributes)
+        with lock(out):
+            if os.path.lexists(out) and not overwrite:
+                try:
+                    keep_existing(out, settings)
+                except EmbeddingFileError as error:
+                    raise OutputError(f"{error}; use `overwrite` or choose another `out`") from error
+                return
+            grid = imagine_grid(prior, imagining, settings, seed, scale, progress)
+            coords = np.argwhere(grid.tissue)[:, ::-1] * settings.tile_px
+            with atomic(out) as temporary:
+                write_embeddings(temporary, settings, coords, grid.features[grid.tissue], grid.background, attributes)
 
     run_on_main(process_group(prior.device), sample_and_write)
     return settings
@@ -163,6 +172,7 @@ def grid_settings(
     scene = config.kind == "scene"
     record = {
         **{"prior": info.name, "prior_licence": info.licence, "seed": seed},
+        "prior_fingerprint": network_checksum(prior),
         **{"label": imagining.label, "prompt": imagining.prompt},
         **{"guidance": imagining.prior_guidance, "steps": imagining.prior_steps},
     }

@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from largegen.runtime.files import atomic
+from largegen.runtime.files import atomic, not_damaged
 
 log = logging.getLogger(__name__)
 
@@ -118,7 +118,7 @@ def load_progress(path: Path, fingerprint: str) -> Progress | None:
         None where there is no such file, or one that is damaged or has another fingerprint, which is logged.
     """
     try:
-        with safe_open(path, "pt") as file:
+        with path.open("rb"), safe_open(path, "pt") as file:  # which alone would say of any reason that there is none
             metadata = file.metadata()
             if metadata["fingerprint"] != fingerprint:
                 log.warning("%s: saved with other settings; starting again", path)
@@ -130,6 +130,7 @@ def load_progress(path: Path, fingerprint: str) -> Progress | None:
         return Progress(int(metadata["step"]), int(metadata["batch_size"]), canvas, memory)
     except FileNotFoundError:
         return None
-    except (OSError, SafetensorError, ValueError, KeyError, TypeError):
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
+        not_damaged(error, path)
         log.warning("%s: damaged; starting again", path)
         return None

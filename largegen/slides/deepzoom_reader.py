@@ -96,7 +96,7 @@ class DeepZoomReader:
         except FileNotFoundError as error:
             raise UnreadablePixels(f"{path}: this tile of {self.path} is missing") from error
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            raise UnreadablePixels(f"{path}: this tile of {self.path} is damaged: {first_line(error)}") from error
+            raise UnreadablePixels(f"{path}: this tile of {self.path} cannot be read: {first_line(error)}") from error
         raise UnreadablePixels(f"{path}: a tile of {found} px, where {self.path} must have one of {size} px")
 
     def close(self) -> None:

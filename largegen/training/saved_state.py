@@ -5,12 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file
 from torch import Tensor
 
 from largegen.errors import InputError
-from largegen.models.storage import save_tensors
-from largegen.runtime.files import write_json
+from largegen.models.storage import load_tensors, save_tensors
+from largegen.runtime.files import not_damaged, write_json
 
 FORMAT, VERSION = "largegen-checkpoint", 1
 MODEL, STATE, NUMBERS = "model.safetensors", "state.safetensors", "state.json"
@@ -66,10 +65,9 @@ def read_state(directory: Path, rank: int) -> SavedState:
         if numbers["version"] > VERSION:
             raise InputError(f"{directory}: written by a newer largegen; upgrade this one")
         own = directory / f"random-{rank}.safetensors"
-        random = load_file(own) if rank < numbers["processes"] else {}
-        return SavedState(load_file(directory / MODEL), load_file(directory / STATE), numbers, random)
-    except InputError:
-        raise
+        random = load_tensors(own) if rank < numbers["processes"] else {}
+        return SavedState(load_tensors(directory / MODEL), load_tensors(directory / STATE), numbers, random)
     except Exception as error:  # the readers raise a dozen kinds for damaged files
+        not_damaged(error, directory)
         reason = " ".join(str(error).split())[:200]
         raise DamagedCheckpoint(f"{directory}: damaged: {reason}") from error

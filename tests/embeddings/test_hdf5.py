@@ -5,6 +5,8 @@ import shutil
 import subprocess
 import sys
 
+import h5py
+import numpy as np
 import pytest
 from helpers.embeddings import embed
 
@@ -56,3 +58,22 @@ def test_a_damaged_file_is_still_called_so(file):
     file.write_bytes(file.read_bytes()[:3000])
     with pytest.raises(EmbeddingFileError, match="damaged"):
         EmbeddingFile(file)
+
+
+def test_a_filter_that_is_not_here_is_no_damage(tmp_path):
+    """Compressed by a plugin, as by hdf5plugin's Blosc."""
+    path = tmp_path / "a.h5"
+    with h5py.File(path, "w") as file:
+        how = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+        how.set_chunk((4, 8))
+        how.set_filter(32001, h5py.h5z.FLAG_OPTIONAL, (2, 2, 4))
+        kind, space = h5py.h5t.NATIVE_FLOAT, h5py.h5s.create_simple((4, 8))
+        dataset = h5py.h5d.create(file.id, b"features", kind, space, how)
+        dataset.write_direct_chunk((0, 0), bytes(4 * 4 * 8))
+        file["coords"] = np.zeros((4, 2), int)
+    with (
+        pytest.raises(LargegenError, match="by a plugin of HDF5 that is not here") as error,
+        open_arrays(path) as found,
+    ):
+        found.arrays["features"][()]
+    assert "damaged" not in str(error.value)

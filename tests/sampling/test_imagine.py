@@ -59,13 +59,28 @@ def test_the_file_is_an_embedding_file_that_says_what_it_is(prior, tmp_path):
     file = EmbeddingFile(tmp_path / "a.h5")
     assert file.settings.region == (0, 0, 10, 11) and file.settings.encoder_fingerprint == "abc"
     assert file.coords_attrs["target_magnification"] == 20
-    assert imagined(file.settings) == {
+    said = imagined(file.settings)
+    assert len(said.pop("prior_fingerprint")) == 8
+    assert said == {
         **{"prior": "a-prior", "prior_licence": "CC0-1.0", "seed": 3, "label": "kidney", "guidance": 2.0, "steps": 4}
     }
     grid, again = read_grid(tmp_path / "a.h5", DIM), imagine_grid(prior, request, file.settings, 3)
     assert np.array_equal(grid.features, again.features) and np.array_equal(grid.tissue, again.tissue)
-    with pytest.raises(OutputError, match="exists"):
-        imagine_file(prior, request, (700, 640), tmp_path / "a.h5", 3)
+
+
+def test_a_file_that_is_there_is_kept_where_it_is_the_same(prior, tmp_path):
+    path = tmp_path / "a.h5"
+    imagine_file(prior, FEW, (200, 200), path, 3)
+    made = path.read_bytes()
+    imagine_file(prior, FEW, (200, 200), path, 3)
+    assert path.read_bytes() == made and list(tmp_path.iterdir()) == [path]
+    for other, seed in ((prior, 4), (random_prior(seed=1), 3)):
+        with pytest.raises(OutputError, match="exists with other settings"):
+            imagine_file(other, FEW, (200, 200), path, seed)
+    path.write_text("notes")
+    with pytest.raises(OutputError, match="not an HDF5 file; use `overwrite`"):
+        imagine_file(prior, FEW, (200, 200), path, 3)
+    assert path.read_text() == "notes"
 
 
 @pytest.mark.parametrize(

@@ -13,9 +13,10 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from largegen.embeddings.hdf5 import open_hdf5
+from largegen.embeddings.hdf5 import open_hdf5, why_unreadable
 from largegen.errors import InputError, LargegenError, first_line
 from largegen.models.safe_pickle import Names, RefusedError, SafeUnpickler
+from largegen.runtime.files import START_BYTES, not_damaged, stand_in
 
 HDF5_START = b"\x89HDF\r\n\x1a\n"
 NPY_START = b"\x93NUMPY"
@@ -46,10 +47,10 @@ def open_arrays(path: Path) -> Iterator[Arrays]:
     if not path.is_file():
         raise InputError(f"{path}: {'a directory; give its files' if path.is_dir() else 'no such file'}")
     with path.open("rb") as file:
-        start = file.read(8)
-    if not start:
-        raise InputError(f"{path}: an empty file (0 bytes)")
-    if start == HDF5_START:
+        start = file.read(START_BYTES)
+    if what := stand_in(start):
+        raise InputError(f"{path}: {what}")
+    if start.startswith(HDF5_START):
         with _open_hdf5(path) as found:
             yield found
     elif start.startswith(NPY_START):
@@ -71,6 +72,7 @@ def _read_npy(path: Path) -> np.ndarray:
             raise InputError(
                 f"{path}: holds Python objects, which may run code when read; save plain numbers"
             ) from error
+        not_damaged(error, path)
         raise InputError(f"{path}: a damaged .npy file: {first_line(error)}") from error
 
 
@@ -79,6 +81,11 @@ def _read_npz(path: Path) -> dict[str, np.ndarray]:
     found: dict[str, np.ndarray] = {}
     try:
         with zipfile.ZipFile(path) as file:
+            if any(name.endswith("/data.pkl") for name in file.namelist()):
+                raise InputError(
+                    f"{path}: tensors of PyTorch, which do not say where their tiles lie; of CLAM and TRIDENT give the"
+                    " HDF5 file of the same slide"
+                )
             members = [name for name in file.namelist() if name.endswith(".npy")]
             for name in members:
                 with file.open(name) as member:
@@ -91,6 +98,7 @@ def _read_npz(path: Path) -> dict[str, np.ndarray]:
                 if array.dtype.kind in KINDS:
                     found[name.removesuffix(".npy")] = array
     except Exception as error:  # zlib's, zipfile's and NumPy's, and what a damaged header fails with
+        not_damaged(error, path)
         raise InputError(f"{path}: a damaged .npz file: {first_line(error)}") from error
     if not members:
         raise InputError(f"{path}: not an embedding file: an archive, but not NumPy's (.npz)")
@@ -114,10 +122,9 @@ def _open_hdf5(path: Path) -> Iterator[Arrays]:
             visit("", file)
             file.visititems(visit)
             yield Arrays("hdf5", arrays, attributes)
-    except LargegenError:
-        raise
-    except (OSError, RuntimeError, KeyError) as error:
-        raise InputError(f"{path}: a damaged HDF5 file: {first_line(error)}") from error
+    except (LargegenError, OSError, RuntimeError, KeyError) as error:
+        not_damaged(error, path)
+        raise InputError(f"{path}: {why_unreadable(error)}") from error
 
 
 def _read_pickle(path: Path) -> Any:
@@ -127,6 +134,8 @@ def _read_pickle(path: Path) -> Any:
     except RefusedError as error:
         raise InputError(f"{path}: a pickle of more than arrays ({error}), which may run code; not read") from error
     except Exception as error:  # the unpickler raises a dozen kinds for damaged files, MemoryError for a wrong length
+        if not isinstance(error, MemoryError):
+            not_damaged(error, path)
         raise InputError(f"{path}: a damaged pickle: {first_line(error)}") from error
 
 

@@ -17,6 +17,7 @@ from largegen.embeddings.convert.arrays import open_arrays
 from largegen.embeddings.convert.facts import ImportFacts, ImportOptions
 from largegen.embeddings.convert.grid_fit import TileLayout, find_grid
 from largegen.embeddings.convert.layouts import (
+    COORDS,
     FEATURES,
     TileMetadata,
     as_grid,
@@ -154,10 +155,11 @@ def read_import(
         name = choose(found, options.dataset, spec, path)
         with np.errstate(over="ignore"):  # of float64: found below
             values = found.arrays[name][()].astype(np.float32)
-        coords = found.arrays["coords"][()] if name in FEATURES and "coords" in found.arrays else None
-        if coords is None and "coords" in found.attributes:
-            raise InputError(f"{path}: its coords are not numbers")
-        attributes = found.attributes.get("coords", {})
+        where = next((key for key in COORDS if key in found.arrays or key in found.attributes), COORDS[0])
+        coords = found.arrays[where][()] if name in FEATURES and where in found.arrays else None
+        if coords is None and where in found.attributes:
+            raise InputError(f"{path}: its {where} are not numbers")
+        attributes = found.attributes.get(where, {})
         facts = ImportFacts(path, options, slide, spec, tile_metadata(attributes))
         in_um = tiles_in_um(found.attributes.get("", {}), attributes) if coords is not None else None
         if coords is not None and in_um is not None:

@@ -11,7 +11,7 @@ import numpy as np
 
 from largegen.errors import InputError, first_line
 from largegen.metrics.distances.frechet import Gaussian
-from largegen.runtime.files import atomic
+from largegen.runtime.files import atomic, not_damaged
 
 FORMAT, VERSION = "largegen-statistics", 1
 ARRAYS = ("count", "mean", "covariance", "features", "key", "source")
@@ -100,10 +100,12 @@ def _read(path: Path) -> dict[str, np.ndarray]:
     """Read all arrays of an npz. Raises InputError for a file that is none, or damaged."""
     if not path.is_file():
         raise InputError(f"{path}: no such file")
-    if not zipfile.is_zipfile(path):
-        raise InputError(f"{path}: not an .npz file, or not all of one; give statistics that largegen saved")
     try:
+        with path.open("rb") as opened:
+            if not zipfile.is_zipfile(opened):
+                raise InputError(f"{path}: not an .npz file, or not all of one; give statistics that largegen saved")
         with np.load(path, allow_pickle=False) as file:
             return dict(file)
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        not_damaged(error, path)
         raise InputError(f"{path}: damaged: {first_line(error)}; make it again") from error

@@ -23,7 +23,7 @@ from largegen.models.denoiser import DENOISERS, NOISE_SCHEDULE, PREDICTIONS
 from largegen.models.directory import is_model
 from largegen.models.safe_load import read_checkpoint, weights_of
 from largegen.models.storage import load_network
-from largegen.runtime.files import read_config
+from largegen.runtime.files import not_damaged, read_config
 
 log = logging.getLogger(__name__)
 
@@ -157,6 +157,7 @@ def _read_config(path: Path) -> Mapping[str, Any]:
     try:
         return dict(yaml.safe_load(path.read_text(encoding="utf-8"))["model"]["params"])
     except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError, RecursionError) as error:
+        not_damaged(error, path)
         raise ModelError(f"{path}: not the config of a latent diffusion model: {type(error).__name__}") from error
 
 

@@ -44,6 +44,7 @@ def test_an_image_of_a_label_says_so(imagine, tmp_path):
     assert code == 0, err
     assert Image.open(tmp_path / "a.png").size == (256, 256)
     record = read_provenance(tmp_path / "a.png")
+    assert len(record["imagined"].pop("prior_fingerprint")) == 8
     assert record["imagined"] == {
         **{"prior": "a-prior", "prior_licence": "CC0-1.0", "seed": 3, "label": "kidney", "guidance": 2.0, "steps": 3}
     }

@@ -1,5 +1,6 @@
 """`largegen embed --import`: what it makes, and bad files are one line."""
 
+import gzip
 import io
 import json
 import pickle
@@ -51,7 +52,12 @@ BAD = [
     (lambda p: p.write_bytes(zipped(features=random(400, 768))[:-900]), "damaged .npz"),
     (lambda p: p.write_bytes(flipped(zipped(features=random(400, 768)))), "damaged .npz"),
     (lambda p: p.write_bytes(zipped(features=np.array([{}]), names=np.array(["a"]))), "it has no array"),
-    (lambda p: torch.save(torch.ones(4, 768), p), "an archive, but not NumPy's"),
+    (lambda p: torch.save(torch.ones(4, 768), p), "tensors of PyTorch, which do not say where their tiles lie"),
+    (lambda p: p.write_bytes(b"PK\x05\x06" + bytes(18)), "not an embedding file"),
+    (lambda p: p.write_text("<!DOCTYPE html><html>"), "a web page: the download failed"),
+    (lambda p: p.write_text("version https://git-lfs.github.com/spec/v1"), "a pointer of Git LFS"),
+    (lambda p: p.write_bytes(gzip.compress(b"features")), "a compressed file; unpack it"),
+    (lambda p: save_h5(p, features=GOOD["features"], coordinates=GOOD["coords"] - 9), "no places on a slide"),
     (lambda p: p.write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(99)), "damaged HDF5"),
     (lambda p: p.write_bytes(pickle.dumps(random(4, 768))[:-900]), "damaged pickle"),
     (lambda p: p.write_bytes(pickle.dumps("text")), "it has no array"),
