@@ -63,6 +63,9 @@ class EmbeddingFile:
             self.settings = EmbeddingSettings.from_dict(self.attrs)
         except KeyError as error:
             raise EmbeddingFileError(f"{path}: the attribute {error} is missing; embed the slide again") from error
+        except (TypeError, ValueError) as error:
+            not_damaged(error, self.path)
+            raise EmbeddingFileError(f"{path}: its attributes cannot be: {error}; embed the slide again") from error
         except (OSError, RuntimeError) as error:
             not_damaged(error, self.path)
             raise EmbeddingFileError(f"{path}: {why_unreadable(error)}; embed again") from error

@@ -1,9 +1,11 @@
 """What an embedding file depends on: the attributes of its root, and TRIDENT's of /coords."""
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from types import UnionType
+from typing import TYPE_CHECKING, Any, get_args, get_origin, get_type_hints
 
 from largegen.embeddings.grid import SourceInfo
 
@@ -134,6 +136,7 @@ class EmbeddingSettings:
 
         Raises:
             KeyError: For one that is missing.
+            ValueError: For one that cannot be.
         """
         optional = ("mpp", "gsd_m", "crs", "transform", "grid_xy", "imagined", "mpp_from")
         found: dict[str, Any] = {}
@@ -141,7 +144,12 @@ class EmbeddingSettings:
             key = NAMES_ON_DISK.get(field, field)
             value = values.get(key) if field in optional else values[key]
             found[field] = tuple(value) if isinstance(value, list) else value
-        return cls(**found)
+            if not _is(found[field], KINDS[field]):
+                raise ValueError(f"the attribute {key} is {value!r}")
+        settings = cls(**found)
+        if not (0 <= settings.overlap_px < settings.tile_px and 0 < settings.downsample < math.inf):
+            raise ValueError("its tiles have no size")
+        return settings
 
     def as_dict(self) -> dict[str, Any]:
         """Return the attributes of the file, without what is not known."""
@@ -182,3 +190,17 @@ def as_colour(values: Iterable[Any]) -> tuple[int, int, int]:
     """Return a colour (red, green, blue) as plain numbers."""
     red, green, blue = (int(v) for v in values)
     return red, green, blue
+
+
+KINDS = get_type_hints(EmbeddingSettings)
+
+
+def _is(value: object, kind: Any) -> bool:
+    """Tell whether a value is of the kind that a field is declared as; whole numbers are of floating point too."""
+    inside = get_args(kind)
+    if get_origin(kind) is UnionType:
+        return any(_is(value, one) for one in inside)
+    if get_origin(kind) is tuple:
+        of = inside[:1] * len(value) if isinstance(value, tuple) and inside[-1] is ... else inside
+        return isinstance(value, tuple) and len(of) == len(value) and all(map(_is, value, of))
+    return isinstance(value, (int, float) if kind is float else kind) and not isinstance(value, bool)

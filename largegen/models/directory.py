@@ -121,5 +121,5 @@ def load_scheduler(directory: Path) -> "DDPMScheduler":
 
     try:
         return DDPMScheduler.from_pretrained(directory / "scheduler", local_files_only=True)
-    except (OSError, ValueError, TypeError, NotImplementedError) as error:
+    except (OSError, ValueError, TypeError, NotImplementedError, RuntimeError) as error:
         raise ModelError(f"{directory / 'scheduler'}: missing or damaged: {first_line(error)}") from error

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from largegen.errors import InputError, LockedError
-from largegen.runtime.files import atomic, write_json
+from largegen.runtime.files import atomic, not_damaged, write_json
 from largegen.runtime.lock import POLL_S, lock
 
 log = logging.getLogger(__name__)
@@ -161,7 +161,8 @@ def read_list(folder: Path) -> list[Job]:
     try:
         content = json.loads((folder / FOLDER / LIST).read_text(encoding="utf-8"))
         return [Job(**job) for job in content["jobs"]]
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        not_damaged(error, folder / FOLDER / LIST)
         return []
 
 
@@ -181,7 +182,8 @@ def read_record(folder: Path, job: Job) -> Record:
         content = json.loads(_path(folder, job.output).read_text(encoding="utf-8"))
         known = {one.name: content[one.name] for one in fields(Record) if one.name in content}
         found = replace(new, **known)
-    except (OSError, ValueError, TypeError):
+    except (OSError, ValueError, TypeError) as error:
+        not_damaged(error, _path(folder, job.output))
         return new
     return found if found.digest == job.digest else new
 

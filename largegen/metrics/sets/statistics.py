@@ -57,7 +57,7 @@ def load_statistics(path: Path) -> list[Statistics]:
         raise InputError(f"{path}: not a file of largegen's statistics")
     if str(content.get("version")) != str(VERSION):
         raise InputError(f"{path}: version {content.get('version')}, and this largegen reads {VERSION}; make it again")
-    spaces = range(int(content.get("spaces", 0)))
+    spaces = range(_whole(content.get("spaces"), path))
     missing = [name for n in spaces for array in ARRAYS if (name := f"{n}/{array}") not in content]
     if missing or not spaces:
         raise InputError(f"{path}: damaged, it lacks {', '.join(missing) or 'all statistics'}; make it again")
@@ -77,7 +77,15 @@ def _statistics(path: Path, arrays: Sequence[np.ndarray]) -> Statistics:
         raise InputError(f"{path}: damaged, it does not say of what network it is; make it again")
     if not all(np.isfinite(array).all() for array in (mean, covariance, features)):
         raise InputError(f"{path}: damaged, its arrays hold NaN or infinite values; make it again")
-    return Statistics(Gaussian(int(count), mean, covariance), features, key, source)
+    return Statistics(Gaussian(_whole(count, path), mean, covariance), features, key, source)
+
+
+def _whole(array: np.ndarray | None, path: Path) -> int:
+    if array is None:
+        return 0
+    if array.ndim or array.dtype.kind not in "iu":
+        raise InputError(f"{path}: damaged, a count in it is no whole number; make it again")
+    return int(array)
 
 
 def check_same_key(a: Mapping[str, Any], b: Mapping[str, Any]) -> None:
