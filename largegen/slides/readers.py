@@ -14,7 +14,7 @@ from largegen.errors import SlideError
 from largegen.runtime.say import say_once
 from largegen.slides.deepzoom_reader import DeepZoomReader
 from largegen.slides.find import TIFF_SUFFIXES
-from largegen.slides.levels import shows_the_same
+from largegen.slides.levels import shows_the_same, telling_cells
 from largegen.slides.openslide_reader import OpenSlideReader
 from largegen.slides.scene_reader import SceneReader
 from largegen.slides.tiff import TiffHeader, read_tiff_header
@@ -118,10 +118,11 @@ def _open_slide_or_image(
 def _drop_foreign_pages(reader: VipsReader | TiffReader, tiff: TiffHeader) -> None:
     """Keep those levels of which the file or their pixels say that they show what the first page does."""
     kept = [0]
+    cells = telling_cells(reader) if any(not level.certain for level in tiff.levels[1:]) else []
     for index, level in enumerate(tiff.levels[1:], 1):
         if reader.levels[index] == reader.levels[kept[-1]]:
             continue
-        if level.certain or shows_the_same(reader, kept[-1], index):
+        if level.certain or shows_the_same(reader, kept[-1], index, cells):
             kept.append(index)
         else:
             width, height = level.size

@@ -132,6 +132,27 @@ def test_a_file_that_is_not_right_says_why(slide, tmp_path, edit, message):
     assert "\n" not in str(caught.value) and str(path) in str(caught.value)
 
 
+WRONG = {
+    "region": (0, "x", [1, 2]),
+    "downsample": ("x", 0.0, float("inf"), [1.0]),
+    "tile_px": ("x", 0, 1.5),
+    "overlap_px": (-1, 100_000),
+    "mpp": ("x", [0.5]),
+    "format_version": ("x", []),
+    "width": ("x", [1]),
+    "encoder": (1,),
+}
+
+
+@pytest.mark.parametrize(("key", "value"), [(key, value) for key, values in WRONG.items() for value in values])
+def test_attributes_that_cannot_be_are_one_line(slide, tmp_path, key, value):
+    path = embed(slide, tmp_path)
+    with h5py.File(path, "r+") as file:
+        file.attrs[key] = value
+    with pytest.raises(EmbeddingFileError, match="embed the slide again|incomplete|do not fit together"):
+        EmbeddingFile(path).grid()
+
+
 def test_damaged_files_are_one_line(slide, tmp_path):
     content = embed(slide, tmp_path).read_bytes()
     bad = tmp_path / "bad.h5"
