@@ -149,7 +149,7 @@ def test_attributes_that_cannot_be_are_one_line(slide, tmp_path, key, value):
     path = embed(slide, tmp_path)
     with h5py.File(path, "r+") as file:
         file.attrs[key] = value
-    with pytest.raises(EmbeddingFileError, match="embed the slide again|incomplete|do not fit together"):
+    with pytest.raises(EmbeddingFileError, match=r"embed the slide again|incomplete|do not fit together"):
         EmbeddingFile(path).grid()
 
 
