@@ -13,7 +13,7 @@ from helpers.models import save_encoder, save_model
 from helpers.priors import save_grid, two_kinds
 from helpers.training import LineTask, config, forget_accelerate
 
-from largegen.cli import run
+from largegen.cli.common import one_by_one
 from largegen.embeddings.convert.arrays import open_arrays
 from largegen.embeddings.file import EmbeddingFile
 from largegen.embeddings.partial import Blocks
@@ -125,10 +125,12 @@ def test_what_says_nothing_of_a_file_is_raised_again(tmp_path):
     not_damaged(ValueError(), tmp_path)
 
 
-def test_others_of_many_go_on(files, tmp_path, capsys):
-    paths = [save(for_all(tmp_path / "in") / f"{name}.npy", random(2, 2, 16)) for name in "ab"]
-    of = ["--encoder", "inhouse", "--embedding-dim", "16", "--tile-px", "64", "--mpp", "0.5", "--keep-going"]
+def test_others_of_many_go_on(tmp_path):
+    paths = [for_all(tmp_path) / name for name in "ab"]
+    for path in paths:
+        path.write_text("content")
     with forbidden(paths[0]):
-        assert run(["import", *map(str, paths), "--out", str(tmp_path / "in"), *of]) == 3
-    assert "a.npy: Permission denied" in capsys.readouterr().err
-    assert [path.name for path in (tmp_path / "in").glob("*.h5")] == ["b.h5"]
+        found = one_by_one(paths, lambda path: {"read": path.read_text()}, keep_going=True, what="file")
+        with pytest.raises(PermissionError):
+            one_by_one(paths, lambda path: {"read": path.read_text()}, keep_going=False, what="file")
+    assert found == [{"file": str(paths[0]), "error": f"{paths[0]}: Permission denied"}, {"read": "content"}]

@@ -51,7 +51,8 @@ def _crs_beside(dataset: Any) -> Any:
         return None
     rasterio = import_rasterio()
     try:
-        return rasterio.crs.CRS.from_wkt(path.read_text(encoding="utf-8", errors="replace"))
+        with rasterio.Env():  # which hears what GDAL would print
+            return rasterio.crs.CRS.from_wkt(path.read_text(encoding="utf-8", errors="replace"))
     except rasterio.errors.CRSError:
         say_once(f"{path}: no coordinate system that can be read; left out")
         return None
