@@ -158,7 +158,7 @@ def test_damaged_files_are_one_line(slide, tmp_path):
     bad = tmp_path / "bad.h5"
     for damage, message in [
         (None, "no such embedding file"),
-        (b"", "not an HDF5 file"),
+        (b"", "an empty file"),
         (b"text", "not an HDF5 file"),
         (content[: len(content) // 2], "damaged"),
         (content[:700], "damaged"),

@@ -19,6 +19,7 @@ from largegen.embeddings.convert.grid_fit import TileLayout, find_grid
 from largegen.embeddings.convert.layouts import (
     COORDS,
     FEATURES,
+    NAMED_GRIDS,
     TileMetadata,
     as_grid,
     choose,
@@ -56,6 +57,7 @@ class ImportedEmbeddings:
     coords: np.ndarray  # (N, 2) int64: level-0 top-left corners (x, y)
     magnifications: tuple[float | None, float | None]  # of level 0, and of the tiles
     spec: EncoderSpec
+    guessed: bool = False  # nothing says that the tiles are a square, row by row
 
     @property
     def missing(self) -> int:
@@ -104,6 +106,9 @@ def import_embeddings(
             log.info("%s: up to date, kept", target)
             return target
         check_new(target, overwrite)
+        if found.guessed:
+            rows, columns = found.settings.region[2:]
+            log.warning("%s: does not say where its tiles lie; taken for %dx%d, row by row", path, rows, columns)
         background = _background(found, encoder_weights, device, path)
         attributes = trident_attributes(target, found.settings, *found.magnifications)
         with atomic(target) as temporary:
@@ -174,7 +179,8 @@ def read_import(
     else:
         features, layout = _tiles(values, coords, facts)
     settings = _settings(layout, facts)
-    return ImportedEmbeddings(settings, features, layout.coords, (facts.source_mag, facts.mag), spec)
+    guessed = coords is None and values.ndim == 2 and len(features) > 1 and not any(n in path.name for n in NAMED_GRIDS)
+    return ImportedEmbeddings(settings, features, layout.coords, (facts.source_mag, facts.mag), spec, guessed)
 
 
 def _in_level0_px(

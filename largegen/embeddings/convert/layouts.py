@@ -8,7 +8,6 @@
 - STAMP's HDF5: /feats and /coords, top-left corners in um; attributes of the root say the tiles' size in px and um.
 """
 
-import logging
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,8 +20,6 @@ from largegen.embeddings.convert.arrays import Arrays
 from largegen.errors import InputError
 from largegen.models.encoder_registry import EncoderSpec
 from largegen.slides.ome import micrometres
-
-log = logging.getLogger(__name__)
 
 STAMP_PX = 224  # side of a tile of STAMP's first versions, which do not write it
 NAMED_GRIDS = {"_uni_": "uni_v1", "_dino_": "dinov2_vitl14_reg"}  # what ZoomLDM's authors call their files
@@ -178,11 +175,6 @@ def as_grid(values: np.ndarray, kind: str, spec: EncoderSpec, path: Path) -> np.
             )
         values = values.T if columns_first and values.shape[0] == dim else values
         side = math.isqrt(len(values))
-        if side * side == len(values) > 1 and not named and values.shape[1] == dim:
-            log.warning(
-                "%s: does not say where its %d tiles lie; taken for a square of %dx%d, row by row",
-                *(path, len(values), side, side),
-            )
         if values.shape[1] == dim and side * side != len(values):
             raise InputError(
                 f"{path}: {len(values)} tiles are no square, and it does not say where they lie; save it as"

@@ -104,7 +104,8 @@ def test_bad_input_is_one_line_and_leaves_nothing(tmp_path, command, make, words
 
 def test_the_command_says_what_it_made(tmp_path, command):
     path = save(tmp_path / "a.npy", random(4, 768))
-    code, out, _ = command(path, "--encoder", "phikon", "--mag", 20)
+    code, out, err = command(path, "--encoder", "phikon", "--mag", 20)
+    assert "a.npy: does not say where its tiles lie; taken for 2x2, row by row" in err
     assert code == 0 and out == f"{tmp_path / 'out' / 'a.h5'}: 4 tiles x 768, phikon\n"
     before = (tmp_path / "out" / "a.h5").read_bytes()
     code, _, err = command(path, "--encoder", "phikon")
