@@ -16,6 +16,8 @@ from largegen.errors import LargegenError, OutputError
 from largegen.models.linear_decoder import LinearDecoder
 from largegen.sampling import stored_canvas
 from largegen.sampling.keep import Keep
+from largegen.sampling.rows import FileRows
+from largegen.sampling.stored_canvas import StoredCanvas
 from largegen.sampling.zoom.guide import GuideConstraint
 
 TALL = {"shape": (3, 88, 28), "batch_size": 5}
@@ -110,6 +112,33 @@ def test_a_killed_run_loses_a_band_at_most(way, killed_call, request, tmp_path):
     assert len(calls) <= in_all - killed_call + 5
     calls.clear()
     assert torch.equal(run(counting, **options_of(way), checkpoint=tmp_path / "a"), whole) and not calls
+
+
+def test_ctrl_c_again_and_again_loses_no_more(tmp_path, in_file, monkeypatch):
+    """In the network, in a write of rows, and in one of the note that says what is written."""
+    options, saving = options_of("unipc"), {"checkpoint": tmp_path / "a", "save_every_s": 0}
+    whole = run(**options)
+
+    def interrupted(original, after):
+        calls = iter(range(after))
+
+        def call(*arguments):
+            if next(calls, None) is None:
+                raise KeyboardInterrupt
+            return original(*arguments)
+
+        return call
+
+    steps = []
+    for after, (kind, name) in [(9, (None, None)), (40, (FileRows, "write")), (8, (StoredCanvas, "_write"))]:
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            if kind:
+                patch.setattr(kind, name, interrupted(getattr(kind, name), after))
+            run(mixing if kind else interrupted(mixing, after), **options, **saving)
+        note = json.loads((tmp_path / "a").read_text())
+        steps.append((note["step"], note["rows"]))
+    assert steps == sorted(steps) and steps[0] > (0, 0)
+    assert torch.equal(run(**options, **saving), whole)
 
 
 def test_rows_count_as_written_after_a_power_cut_only_where_they_were_synced(in_file, tmp_path, monkeypatch):

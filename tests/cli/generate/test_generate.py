@@ -121,5 +121,7 @@ def test_a_dry_run_embeds_and_writes_nothing(generate, tmp_path):
     assert plan["tiles"] == 300 and 0 < plan["tissue_tiles"] < 300
     assert plan["region"]["width"] == 1296 and plan["settings"]["batch_size"] == 8
     assert plan["seconds"] >= 0 and plan["memory_mb"] > 100 and plan["disk_mb"] > 0
+    assert plan["canvas_file_mb"] == 0  # it is small
+    assert 0 < plan["sent_mb_per_step"]["2"] < plan["sent_mb_per_step"]["4"] < plan["sent_mb_per_step"]["8"]
     code, out, _ = generate("--cache", cache, "--json", size="full")
     assert json.loads(out)["denoiser_calls"] == plan["denoiser_calls"]
