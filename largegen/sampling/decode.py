@@ -11,6 +11,7 @@ from largegen.models.pixels import to_uint8
 from largegen.sampling.rows import Latents, rows_of
 from largegen.sampling.windows import axis_starts
 
+PIECE_ROWS = 64  # px that sums become grey levels at once
 SIGMA = 0.8  # width of the blending weight, in half windows [L]
 
 
@@ -80,12 +81,17 @@ def decode_canvas(
         start, end = max(top, first), min(following, last)
         if start < end:
             part = band[:, (start - top) * factor : (end - top) * factor]
-            mean = part / row_total[start * factor : end * factor, None] / col_total
-            image = to_uint8(mean).permute(1, 2, 0).contiguous().numpy()  # (3, h, W) => (h, W, 3)
+            image = np.empty((part.shape[1], part.shape[2], 3), np.uint8)
+            for y in range(0, len(image), PIECE_ROWS):  # in pieces, so that only the sums are as wide as they are high
+                total = row_total[start * factor :][y : min(y + PIECE_ROWS, len(image)), None]
+                mean = part[:, y : y + len(total)] / total / col_total
+                image[y : y + len(total)] = to_uint8(mean).permute(1, 2, 0).numpy()  # (3, h, W) => (h, W, 3)
             painted = skip[start:end].repeat(factor, 0).repeat(factor, 1)
             image[painted] = skip_colour
             yield start * factor, image
-        band = torch.cat([band[:, done:], torch.zeros_like(band[:, :done])], dim=1)
+        left = band.shape[1] - done
+        band[:, :left] = band[:, done:].clone()
+        band[:, left:] = 0
 
 
 def _weight(start: int, window: int, size: int, margin: int, factor: int) -> Tensor:
