@@ -58,7 +58,7 @@ def about(model: "Model", out: Path) -> dict[str, Any]:
 
 PROCESSES = (2, 4, 8)  # for which a dry run tells what they would send one another
 COPIES_OF_A_BAND = 8  # of latents: their sums, what they were and become, and what is between
-COPIES_OF_A_ROW = 1.7  # of decoded windows: their sums, what is left of these for the next row, grey levels
+COPIES_OF_A_ROW = 2.7  # of decoded windows: their sums, what is left of these for the next row, grey levels
 
 
 def canvas_cost(model: "Model", sampling: Sampling, height: int, width: int) -> dict[str, float]:
