@@ -13,9 +13,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from captions import write_captions
 from maps import read_manifest
 from seen import LIGHT, TILE_PX, SeenGrid, known_labels, see
+from torch import nn
 from train import SCALES
 
 from largegen.models.encoder import Encoder, load_encoder
@@ -23,13 +25,14 @@ from largegen.models.grid_prior import GridPrior
 from largegen.models.info import ModelInfo, TrainingSlide
 from largegen.training.config import LoopConfig, PriorConfig
 from largegen.training.grid_vectors import caption_vectors
-from largegen.training.grids import GridWindows, TrainingGrid
+from largegen.training.grids import VECTOR_NOISE, GridWindows, TrainingGrid
 from largegen.training.prepare_prior import new_prior
 from largegen.training.run import train
 from largegen.training.tasks.prior import PriorTask
 from largegen.version import __version__
 
 WINDOW = 8
+READ_STEPS = 1500
 # 7 MB in fp16.
 FORM = PriorConfig(window=WINDOW, components=32, width=192, layers=5, turned=True, held_out=0.0)
 LOOP = {"batch_size": 32, "learning_rate": 1e-3, "warmup_steps": 50, "schedule": "cosine", "ema_decay": 0.99}
@@ -58,10 +61,10 @@ def main() -> None:
         print(f"{options.out / kind / 'model'}: done", flush=True)
 
 
-def captions_of(kind: str, seen: SeenGrid, words: random.Random) -> tuple[np.ndarray, list[str]]:
-    """Write captions of every window of a grid: the first tiles (n, 2) of their windows, and the captions (n)."""
+def captions_of(kind: str, seen: SeenGrid, words: random.Random) -> tuple[np.ndarray, list[str], np.ndarray]:
+    """Write captions of every window of a grid: the first tiles (n, 2) of windows, captions (n) and shares (n, s)."""
     rooms = [range(max(1, side - WINDOW + 1)) for side in seen.grid.tissue.shape]
-    places, texts = [], []
+    places, texts, shares = [], [], []
     for row in rooms[0]:
         for col in rooms[1]:
             window = (slice(row, row + WINDOW), slice(col, col + WINDOW))
@@ -69,13 +72,44 @@ def captions_of(kind: str, seen: SeenGrid, words: random.Random) -> tuple[np.nda
             own = write_captions(kind, seen.subject, mean, words)
             texts += own
             places += [(row, col)] * len(own)
-    return np.array(places), texts
+            shares += [list(mean.values())] * len(own)
+    return np.array(places), texts, np.array(shares)
+
+
+def teach_to_read(prior: GridPrior, vectors: torch.Tensor, shares: torch.Tensor, labels: torch.Tensor) -> None:
+    """Let the prior's first layers read captions before it is trained: what they say of shares, and which label.
+
+    A network that tells shares and label by the vectors (n, V) of captions becomes them, for few windows teach a prior
+    slowly what words mean. To read a label means the same as to be given it.
+    """
+    known = (shares - shares.mean(0)) / shares.std(0).clamp(min=1e-6)
+    targets = torch.cat([known, F.one_hot(labels, len(prior.config.labels)).float()], 1)
+    first, _, last = prior.vector
+    reader = nn.Sequential(first, nn.SiLU(), nn.Linear(last.in_features, targets.shape[1]))
+    optimizer = torch.optim.AdamW(reader.parameters(), 1e-3, weight_decay=0.05)
+    noise = torch.Generator().manual_seed(0)
+    for _ in range(READ_STEPS):
+        chosen = torch.randint(len(vectors), (256,), generator=noise)
+        near = (
+            vectors[chosen]
+            + VECTOR_NOISE * torch.randn(256, vectors.shape[1], generator=noise) / vectors.shape[1] ** 0.5
+        )
+        loss = (reader(near * vectors.shape[1] ** 0.5) - targets[chosen]).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    print(f"captions read: {1 - loss.item() / targets.var(0).mean().item():.0%} of the variance", flush=True)
+    given = prior.label.weight[:-1] - prior.label.weight[-1:]
+    meaning = torch.cat([torch.randn(known.shape[1], given.shape[1], generator=noise), given]).T
+    with torch.no_grad():
+        last.weight.copy_(meaning @ reader[2].weight)
+        last.bias.copy_(meaning @ reader[2].bias)
 
 
 def make_prior(kind: str, seen: list[SeenGrid], encoder: Encoder) -> tuple[GridPrior, list[TrainingGrid]]:
     """A prior with new weights, and the grids with their labels and the vectors of their captions."""
     words = random.Random(0)
-    places, captions = zip(*(captions_of(kind, one, words) for one in seen), strict=True)
+    places, captions, shares = zip(*(captions_of(kind, one, words) for one in seen), strict=True)
     vectors, mean, licence = caption_vectors(captions, FORM.text_encoder)
     about = zip(seen, places, vectors, strict=True)
     grids = [replace(one.grid, places=own, vectors=told) for one, own, told in about]
@@ -106,6 +140,8 @@ def make_prior(kind: str, seen: list[SeenGrid], encoder: Encoder) -> tuple[GridP
         text_licence=licence,
         info=info.as_dict(),
     )
+    labels = torch.cat([torch.full((len(own),), one.grid.label) for one, own in zip(seen, places, strict=True)])
+    teach_to_read(prior, torch.cat(vectors), torch.from_numpy(np.concatenate(shares)).float(), labels)
     return prior, grids
 
 

@@ -19,8 +19,7 @@ from largegen.slides.slide import open_slide
 from largegen.training.grid_parts import grid_parts
 from largegen.training.grids import TrainingGrid
 
-TILE_PX = 256
-OVERLAPS_PX = {"tissue": 128, "aerial": 192}  # so that each image is laid out in tiles in 4 or 16 ways
+TILE_PX, OVERLAP_PX = 256, 128
 LOOK_PX = 4  # from one pixel to the next that is measured
 LIGHT = {"tissue": (244, 243, 244), "aerial": (255, 255, 255)}  # of empty glass and of no data
 NO_DATA = 250  # grey level above which a scene's pixel is of no data
@@ -37,7 +36,7 @@ class SeenGrid:
 
 
 def see(kind: str, regions: list[Region], encoder: Encoder, folder: Path, data: Path) -> list[SeenGrid]:
-    """Embed the images of one kind and measure their tiles: several grids an image, parts of a tile apart."""
+    """Embed the images of one kind and measure their tiles: four grids an image, half a tile apart."""
     about = subjects_of(data)
     images = {region.path.stem: region.read().movedim(0, -1).numpy() for region in regions}
     regions = [region for region in regions if min(images[region.path.stem].shape[:2]) >= TILE_PX]
@@ -68,8 +67,8 @@ def embed(kind: str, region: Region, encoder: Encoder, folder: Path) -> Embeddin
     The tissue filter would take much of the fat for glass, for in a region without glass Otsu's threshold lies in it.
     """
     path = region.path if kind == "tissue" else as_scene(region, folder / "scenes")
-    options = EmbedOptions(TILE_PX, overlap_px=OVERLAPS_PX[kind], tissue_filter=False)
-    with open_slide(path, source_mpp=SCALES[kind]["mpp"]) as slide:
+    options = EmbedOptions(TILE_PX, overlap_px=OVERLAP_PX, tissue_filter=False)
+    with open_slide(path, source_mpp=SCALES[kind].get("mpp")) as slide:
         file = EmbeddingFile(embed_slide(slide, encoder, folder, options, downsample=1.0))
     print(f"{file.path.stem}: {file.count} tiles", flush=True)
     return file

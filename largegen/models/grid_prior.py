@@ -126,7 +126,8 @@ class GridPrior(ModelMixin, ConfigMixin):
         Returns:
             (B, 1, W), which `forward` takes.
         """
-        given = torch.where(vector.any(-1, keepdim=True), self.vector(vector), self.no_vector)
+        scaled = vector * self.vector_dim**0.5  # numbers about as large as those of the other embeddings
+        given = torch.where(vector.any(-1, keepdim=True), self.vector(scaled), self.no_vector)
         return (self.scale(scale) + self.label(label % self.label.num_embeddings) + given)[:, None]
 
     def forward(self, noisy: Tensor, timestep: Tensor, condition: Tensor, mask: Tensor | None = None) -> Tensor:

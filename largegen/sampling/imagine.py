@@ -17,13 +17,13 @@ from largegen.embeddings.file import keep_existing, write_embeddings
 from largegen.embeddings.grid import EmbeddingGrid
 from largegen.embeddings.settings import EmbeddingSettings, as_colour, trident_attributes
 from largegen.errors import EmbeddingFileError, InputError, OutputError
-from largegen.models.directory import PRIOR
+from largegen.models.directory import BUNDLED, PRIOR
 from largegen.models.grid_prior import NO_LABEL, SCHEDULE, GridPrior, centred, load_prior
 from largegen.models.model import Model
 from largegen.models.text import load_text_encoder
 from largegen.models.token_prior import FOLDER as CDM
 from largegen.runtime.distributed import process_group, run_on_main
-from largegen.runtime.files import atomic
+from largegen.runtime.files import atomic, read_config
 from largegen.runtime.fingerprints import network_checksum
 from largegen.runtime.lock import lock
 from largegen.runtime.outputs import check_writable
@@ -70,11 +70,13 @@ class ImaginedOptions:
         return self.imagining.name
 
     def choose_model(self, name: str) -> str:
-        """Name the bundled model that suits the prior, where `name` is `auto`: tissue, or aerial for one of scenes."""
+        """Name the bundled model that suits prior or label, where `name` is `auto`: aerial for scenes, else tissue."""
         if name != "auto":
             return name
-        scenes = self.imagining.prior is not None and load_prior(self.imagining.prior, "cpu").config.kind == "scene"
-        return "aerial" if scenes else "tissue"
+        if self.imagining.prior is not None:
+            return "aerial" if load_prior(self.imagining.prior, "cpu").config.kind == "scene" else "tissue"
+        places = read_config(BUNDLED["aerial"] / PRIOR / "config.json")["labels"]
+        return "aerial" if self.imagining.label in places else "tissue"
 
     def open(self, stack: ExitStack, model: Model, progress: bool = False) -> Reference:
         """Sample the embeddings under an image and take them as its reference; one process samples for all.
