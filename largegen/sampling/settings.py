@@ -98,7 +98,7 @@ class Imagining:
     # eps_null + guidance * (eps_cond - eps_null), of the prior
     prior_guidance: Annotated[
         float, Setting("How closely the embeddings follow label or prompt: 1 is no guidance, 0 ignores them.", min=0.0)
-    ] = 2.0
+    ] = 4.0
     prior_steps: Annotated[int, Setting("Denoising steps of the embeddings.", min=1, max=MAX_STEPS)] = 50
 
     @property

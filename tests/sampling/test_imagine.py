@@ -62,7 +62,7 @@ def test_the_file_is_an_embedding_file_that_says_what_it_is(prior, tmp_path):
     said = imagined(file.settings)
     assert len(said.pop("prior_fingerprint")) == 8
     assert said == {
-        **{"prior": "a-prior", "prior_licence": "CC0-1.0", "seed": 3, "label": "kidney", "guidance": 2.0, "steps": 4}
+        **{"prior": "a-prior", "prior_licence": "CC0-1.0", "seed": 3, "label": "kidney", "guidance": 4.0, "steps": 4}
     }
     grid, again = read_grid(tmp_path / "a.h5", DIM), imagine_grid(prior, request, file.settings, 3)
     assert np.array_equal(grid.features, again.features) and np.array_equal(grid.tissue, again.tissue)

@@ -46,7 +46,7 @@ def test_an_image_of_a_label_says_so(imagine, tmp_path):
     record = read_provenance(tmp_path / "a.png")
     assert len(record["imagined"].pop("prior_fingerprint")) == 8
     assert record["imagined"] == {
-        **{"prior": "a-prior", "prior_licence": "CC0-1.0", "seed": 3, "label": "kidney", "guidance": 2.0, "steps": 3}
+        **{"prior": "a-prior", "prior_licence": "CC0-1.0", "seed": 3, "label": "kidney", "guidance": 4.0, "steps": 3}
     }
     assert not {"reference", "reference_xy"} & record.keys() and record["mpp"] == 0.5
     assert "imagined: kidney" in record["description"]
