@@ -50,6 +50,8 @@ class Pages:
 
     async def index(self, request: "Request") -> "Response":
         """Give the page of the only scene, else the gallery."""
+        if self._run is not None:
+            await asyncio.get_running_loop().run_in_executor(self._thinkers, self._run.look)
         if len(self.scenes) == 1:
             return self._html(scene_page(self.scenes[0], "", "0/", follow=self._run is not None))
         return self._html(gallery_page(self.scenes))
