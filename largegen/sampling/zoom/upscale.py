@@ -26,11 +26,10 @@ from largegen.sampling.schedulers import make_scheduler
 from largegen.sampling.settings import UPSCALING, ZOOM_STEPS, Inversion, Sampling, Zooming
 from largegen.sampling.zoom.consistency import Likeness, hold_to_guide
 from largegen.sampling.zoom.enlargement import Enlargement, encoder_for, find_embeddings, first_embeddings
+from largegen.sampling.zoom.fast import CONSTRAINED_STEP_FRACTION
 from largegen.sampling.zoom.guide import GuideConstraint
 from largegen.sampling.zoom.joint import pieces_of, sample_jointly, whole_of
 from largegen.sampling.zoom.published import CONTEXT_BATCH, check_published, in_parts, remove_seams
-
-CONSTRAINED_STEP_FRACTION = 1.0  # of the steps hold the latents to the guide: unlike that of `zoom`, it is true
 
 
 def upscale(
