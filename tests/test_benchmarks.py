@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from benchmarks.metrics import (
+from benchmarks.yardsticks import (
     encode_all,
     r_squared,
     random_crops,

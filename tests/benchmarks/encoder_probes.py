@@ -2,7 +2,7 @@
 
 import numpy as np
 from measure import machine, options, own_encoder, report, run
-from metrics import encode_all, r_squared, ridge
+from yardsticks import encode_all, r_squared, ridge
 
 from largegen import load_model
 from largegen.errors import InputError

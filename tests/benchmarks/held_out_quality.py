@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from measure import machine, own_encoder, run, table, timed
-from metrics import encode_all, tiles_of
 from PIL import Image
+from yardsticks import encode_all, tiles_of
 
 from largegen import generate, load_model
 from largegen.metrics.distances.frechet import frechet_distance_of_features

@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 from held_out_quality import crop_features, middle, test_images
 from measure import machine, options, own_encoder, report, run
-from metrics import tiles_of
 from PIL import Image
+from yardsticks import tiles_of
 
 from largegen import generate
 from largegen.metrics.distances.frechet import frechet_distance_of_features

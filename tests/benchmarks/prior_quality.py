@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from measure import machine, options, own_encoder, run, table
-from metrics import r_squared, ridge
 from prior_figures import by_heart, figures_of, gaussian_like, shuffled_like, windows_of
+from yardsticks import r_squared, ridge
 
 from largegen.models.grid_prior import SCHEDULE, GridPrior, load_prior
 from largegen.models.model import load_model

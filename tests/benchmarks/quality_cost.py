@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 from measure import counted, decode, machine, options, own_encoder, read_reference, run, table, timed
-from metrics import (
+from yardsticks import (
     encode_all,
     random_crops,
     tiles_of,

@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from helpers.priors import settings_of
 
 from largegen.conditioning.area import most_tissue, parse_corner, parse_size, pure_background
 from largegen.conditioning.reference import Reference, check_embeddings
@@ -119,6 +120,11 @@ def test_past_the_last_tiles_background_goes_on():
     assert not skip[4:, 6:].any() and skip[:4].all() and skip[:, :6].all()
 
 
+def a_file(**changes):
+    """What is asked of an embedding file: its path, its tiles and its settings."""
+    return SimpleNamespace(path="a.h5", count=1, settings=settings_of(2, 2, 16, "a", **{"tile_px": 256} | changes))
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -130,12 +136,11 @@ def test_past_the_last_tiles_background_goes_on():
 )
 def test_embeddings_that_do_not_suit_the_model(changes, message):
     info = ModelInfo("m", encoder="ours", encoder_fingerprint="cafe", embedding_dim=16)
-    settings = {"dim": 16, "tile_px": 256, "overlap_px": 0, "encoder": "theirs", "encoder_fingerprint": "cafe"}
-    settings |= {"mpp": None, "gsd_m": None, "downsample": 1.0}
+    settings = {"encoder": "theirs", "encoder_fingerprint": "cafe", "mpp": None}
     model = SimpleNamespace(info=info, tile_px=256)
-    check_embeddings(model, SimpleNamespace(path="a.h5", settings=SimpleNamespace(**settings)))
+    check_embeddings(model, a_file(**settings))
     with pytest.raises(EmbeddingFileError, match=message):
-        check_embeddings(model, SimpleNamespace(path="a.h5", settings=SimpleNamespace(**settings | changes)))
+        check_embeddings(model, a_file(**settings | changes))
 
 
 @pytest.mark.parametrize(
@@ -150,13 +155,9 @@ def test_embeddings_that_do_not_suit_the_model(changes, message):
 )
 def test_embeddings_of_another_magnification_are_warned_of(caplog, trained, tiles, said):
     info = ModelInfo(name="m", encoder="e", embedding_dim=16, trained_on=(TrainingSlide("a", **trained),))
-    settings = {"dim": 16, "tile_px": 256, "overlap_px": 0, "encoder": "e", "encoder_fingerprint": None}
-    settings |= {"mpp": None, "gsd_m": None} | tiles
-    model = SimpleNamespace(info=info, tile_px=256)
-    check_embeddings(model, SimpleNamespace(path="a.h5", settings=SimpleNamespace(**settings)))
+    settings = {"encoder": "e", "encoder_fingerprint": "", "mpp": None} | tiles
+    check_embeddings(SimpleNamespace(info=info, tile_px=256), a_file(**settings))
     assert said in caplog.text if said else not caplog.text
     caplog.clear()
-    files = [SimpleNamespace(path=name, count=1, settings=SimpleNamespace(**settings)) for name in "ab"]
-    files[0].settings = SimpleNamespace(**settings | {"downsample": tiles["downsample"] * 2})
-    check_together(files)
+    check_together([a_file(**settings | {"downsample": tiles["downsample"] * n}) for n in (2, 1)])
     assert ("taken together all the same" in caplog.text) == bool(tiles.get("mpp") or tiles.get("gsd_m"))

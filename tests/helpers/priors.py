@@ -19,18 +19,23 @@ def save_grid(path: Path, features: np.ndarray, tissue: np.ndarray | None = None
     """Write an embedding file of a grid (rows, cols, D) that is of no slide."""
     rows, cols, dim = features.shape
     tissue = np.ones((rows, cols), bool) if tissue is None else tissue
+    coords = np.argwhere(tissue)[:, ::-1] * TILE_PX
+    path.parent.mkdir(parents=True, exist_ok=True)
+    settings = settings_of(rows, cols, dim, path.stem, **changes)
+    write_embeddings(path, settings, coords, features[tissue], np.full(dim, 5.0), {})
+    return path
+
+
+def settings_of(rows: int, cols: int, dim: int, name: str, /, **changes) -> EmbeddingSettings:
+    """What an embedding file of a made-up slide says of itself."""
     values = {
-        **{"source_name": path.stem, "source_path": f"{path.stem}.svs", "source_kind": "slide", "source_bytes": 1},
+        **{"source_name": name, "source_path": f"{name}.svs", "source_kind": "slide", "source_bytes": 1},
         **{"source_width": cols * TILE_PX, "source_height": rows * TILE_PX, "source_background": (240, 241, 242)},
         **{"mpp": 0.5, "gsd_m": None, "crs": None, "transform": None, "downsample": 1.0, "tile_px": TILE_PX},
         **{"overlap_px": 0, "region": (0, 0, rows, cols), "tissue_filter": "none", "encoder": "an-encoder"},
         **{"encoder_fingerprint": "abc", "encoder_licence": "CC-BY-4.0", "dim": dim, "precision": "float32"},
     }
-    coords = np.argwhere(tissue)[:, ::-1] * TILE_PX
-    path.parent.mkdir(parents=True, exist_ok=True)
-    settings = EmbeddingSettings(**values | changes)
-    write_embeddings(path, settings, coords, features[tissue], np.full(dim, 5.0), {})
-    return path
+    return EmbeddingSettings(**values | changes)
 
 
 def two_kinds(rows: int, cols: int, kind: int, seed: int = 0) -> np.ndarray:

@@ -123,7 +123,7 @@ def test_a_changed_slide_is_another_job(many, slides):
         ("ref,jobs\na.tif,x.csv\n", ["line 2", "jobs"]),
         ("ref,seed\na.tif,three\n", ["line 2", "--seed", "integer"]),
         ("ref,seed\na.tif\n", ["line 2", "cells"]),
-        ("ref,seed\n", ["no jobs"]),
+        ("ref,seed\n", ["needs a header line, and lines below it"]),
         ("ref,guidance\na.tif,2\na.tif,3\n", ["line 2 and", "line 3", "column named out"]),
         ("ref,out\na.tif,../a.tif\n", ["outside"]),
         ("ref,out\na.tif,a.xyz\n", ["a.xyz", "suffix"]),
