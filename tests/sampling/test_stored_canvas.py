@@ -225,13 +225,13 @@ from largegen.sampling.settings import Sampling
 
 stored_canvas.MAX_MEMORY_CANVAS_VALUES = 0
 walk.BAND_VALUES = memory_canvas.BAND_VALUES = 2**16
-for height in (4096, 16384):
+for number, height in enumerate((2048, 8192) * 2):
     child = os.fork()
     if not child:
         sampling = Sampling(steps=2, windows="overlap", stride=64, scheduler="unipc", batch_size=8, guidance=1.0)
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         sample_canvas(pointwise(0.0, 1.0), no_contexts, TRAIN, (4, height, 128), sampling, window=64,
-                      checkpoint=Checkpoint(Path(sys.argv[1]) / str(height)))
+                      checkpoint=Checkpoint(Path(sys.argv[1]) / str(number)))
         print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before, flush=True)
         os._exit(0)
     assert os.waitpid(child, 0)[1] == 0
@@ -243,5 +243,5 @@ def test_memory_does_not_grow_with_the_height(tmp_path):
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     program = [sys.executable, "-c", MEMORY, str(tmp_path)]
     printed = subprocess.run(program, env=environment, cwd=TESTS, capture_output=True, text=True, check=True).stdout
-    low, tall = map(int, printed.split())  # kB
-    assert tall - low < 8 * 1024  # one generation of one of four fields is 25 MB larger
+    found = list(map(int, printed.split()))  # kB, twice each: the least is without the allocator's whims
+    assert min(found[1::2]) - min(found[::2]) < 8 * 1024  # one generation of one of four fields is 12 MB larger
