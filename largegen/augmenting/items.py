@@ -7,7 +7,7 @@ from pathlib import Path
 
 from largegen.errors import InputError
 from largegen.runtime.outputs import protect
-from largegen.runtime.tables import read_splits, read_table
+from largegen.runtime.tables import read_labelled, read_splits
 from largegen.slides.find import find_files
 
 log = logging.getLogger(__name__)
@@ -51,10 +51,7 @@ def _of_folders(folder: Path) -> list[Item]:
 
 
 def _of_table(table: Path) -> list[Item]:
-    rows = read_table(table, "file", "label")
-    lacking = [line.number for line in rows if not (line.cells["file"] and line.cells["label"])]
-    if lacking:
-        raise InputError(f"{table}: {len(lacking)} lines lack a file or a label, line {lacking[0]} first")
+    rows = read_labelled(table)
     patients = [line.cells.get("patient") or line.cells["file"] for line in rows]
     splits = read_splits(table, rows, patients)
     chosen = [line for line, split in zip(rows, splits or ["train"] * len(rows), strict=True) if split == "train"]

@@ -4,6 +4,7 @@ from dataclasses import asdict
 
 import typer
 
+from largegen.cli.aligned import aligned
 from largegen.cli.common import print_json
 from largegen.cli.options import Json
 
@@ -22,6 +23,4 @@ def encoders(json: Json = False) -> None:
         return
     rows = [("name", "dim", "input px", "precision", "licence", "page")]
     rows += [(s.name, str(s.dim), str(s.input_px), s.precision, s.licence, s.page) for s in specs]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    for row in rows:
-        typer.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    typer.echo(aligned(rows))

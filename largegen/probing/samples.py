@@ -11,7 +11,7 @@ import numpy as np
 from largegen.embeddings.annotations import names_of, spellings
 from largegen.embeddings.file import EmbeddingFile
 from largegen.errors import EmbeddingFileError, InputError
-from largegen.runtime.tables import Line, read_splits, read_table
+from largegen.runtime.tables import Line, read_labelled, read_splits
 
 log = logging.getLogger(__name__)
 
@@ -128,10 +128,7 @@ def _rows(path: Path) -> list[Line]:
     Raises:
         InputError: For a slide without label, or with two.
     """
-    rows = read_table(path, "file", "label")
-    lacking = [line.number for line in rows if not (line.cells["file"] and line.cells["label"])]
-    if lacking:
-        raise InputError(f"{path}: {len(lacking)} lines lack a file or a label, line {lacking[0]} first")
+    rows = read_labelled(path)
     by_file: dict[str, list[Line]] = defaultdict(list)
     for line in rows:
         by_file[line.cells["file"]].append(line)

@@ -60,6 +60,19 @@ def read_table(path: Path, *needed: str) -> list[Line]:
     return [Line(number, dict(zip(names, map(str.strip, row), strict=True))) for number, row in rows[1:]]
 
 
+def read_labelled(path: Path) -> list[Line]:
+    """Read a table of files and their labels, in the columns `file` and `label`.
+
+    Raises:
+        InputError: As `read_table`, and for lines that lack one of them.
+    """
+    rows = read_table(path, "file", "label")
+    lacking = [line.number for line in rows if not (line.cells["file"] and line.cells["label"])]
+    if lacking:
+        raise InputError(f"{path}: {len(lacking)} lines lack a file or a label, line {lacking[0]} first")
+    return rows
+
+
 def read_splits(path: Path, lines: Sequence[Line], patients: Sequence[str]) -> list[str] | None:
     """Read the column `split`: train, val or test on each line; None where there is no such column.
 
