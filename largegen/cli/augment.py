@@ -9,6 +9,7 @@ from largegen.augmenting.options import AugmentOptions
 from largegen.cli import common
 from largegen.cli import options as shared
 from largegen.cli.derived import Fields
+from largegen.cli.reference_options import load_for
 from largegen.sampling.settings import Sampling
 
 
@@ -45,14 +46,9 @@ def augment(
     target = resolution.target()
     from largegen.augmenting.augment import Augmenter
     from largegen.augmenting.items import read_items
-    from largegen.conditioning.open_reference import ReferenceOptions
-    from largegen.models.model import load_model
-    from largegen.runtime.distributed import require_single_process
 
     items = read_items(labels)
-    chosen = ReferenceOptions(ref=items[0].path, source=resolution.source()).choose_model(model)
-    network = load_model(chosen, device, precision)
-    require_single_process(network.device)
+    network = load_for(items[0].path, resolution.source(), model, device, precision)
     augmenter = Augmenter(
         items,
         out,

@@ -8,6 +8,7 @@ import typer
 from largegen.cli import common
 from largegen.cli import options as shared
 from largegen.cli.derived import Fields
+from largegen.cli.reference_options import load_for
 from largegen.errors import InputError
 from largegen.sampling.settings import Imagining, Sampling
 
@@ -47,7 +48,7 @@ def edit(
     ] = None,
     sampling: Annotated[Sampling, Fields("steps", "guidance", "batch_size", "seed")] = Sampling(),
     encoder_weights: shared.EncoderWeights = None,
-    save_every: Annotated[float, typer.Option(min=0.0, help="Seconds between saves of the unfinished canvas.")] = 30.0,
+    save_every: shared.SaveEvery = 30.0,
     device: shared.Device = "auto",
     precision: shared.Precision = "auto",
     overwrite: shared.Overwrite = False,
@@ -68,7 +69,6 @@ def edit(
         raise InputError("`at`: only with `from_`")
     if bool(move) != (directions is not None):
         raise InputError("`move` needs `directions`, and the other way round")
-    from largegen.conditioning.open_reference import ReferenceOptions
     from largegen.images.edit_content import EditRequest
     from largegen.images.finished import check_before
     from largegen.images.write import check_lossless
@@ -83,14 +83,10 @@ def edit(
     with open_slide(image, *source.source()) as slide:
         part = open_mask(mask, (slide.width, slide.height))
         from largegen.images.edit_file import Edit, edit_file, estimate_edit
-        from largegen.models.model import load_model
-        from largegen.runtime.distributed import require_single_process
         from largegen.sampling.edit import check_edit
 
         check_edit(strength, margin)
-        name = ReferenceOptions(ref=image, source=source.source()).choose_model(model)
-        network = load_model(name, device, precision)
-        require_single_process(network.device)
+        network = load_for(image, source.source(), model, device, precision)
         request.warn_of_scale(network, slide)
         content, about = request.content(network, sampling.seed, common.show_progress())
         asked = Edit(content, {"mask": mask, **about}, strength, margin)

@@ -7,6 +7,7 @@ import typer
 
 from largegen.cli import common
 from largegen.cli import options as shared
+from largegen.cli.reference_options import load_for
 from largegen.errors import InputError
 from largegen.sampling.settings import Imagining, Sampling
 
@@ -34,7 +35,7 @@ def grow(
     ] = None,
     sampling: Sampling,
     encoder_weights: shared.EncoderWeights = None,
-    save_every: Annotated[float, typer.Option(min=0.0, help="Seconds between saves of the unfinished canvas.")] = 30.0,
+    save_every: shared.SaveEvery = 30.0,
     device: shared.Device = "auto",
     precision: shared.Precision = "auto",
     overwrite: shared.Overwrite = False,
@@ -49,7 +50,6 @@ def grow(
     """
     sampling.check()
     from largegen.conditioning.area import parse_corner, parse_size
-    from largegen.conditioning.open_reference import ReferenceOptions
     from largegen.images.edit_content import EditRequest
     from largegen.images.finished import check_before
     from largegen.images.write import check_lossless
@@ -64,13 +64,9 @@ def grow(
     with open_slide(image, *source.source()) as slide:
         from largegen.images.edit_file import Edit
         from largegen.images.grow_file import estimate_grow, grow_file
-        from largegen.models.model import load_model
-        from largegen.runtime.distributed import require_single_process
         from largegen.sampling.grow import place_in
 
-        name = ReferenceOptions(ref=image, source=source.source()).choose_model(model)
-        network = load_model(name, device, precision)
-        require_single_process(network.device)
+        network = load_for(image, source.source(), model, device, precision)
         place_in(network, (slide.width, slide.height), wanted, corner)
         request = EditRequest(imagining=imagining)
         request.warn_of_scale(network, slide)

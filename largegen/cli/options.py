@@ -24,6 +24,7 @@ DryRun = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout; everything else goes to stderr.")]
 Format = Annotated[str, typer.Option("--format", help="h5, or h5ad: AnnData beside it, as LazySlide's feature tables.")]
+SaveEvery = Annotated[float, typer.Option(min=0.0, help="Seconds between saves of the unfinished canvas.")]
 KeepGoing = Annotated[
     bool,
     typer.Option("--keep-going", help="Continue with the other inputs when one fails; the exit code is then 3."),

@@ -13,7 +13,9 @@ from largegen.errors import InputError
 from largegen.sampling.settings import Imagining
 
 if TYPE_CHECKING:
+    from largegen.models.model import Model
     from largegen.sampling.imagine import ImaginedOptions
+    from largegen.slides.resolution import Resolution
 
 
 @dataclass(frozen=True)
@@ -97,3 +99,18 @@ class Reference(shared.ResolutionOptions):
             region_embeddings=self.region_embeddings,
             no_region=self.no_region,
         )
+
+
+def load_for(image: Path, source: "Resolution", model: str, device: str, precision: str) -> "Model":
+    """Load the model that is asked for, or that suits an image, for a command that runs in one process.
+
+    Raises:
+        InputError: the image cannot be read, there are several processes, or the options do not go together.
+        ModelError: the model cannot be loaded.
+    """
+    from largegen.models.model import load_model
+    from largegen.runtime.distributed import require_single_process
+
+    network = load_model(ReferenceOptions(ref=image, source=source).choose_model(model), device, precision)
+    require_single_process(network.device)
+    return network

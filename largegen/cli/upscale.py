@@ -8,6 +8,7 @@ import typer
 from largegen.cli import common
 from largegen.cli import options as shared
 from largegen.cli.derived import Fields
+from largegen.cli.reference_options import load_for
 from largegen.cli.watch import Watch, watched
 from largegen.sampling.settings import UPSCALING, ZOOM_STEPS, Inversion, Sampling, Zooming
 
@@ -44,7 +45,7 @@ def upscale(
     inversion: Inversion,
     sampling: Annotated[Sampling, Fields("steps", "guidance", "batch_size", "seed")] = Sampling(steps=ZOOM_STEPS),
     encoder_weights: shared.EncoderWeights = None,
-    save_every: Annotated[float, typer.Option(min=0.0, help="Seconds between saves of the unfinished canvas.")] = 30.0,
+    save_every: shared.SaveEvery = 30.0,
     device: shared.Device = "auto",
     precision: shared.Precision = "auto",
     overwrite: shared.Overwrite = False,
@@ -62,7 +63,6 @@ def upscale(
     inversion.check()
     zooming.check(UPSCALING)
     from largegen.conditioning.low_image import parse_rectangle, read_low_image
-    from largegen.conditioning.open_reference import ReferenceOptions
     from largegen.images.finished import check_before
     from largegen.slides.resolution import Resolution
     from largegen.slides.slide import slide_name
@@ -74,16 +74,12 @@ def upscale(
     check_before(out, overwrite, None, common.command_line())
     from largegen.images.upscale_file import estimate_upscale, upscale_file
     from largegen.images.write import check_output
-    from largegen.models.model import load_model
-    from largegen.runtime.distributed import require_single_process
     from largegen.sampling.generate import resolve_defaults
     from largegen.sampling.zoom.upscale import check_upscaling
 
     if zooming.method == "published" and precision == "auto":
         precision = "fp32"  # lower precisions drown its forward differences
-    name = ReferenceOptions(ref=image, source=source).choose_model(model)
-    network = load_model(name, device, precision)
-    require_single_process(network.device)
+    network = load_for(image, source, model, device, precision)
     check_upscaling(network, zooming, inversion)
     low = read_low_image(network, image, source, target, to=to, factor=factor, region=part)
     height, width = (side * low.factor for side in low.pixels.shape[:2])

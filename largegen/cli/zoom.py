@@ -37,7 +37,7 @@ def zoom(
     ] = False,
     zooming: Zooming,
     sampling: Annotated[Sampling, Fields("steps", "guidance", "batch_size", "seed")] = Sampling(steps=ZOOM_STEPS),
-    save_every: Annotated[float, typer.Option(min=0.0, help="Seconds between saves of the unfinished canvas.")] = 30.0,
+    save_every: shared.SaveEvery = 30.0,
     device: shared.Device = "auto",
     precision: shared.Precision = "auto",
     overwrite: shared.Overwrite = False,
