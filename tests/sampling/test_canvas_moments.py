@@ -57,7 +57,7 @@ def test_covariance_of_correlated_gaussian_data(name, eta, steps, windows, strid
     covariance = root @ root.T + torch.eye(4)
     denoise = gaussian(mean, covariance, split, join)
     options = {"window": 8, "windows": windows, "stride": stride, "guidance": 1, "eta": eta, "batch_size": 64}
-    samples = split(run(denoise, no_contexts, name, steps, (4, 96, 96), **options))
+    samples = split(run(denoise, no_contexts, name, steps, (4, 72, 72), **options))
     n, variance = len(samples), covariance.diag()
     error = ((variance[:, None] * variance + covariance**2) / n).sqrt()  # of a sample covariance
     tolerance = 4 * error + 0.02 * (variance[:, None] * variance).sqrt()
