@@ -14,7 +14,7 @@ from largegen.sampling.settings import Imagining
 
 if TYPE_CHECKING:
     from largegen.models.model import Model
-    from largegen.sampling.imagine import ImaginedOptions
+    from largegen.sampling.imagined import ImaginedOptions
     from largegen.slides.resolution import Resolution
 
 
@@ -68,7 +68,7 @@ class Reference(shared.ResolutionOptions):
             raise InputError("give `ref=SLIDE` or `embeddings=FILE.h5`; the options of a reference are for those only")
         if size is None:
             raise InputError("`size` full: means all of a reference; without one, give N or WxH")
-        from largegen.sampling.imagine import ImaginedOptions
+        from largegen.sampling.imagined import ImaginedOptions
 
         return ImaginedOptions(imagining, seed, size, outline)
 

@@ -11,7 +11,8 @@ from largegen.models.directory import BUNDLED
 from largegen.models.grid_prior import load_prior
 from largegen.models.known_embeddings import UNLIKE_SHARE
 from largegen.models.model import load_model
-from largegen.sampling.imagine import ImaginedOptions, sample_cells
+from largegen.sampling.imagine import sample_cells
+from largegen.sampling.imagined import ImaginedOptions
 from largegen.sampling.settings import Imagining
 
 FEW = 10  # steps

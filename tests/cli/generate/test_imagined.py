@@ -14,7 +14,7 @@ from PIL import Image
 
 from largegen.cli import run
 from largegen.models.model import load_model
-from largegen.sampling.imagine import ImaginedOptions
+from largegen.sampling.imagined import ImaginedOptions
 from largegen.sampling.settings import Imagining
 from largegen.slides.image_info import read_provenance
 
