@@ -23,12 +23,14 @@ from largegen import generate, load_model
 from largegen.metrics.distances.frechet import frechet_distance_of_features
 from largegen.metrics.features.networks import FeatureNetwork, load_network, perceptual_network
 from largegen.metrics.per_image.perceptual import perceptual_distances
+from largegen.metrics.per_image.seams import LUMA_WEIGHTS, seam_score, tile_borders
 from largegen.metrics.per_image.similarity import retrieval
 from largegen.models.pixels import to_images, to_network
 from largegen.runtime.files import write_json
 from largegen.sampling.settings import Sampling
 
 CROP_PX = 128  # of the crops that the distance is of
+BLOCK_PX = 64  # of the blocks whose spectrum tells of a lattice
 
 
 def main() -> None:
@@ -81,6 +83,7 @@ def main() -> None:
                 distance = frechet_distance_of_features(features[name], crop_features(made, network, args.stride))
                 found = retrieval(encode_all(encoder.encode, tiles_of(made, model.tile_px)), codes)
                 figures = {"distance": distance, "ratio": distance / nearest, "retrieved": found, "tiles": len(codes)}
+                figures["seam"] = seam_of(made, model) / seam_of(image, model)
                 rows.append({**shared, **settings, **figures, "seconds": seconds})
                 print(json.dumps({key: rounded(value) for key, value in rows[-1].items()}), flush=True)
                 if args.out:
@@ -134,22 +137,50 @@ def crop_features(image: np.ndarray, network: FeatureNetwork, stride: int) -> np
     return network.features(np.ascontiguousarray(crops.reshape(-1, 3, CROP_PX, CROP_PX).transpose(0, 2, 3, 1)))
 
 
+def seam_of(image: np.ndarray, model) -> float:
+    """The seam score at the borders of tiles."""
+    borders = tile_borders(image.shape[1], image.shape[0], model.tile_px, model.autoencoder.factor)
+    return seam_score(image, borders.rows, borders.cols, borders.phase)
+
+
 def autoencoder_figures(real: np.ndarray, decoded: np.ndarray, model) -> dict[str, float]:
     """What is lost when an image is encoded and decoded."""
     error = np.square(real.astype(float) - decoded).mean()
     pairs = [(np.arange(1), *(tile[None] for tile in both)) for both in zip(*map(tiles, (real, decoded)), strict=True)]
     distance = perceptual_distances(pairs, perceptual_network(model.device), model.device).mean()
-    return {"PSNR, dB": 10 * np.log10(255**2 / error), "ST-LPIPS": distance}
+    flat = flat_blocks(real)
+    lattice = [lattice_energy(blocks_of(image)[flat], model.autoencoder.factor) for image in (decoded, real)]
+    return {"PSNR, dB": 10 * np.log10(255**2 / error), "ST-LPIPS": distance, "lattice": lattice[0] / lattice[1]}
+
+
+def blocks_of(image: np.ndarray) -> np.ndarray:
+    """An image's grey blocks, (N, BLOCK_PX, BLOCK_PX)."""
+    return tiles_of(image, BLOCK_PX).astype(float) @ LUMA_WEIGHTS
+
+
+def flat_blocks(image: np.ndarray) -> np.ndarray:
+    """Which quarter of an image's blocks varies least."""
+    spread = blocks_of(image).std((1, 2))
+    return spread <= np.quantile(spread, 0.25)
+
+
+def lattice_energy(blocks: np.ndarray, period: int) -> float:
+    """The power of blocks (N, BLOCK_PX, BLOCK_PX), along rows and columns, at a period in px."""
+    spectrum = [np.abs(np.fft.rfft(blocks, axis=axis)).take(BLOCK_PX // period, axis) ** 2 for axis in (1, 2)]
+    return float(np.mean(spectrum))
 
 
 def tiles(image: np.ndarray) -> np.ndarray:
     return tiles_of(image, 256)
 
 
+MEANS = ("retrieved", "seam", "PSNR, dB", "ST-LPIPS", "lattice", "seconds")
+
+
 def summarised(rows: list[dict], way: dict) -> dict:
     """Means over images and seeds; of the ratios the geometric one."""
     own = [row for row in rows if way.items() <= row.items()]
-    mean = {key: float(np.mean([row[key] for row in own])) for key in ("retrieved", "PSNR, dB", "ST-LPIPS", "seconds")}
+    mean = {key: float(np.mean([row[key] for row in own])) for key in MEANS}
     ratio = float(np.exp(np.mean([np.log(row["ratio"]) for row in own])))
     decoded = float(np.exp(np.mean([np.log(row["decoded"] / row["nearest other"]) for row in own])))
     return {**way, "images": len(own), "ratio": ratio, "decoded alone": decoded, **mean}
