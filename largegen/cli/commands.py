@@ -43,6 +43,10 @@ STAGES = {
         "train-encoder": About(
             "Train a small tile encoder on slides, without labels.", "largegen train-encoder slides/ --out runs/encoder"
         ),
+        "distill": About(
+            "Distil a model: few steps, and guidance in one call.",
+            "largegen distill models/mine --data embeddings/ --out runs/fast",
+        ),
         "train-prior": About(
             "Train a prior that invents grids of embeddings.",
             "largegen train-prior embeddings/ --labels labels.csv --out runs/prior",

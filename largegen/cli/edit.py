@@ -46,7 +46,7 @@ def edit(
             show_default="<image>_edited.tif",
         ),
     ] = None,
-    sampling: Annotated[Sampling, Fields("steps", "guidance", "batch_size", "seed")] = Sampling(),
+    sampling: Annotated[Sampling, Fields("steps", "guidance", "distilled", "batch_size", "seed")] = Sampling(),
     encoder_weights: shared.EncoderWeights = None,
     save_every: shared.SaveEvery = 30.0,
     device: shared.Device = "auto",

@@ -19,10 +19,7 @@ def probe(
         typer.Argument(help="Directories of embedding files, each a set of features; or files.", metavar="FEATURES..."),
     ],
     *,
-    labels: Annotated[
-        Path,
-        typer.Option(help="CSV file with the columns file and label; perhaps row and col of a tile, patient, split."),
-    ],
+    labels: Annotated[Path, typer.Option(help="CSV file with the columns file and label; perhaps patient and split.")],
     options: ProbeOptions,
     out: Annotated[Path | None, typer.Option(help="JSON file for the result.")] = None,
     overwrite: shared.Overwrite = False,
@@ -54,7 +51,7 @@ def probe(
         for name, paths in groups.items()
     }
     labelled, chosen = read_labels(labels, files)
-    sets = [read_bags(name, found, options.tiles, options.seed, labelled.cells) for name, found in chosen.items()]
+    sets = [read_bags(name, found, options.tiles, options.seed) for name, found in chosen.items()]
     about: dict[str, Any] = {
         "labels": str(labels),
         "classes": {name: int((labelled.labels == k).sum()) for k, name in enumerate(labelled.names)},
@@ -71,6 +68,5 @@ def probe(
     if out:
         write_json(out, about)
     counted = ", ".join(f"{name} {count}" for name, count in about["classes"].items())
-    what = "slides" if not any(labelled.cells) else "tiles" if all(labelled.cells) else "slides and tiles"
-    text = f"{aligned(rows)}\n\n{len(labelled.slides)} {what} of {about['patients']} patients: {counted}"
+    text = f"{aligned(rows)}\n\n{len(labelled.slides)} slides of {about['patients']} patients: {counted}"
     common.report(about, text, json)

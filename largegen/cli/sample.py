@@ -36,7 +36,7 @@ def sample(
         Path | None,
         typer.Option(help="The sheet: .png, .jpg or .tif.", show_default="<slide>_samples_<magnification>.png"),
     ] = None,
-    sampling: Annotated[Sampling, Fields("steps", "seed")],
+    sampling: Annotated[Sampling, Fields("steps", "distilled", "seed")],
     guidance: Annotated[
         float | None,
         typer.Option(

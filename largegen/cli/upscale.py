@@ -10,7 +10,7 @@ from largegen.cli import options as shared
 from largegen.cli.derived import Fields
 from largegen.cli.reference_options import load_for
 from largegen.cli.watch import Watch, watched
-from largegen.sampling.settings import UPSCALING, ZOOM_STEPS, Inversion, Sampling, Zooming
+from largegen.sampling.settings import UPSCALING, Inversion, Sampling, Zooming
 
 
 def upscale(
@@ -43,7 +43,7 @@ def upscale(
     ] = None,
     zooming: Zooming = UPSCALING,
     inversion: Inversion,
-    sampling: Annotated[Sampling, Fields("steps", "guidance", "batch_size", "seed")] = Sampling(steps=ZOOM_STEPS),
+    sampling: Annotated[Sampling, Fields("steps", "guidance", "distilled", "batch_size", "seed")] = Sampling(),
     encoder_weights: shared.EncoderWeights = None,
     save_every: shared.SaveEvery = 30.0,
     device: shared.Device = "auto",
@@ -74,8 +74,8 @@ def upscale(
     check_before(out, overwrite, None, common.command_line())
     from largegen.images.upscale_file import estimate_upscale, upscale_file
     from largegen.images.write import check_output
-    from largegen.sampling.generate import resolve_defaults
     from largegen.sampling.zoom.upscale import check_upscaling
+    from largegen.sampling.zoom.zoom import resolve_zoom
 
     if zooming.method == "published" and precision == "auto":
         precision = "fp32"  # lower precisions drown its forward differences
@@ -85,7 +85,7 @@ def upscale(
     height, width = (side * low.factor for side in low.pixels.shape[:2])
     check_output(out, overwrite=True, size=(width, height))
     if dry_run:
-        settings = resolve_defaults(sampling, network)
+        settings = resolve_zoom(sampling, zooming, network)
         common.print_json(estimate_upscale(network, low, settings, zooming, inversion, out))
         return
     with watched(watch, out, network.directory):

@@ -13,7 +13,7 @@ from largegen.cli.one_job import kept
 from largegen.cli.reference_options import Reference
 from largegen.cli.watch import Watch, watched
 from largegen.errors import InputError
-from largegen.sampling.settings import ZOOM_STEPS, Imagining, Sampling, Zooming
+from largegen.sampling.settings import Imagining, Sampling, Zooming
 
 
 def zoom(
@@ -36,7 +36,7 @@ def zoom(
         bool, typer.Option("--levels", help="Also write the image at each magnification in between, as PNG.")
     ] = False,
     zooming: Zooming,
-    sampling: Annotated[Sampling, Fields("steps", "guidance", "batch_size", "seed")] = Sampling(steps=ZOOM_STEPS),
+    sampling: Annotated[Sampling, Fields("steps", "guidance", "distilled", "batch_size", "seed")] = Sampling(),
     save_every: shared.SaveEvery = 30.0,
     device: shared.Device = "auto",
     precision: shared.Precision = "auto",
@@ -64,8 +64,7 @@ def zoom(
     from largegen.images.zoom_file import estimate_zoom, zoom_file
     from largegen.models.model import load_model
     from largegen.runtime.distributed import require_single_process
-    from largegen.sampling.generate import resolve_defaults
-    from largegen.sampling.zoom.zoom import check_zooming, level_of
+    from largegen.sampling.zoom.zoom import check_zooming, level_of, resolve_zoom
 
     if zooming.method == "published" and precision == "auto":
         precision = "fp32"  # lower precisions drown its forward differences
@@ -73,7 +72,7 @@ def zoom(
     require_single_process(network.device)
     level_of(network, wanted)
     check_zooming(network, zooming)
-    sampling = resolve_defaults(sampling, network)
+    sampling = resolve_zoom(sampling, zooming, network)
     with ExitStack() as stack:
         source = chosen.open(stack, network, common.show_progress())
         place = source.area(network, wanted, corner)

@@ -170,7 +170,7 @@ def estimate_generate(
     height, width = area.height // model.factor, area.width // model.factor
     skip = pure_background(tissue, model.window, height, width) if area.full else None
     calls = count_calls(sampling, model.window, height, width, skip)
-    windows = calls // (1 if sampling.guidance in (0, 1) else 2)
+    windows = calls // sampling.calls
     decoded = count_decoded(sampling, model.window, height, width, skip)
     return {
         **about(model, out),
@@ -200,6 +200,7 @@ def _flat_latent(model: Model, colour: tuple[int, int, int]) -> Tensor:
 def fingerprint_of(model: Model, grid: EmbeddingGrid, area: ImageArea) -> str:
     """Fingerprint all that the latents depend on beside the sampling's settings."""
     about = [asdict(area), grid.source.background, dict(model.scheduler.config), str(model.dtype)]
+    about += [asdict(model.student_info)] if model.student_info else []
     settings = json.dumps([*about, model.device.type], default=str).encode()
     weights = [*model.unet.parameters(), *model.conditioner.parameters(), *model.autoencoder.vae.parameters()]
     if linear := model.linear_decoder:

@@ -18,13 +18,13 @@ from largegen.images.write import write_image
 from largegen.models.model import Model
 from largegen.runtime.fingerprints import content_digest
 from largegen.sampling.cost import about, canvas_cost, count_decoded, trial
-from largegen.sampling.generate import resolve_defaults
 from largegen.sampling.resume import Checkpoint, part_path
 from largegen.sampling.settings import Inversion, Sampling, Zooming
 from largegen.sampling.stored_canvas import rows_path
 from largegen.sampling.zoom.consistency import Likeness
 from largegen.sampling.zoom.enlargement import Enlargement, encoder_for, find_embeddings, first_embeddings
 from largegen.sampling.zoom.upscale import count_upscaling, upscale_latents, upscaled_bands
+from largegen.sampling.zoom.zoom import resolve_zoom
 from largegen.slides.image_info import ImageInfo
 from largegen.version import __version__
 
@@ -70,7 +70,7 @@ def upscale_file(
         OutputError: for an image that exists already, or a disk that refuses it.
     """
     work = Enlargement(model, low.pixels, low.factor)
-    sampling = zooming.canvas_sampling(resolve_defaults(sampling, model), model.window)
+    sampling = zooming.canvas_sampling(resolve_zoom(sampling, zooming, model), model.window)
     info, fingerprint = _describe(work, low, sampling, zooming, inversion, command)
     partial = out.with_name(f".{out.name}.partial")
     notes = (partial, part_path(partial, "conditions"), part_path(partial, "seams"))

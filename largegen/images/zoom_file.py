@@ -20,13 +20,13 @@ from largegen.images.write import write_image
 from largegen.models.model import Model, level_names
 from largegen.models.pixels import to_images
 from largegen.sampling.cost import about, canvas_cost, count_decoded, trial
-from largegen.sampling.generate import decode_bands, resolve_defaults
+from largegen.sampling.generate import decode_bands
 from largegen.sampling.resume import Checkpoint, part_path
 from largegen.sampling.settings import Sampling, Zooming
 from largegen.sampling.stored_canvas import rows_path
 from largegen.sampling.zoom.downsample import BandDownsampler, guide_downsampler, guide_psnr, tee_bands
 from largegen.sampling.zoom.guide import guide_image
-from largegen.sampling.zoom.zoom import count_work, level_of, zoom_latents
+from largegen.sampling.zoom.zoom import count_work, level_of, resolve_zoom, zoom_latents
 from largegen.slides.by_products import side_file
 
 
@@ -68,7 +68,7 @@ def zoom_file(
         LockedError: while another process makes the same image.
         OutputError: for an image that exists already, or a disk that refuses it.
     """
-    sampling = zooming.canvas_sampling(resolve_defaults(sampling, model), model.window)
+    sampling = zooming.canvas_sampling(resolve_zoom(sampling, zooming, model), model.window)
     level = level_of(model, (area.width, area.height))
     unlike = count_unlike(model, grid)
     fingerprint = fingerprint_of(model, grid, area)

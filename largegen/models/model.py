@@ -2,6 +2,7 @@
 
 import shutil
 from dataclasses import asdict
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -17,6 +18,7 @@ from largegen.models.info import ModelInfo
 from largegen.models.known_embeddings import KnownEmbeddings
 from largegen.models.linear_decoder import LinearDecoder
 from largegen.models.storage import load_network
+from largegen.models.student import Student, StudentInfo
 from largegen.runtime.device import keep_freed_memory, resolve_device, resolve_precision
 from largegen.runtime.files import atomic
 from largegen.slides.resolution import mag_of
@@ -37,6 +39,7 @@ class Model:
         directory: Where it was loaded from; None for a new one.
         linear_decoder: See linear_decoder.py; None where the model has none.
         known: Statistics of its training embeddings; None where the model has none.
+        student_info: What its distilled form is good for; None where the model has none.
     """
 
     def __init__(
@@ -49,10 +52,11 @@ class Model:
         directory: Path | None = None,
         linear_decoder: LinearDecoder | None = None,
         known: KnownEmbeddings | None = None,
+        student_info: StudentInfo | None = None,
     ):
         self.autoencoder, self.unet, self.conditioner = autoencoder, unet, conditioner
         self.scheduler, self.info, self.directory = scheduler, info, directory
-        self.linear_decoder, self.known = linear_decoder, known
+        self.linear_decoder, self.known, self.student_info = linear_decoder, known, student_info
 
     @property
     def device(self) -> torch.device:
@@ -106,6 +110,16 @@ class Model:
         nn.Module.to(self.unet, device=device, dtype=dtype, memory_format=torch.channels_last)
         self.conditioner.to(device)
         return self
+
+    @cached_property
+    def student(self) -> Student:
+        """The distilled form, loaded when it is first asked for. Raises ModelError where there is none, or damaged."""
+        if self.directory is None or self.student_info is None:
+            raise ModelError(f"model {self.info.name}: has no distilled form; `largegen distill` makes one")
+        teacher = load_network(self.directory / "unet", DENOISERS)
+        student = Student.load(self.directory, self.student_info, teacher, self.scheduler)
+        nn.Module.to(student.unet, device=self.device, dtype=self.dtype, memory_format=torch.channels_last)
+        return student
 
     @torch.inference_mode()
     def eps(self, latents: Tensor, timestep: Tensor | int, context: Tensor) -> Tensor:
@@ -233,7 +247,8 @@ def load_model(name_or_dir: str | Path = "starter", device: str = "auto", precis
     known = KnownEmbeddings.load(directory / KNOWN_EMBEDDINGS)
     if known and len(known.mean) != index.info.embedding_dim:
         raise ModelError(f"{directory / KNOWN_EMBEDDINGS}: does not match the conditioner")
-    model = Model(autoencoder, unet, conditioner, scheduler, index.info, directory, linear, known)
+    student = StudentInfo.load(directory)
+    model = Model(autoencoder, unet, conditioner, scheduler, index.info, directory, linear, known, student)
     return model.to(target, dtype)
 
 

@@ -13,7 +13,16 @@ from torch import Tensor
 from tqdm import tqdm
 
 from largegen.errors import InputError
-from largegen.sampling.denoise import ConditionAt, Correct, Denoise, WindowBatches, guided, is_by_rows, keep_contexts
+from largegen.sampling.denoise import (
+    ConditionAt,
+    Correct,
+    Denoise,
+    TakesGuidance,
+    WindowBatches,
+    guided,
+    is_by_rows,
+    keep_contexts,
+)
 from largegen.sampling.memory_canvas import MemoryCanvas
 from largegen.sampling.plan import CanvasPlan, plan_canvas
 from largegen.sampling.resume import Checkpoint
@@ -31,7 +40,7 @@ if TYPE_CHECKING:
 
 @torch.no_grad()
 def sample_canvas(
-    denoise: Denoise,
+    denoise: Denoise | TakesGuidance,
     condition_at: ConditionAt,
     noise_schedule: DDPMScheduler,
     shape: tuple[int, int, int],
@@ -55,7 +64,8 @@ def sample_canvas(
     The result depends on neither the batch size nor the number of processes, but for the rounding of `denoise` itself.
 
     Args:
-        denoise: predicts the noise of a batch of windows, on `device`; of twice as many under guidance.
+        denoise: predicts the noise of a batch of windows, on `device`; of twice as many under guidance, unless it
+            takes that.
         condition_at: contexts of windows, on `device`, given their (top, left) on the canvas.
         noise_schedule: that the denoiser was trained with.
         shape: (C, H, W) of the image's latents.

@@ -98,7 +98,7 @@ def sent_mb_per_step(
 
 def seconds_of_walk(model: "Model", sampling: Sampling) -> float:
     """Time what a window costs beside the networks, in seconds: the sums, the scheduler's step, the noise."""
-    side, few = 4 * model.window, replace(sampling, steps=2, guidance=1.0)
+    side, few = 4 * model.window, replace(sampling, steps=2, guidance=1.0, distilled=False)
     shape = (model.autoencoder.channels, side, side)
     null = model.null_context()
 
@@ -137,7 +137,7 @@ def _peak_memory(model: "Model") -> int:
 
 
 def count_calls(sampling: Sampling, window: int, height: int, width: int, skip: np.ndarray | None = None) -> int:
-    """Count the windows that the denoiser sees, each twice under guidance.
+    """Count the windows that the denoiser sees, each twice under guidance unless it is distilled.
 
     Args:
         sampling: as `generate.resolve_defaults` gives it.
@@ -148,7 +148,7 @@ def count_calls(sampling: Sampling, window: int, height: int, width: int, skip: 
     """
     s = sampling
     plan, _ = plan_windows(s.windows, height, width, window, s.stride, s.seed, s.steps, skip)
-    return sum(map(len, plan)) * (1 if sampling.guidance in (0, 1) else 2)
+    return sum(map(len, plan)) * s.calls
 
 
 def count_decoded(sampling: Sampling, window: int, height: int, width: int, skip: np.ndarray | None = None) -> int:

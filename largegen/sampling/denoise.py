@@ -34,20 +34,31 @@ def is_by_rows(correct: Correct) -> TypeGuard[CorrectRows]:
     return isinstance(correct, CorrectRows) and correct.by_rows
 
 
-def guided(denoise: Denoise, null: Tensor | None, scale: float) -> Denoise:
+@runtime_checkable
+class TakesGuidance(Protocol):
+    """A denoiser that knows guidance by itself, in one call: a distilled model."""
+
+    def under(self, scale: float) -> Denoise:
+        """Return the prediction under a guidance scale. Raises InputError for one that it does not know."""
+        ...
+
+
+def guided(denoise: Denoise | TakesGuidance, null: Tensor | None, scale: float) -> Denoise:
     """Apply classifier-free guidance: eps = eps_null + scale * (eps_cond - eps_null) [L, sec. 3].
 
     Both halves go through `denoise` as one batch; at scale 1 only the conditional half is computed, at scale 0 only the
     other.
 
     Args:
-        denoise: without guidance.
+        denoise: without guidance; or one that takes it, which is asked for it.
         null: (1, T, D) null condition; None only where `scale` is 1.
         scale: of the guidance.
 
     Raises:
         InputError: where the null condition is missing.
     """
+    if isinstance(denoise, TakesGuidance):
+        return denoise.under(scale)
     if scale == 1:
         return denoise
     if null is None:

@@ -13,13 +13,14 @@ from largegen.conditioning.interpolation import interpolate_grid
 from largegen.embeddings.grid import EmbeddingGrid
 from largegen.errors import InputError
 from largegen.models.model import Model
+from largegen.models.student import StudentInfo
 from largegen.sampling.canvas import sample_canvas
 from largegen.sampling.decode import decode_canvas
-from largegen.sampling.denoise import ConditionAt
+from largegen.sampling.denoise import ConditionAt, Denoise, TakesGuidance
 from largegen.sampling.noise import seed_from
 from largegen.sampling.rows import Latents, in_memory
 from largegen.sampling.schedulers import make_scheduler
-from largegen.sampling.settings import Sampling
+from largegen.sampling.settings import MAX_STUDENT_STEPS, STEPS, Sampling
 from largegen.sampling.windows import Place
 
 
@@ -45,8 +46,8 @@ def generate(
         latents: (1, C, H, W) to start from in place of noise from the seed.
         output: `image` or `latent`.
         progress: show progress bars on a terminal.
-        settings: fields of `Sampling`: `steps`, `guidance`, `eta`, `scheduler`, `windows`, `stride`, `batch_size`,
-            `seed`.
+        settings: fields of `Sampling`: `steps`, `guidance`, `eta`, `scheduler`, `distilled`, `windows`, `stride`,
+            `batch_size`, `seed`.
 
     Returns:
         (H, W, 3) uint8, or the latents (1, C, H, W) float32 for `output="latent"`.
@@ -78,13 +79,19 @@ def generate(
     return np.concatenate([band for _, band in decode_bands(model, canvas, sampling, progress=progress)])
 
 
-def resolve_defaults(sampling: Sampling, model: Model) -> Sampling:
-    """Fill in every setting whose default (0) depends on the model.
+def resolve_defaults(sampling: Sampling, model: Model, steps: int = STEPS) -> Sampling:
+    """Fill in every setting whose default depends on the model; `distilled` becomes whether its student is taken.
+
+    Args:
+        sampling: settings.
+        model: that is sampled.
+        steps: of the model itself, by default.
 
     Raises:
         InputError: for settings that the model cannot be sampled with.
     """
     sampling.check(model.window)
+    sampling = _with_steps(sampling, model.student_info, steps)
     make_scheduler(sampling.scheduler, model.scheduler, sampling.steps)
     return replace(
         sampling,
@@ -93,6 +100,34 @@ def resolve_defaults(sampling: Sampling, model: Model) -> Sampling:
         decode_margin=sampling.decode_margin if sampling.decode_stride else model.window // 8,
         batch_size=sampling.batch_size or auto_batch_size(model),
     )
+
+
+def _with_steps(sampling: Sampling, student: StudentInfo | None, steps: int) -> Sampling:
+    """Choose between a model and its student, and scheduler and steps with it."""
+    if sampling.distilled and student and _fits(sampling, student):
+        student.check_guidance(sampling.guidance)
+        scheduler = student.scheduler or sampling.scheduler.replace("auto", "ddim")
+        return replace(sampling, steps=sampling.steps or student.steps or steps, scheduler=scheduler)
+    if sampling.scheduler == "lcm":
+        raise InputError("`scheduler` lcm: only for a distilled model of few steps; see `largegen distill`")
+    scheduler = sampling.scheduler.replace("auto", "ddim")
+    return replace(sampling, steps=sampling.steps or steps, scheduler=scheduler, distilled=False)
+
+
+def _fits(sampling: Sampling, student: StudentInfo) -> bool:
+    """Tell whether a student is made for scheduler and steps that are asked for."""
+    if not student.scheduler:
+        return sampling.scheduler != "lcm"
+    if sampling.scheduler == student.scheduler == "lcm":
+        return True
+    most = MAX_STUDENT_STEPS if student.scheduler == "lcm" else 0
+    few = sampling.steps <= most or sampling.steps == student.steps
+    return sampling.scheduler in ("auto", student.scheduler) and few and not sampling.eta
+
+
+def denoiser_of(model: Model, sampling: Sampling) -> Denoise | TakesGuidance:
+    """Return what predicts a model's noise: itself, or its student; `sampling`: as `resolve_defaults` gives it."""
+    return model.student if sampling.distilled else model.eps
 
 
 def sample_latents(
@@ -112,7 +147,7 @@ def sample_latents(
         (1, C, height / f, width / f) float32, f the autoencoder's factor: see `canvas.sample_canvas`.
     """
     return sample_canvas(
-        model.eps,
+        denoiser_of(model, sampling),
         interpolated(model, features),
         model.scheduler,
         (model.autoencoder.channels, height // model.factor, width // model.factor),

@@ -13,6 +13,7 @@ from largegen.conditioning.reference import Reference
 from largegen.embeddings.grid import EmbeddingGrid
 from largegen.models.model import Model
 from largegen.sampling.canvas import sample_canvas
+from largegen.sampling.generate import denoiser_of
 from largegen.sampling.noise import INITIAL, noise
 from largegen.sampling.rows import in_memory
 from largegen.sampling.schedulers import make_scheduler
@@ -122,7 +123,7 @@ def sample_under(
         field = noise(sampling.seed, INITIAL, *origin, window, window, draft.shape[1])
         draft = scheduler.add_noise(draft.cpu(), field, scheduler.timesteps[-last_steps, None])
     latents = sample_canvas(  # patches lie side by side, and no window on two of them
-        model.eps,
+        denoiser_of(model, sampling),
         lambda places: contexts[[left // window for _, left in places]],
         model.scheduler,
         (model.autoencoder.channels, window, count * window),

@@ -1,34 +1,60 @@
 """Schedulers of the reverse diffusion, and the noise and the clean latents that stand for each other."""
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
 import torch
-from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler, UniPCMultistepScheduler
+from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler, LCMScheduler, UniPCMultistepScheduler
+from diffusers.schedulers.scheduling_lcm import LCMSchedulerOutput
 from torch import Tensor
 
 from largegen.errors import InputError, ModelError
 from largegen.models.denoiser import PREDICTIONS
 from largegen.runtime.private_api import SCHEDULER_MEMORY
-from largegen.sampling.settings import check_spacing
+from largegen.sampling.settings import MAX_LCM_STEPS, check_spacing
 
-Scheduler: TypeAlias = DDIMScheduler | DPMSolverMultistepScheduler | UniPCMultistepScheduler
+
+class PlacedLCMScheduler(LCMScheduler):
+    """Diffusers' scheduler of consistency models, whose noise between the steps is given, not drawn."""
+
+    def step(
+        self, model_output: Tensor, timestep: Tensor, sample: Tensor, variance_noise: Tensor
+    ) -> LCMSchedulerOutput:
+        """Take the clean latents that the predicted noise implies, and add the noise of the next timestep.
+
+        Args:
+            model_output: (B, C, h, w) predicted noise.
+            timestep: of the scheduler.
+            sample: likewise, before the step.
+            variance_noise: likewise, standard normal; not used by the last step.
+        """
+        c_skip, c_out = self.get_scalings_for_boundary_condition_discrete(timestep)
+        clean = c_out * clean_of(model_output, sample, self, timestep) + c_skip * sample
+        later = self.timesteps[self.timesteps < timestep]
+        noisy = self.add_noise(clean, variance_noise, later[:1]) if len(later) else clean
+        return LCMSchedulerOutput(prev_sample=noisy, denoised=clean)
+
+
+Scheduler: TypeAlias = DDIMScheduler | DPMSolverMultistepScheduler | UniPCMultistepScheduler | PlacedLCMScheduler
 
 SCHEDULERS: dict[str, tuple[type[Scheduler], dict[str, Any]]] = {
     "ddim": (DDIMScheduler, {}),
     "dpm++": (DPMSolverMultistepScheduler, {"algorithm_type": "dpmsolver++", "solver_order": 2}),
     "unipc": (UniPCMultistepScheduler, {"solver_order": 2}),
 }
+OF_STUDENTS: dict[str, tuple[type[Scheduler], dict[str, Any]]] = {
+    "lcm": (PlacedLCMScheduler, {"original_inference_steps": MAX_LCM_STEPS}),
+}
 
 
 def make_scheduler(name: str, train_scheduler: DDPMScheduler, steps: int) -> Scheduler:
     """Make a diffusers scheduler for the noise schedule that a model was trained with.
 
-    Timesteps are spaced `trailing`: 999, 979, ... 19 for 50 steps of 1000 [L, sec. 3].
+    Timesteps are spaced `trailing`: 999, 979, ... 19 for 50 steps of 1000 [L, sec. 3]; those of `lcm` are of these.
 
     Args:
-        name: `ddim`, `dpm++` or `unipc`.
+        name: `ddim`, `dpm++`, `unipc` or `lcm`.
         train_scheduler: the schedule that the model was trained with.
         steps: number of timesteps.
 
@@ -36,21 +62,38 @@ def make_scheduler(name: str, train_scheduler: DDPMScheduler, steps: int) -> Sch
         InputError: for an unknown name or a number of steps that cannot be had.
         ModelError: for a model that predicts neither noise nor v nor clean latents.
     """
-    if name not in SCHEDULERS:
-        raise InputError(f"`scheduler` {name}: use one of {', '.join(SCHEDULERS)}")
+    known = SCHEDULERS | OF_STUDENTS
+    if name not in known:
+        raise InputError(f"`scheduler` {name}: use one of {', '.join(known)}")
     config = train_scheduler.config
     if not 1 <= steps <= config.num_train_timesteps:
         raise InputError(f"`steps` {steps}: must be between 1 and {config.num_train_timesteps}")
-    check_spacing(steps, config.num_train_timesteps)
+    if name != "lcm":
+        check_spacing(steps, config.num_train_timesteps)
+    elif steps > MAX_LCM_STEPS:
+        raise InputError(f"`steps` {steps}: at most {MAX_LCM_STEPS} with `scheduler` lcm")
     if config.prediction_type not in PREDICTIONS:
         raise ModelError(f"scheduler: the model predicts {config.prediction_type}, none of {', '.join(PREDICTIONS)}")
-    kind, options = SCHEDULERS[name]
+    kind, options = known[name]
     # Whatever the network predicts, `denoise` gives the noise.
     fixed = {"timestep_spacing": "trailing", "prediction_type": "epsilon", "clip_sample": False, "thresholding": False}
     options = fixed | options
     scheduler = kind.from_config(config, **options)
     scheduler.set_timesteps(steps)
     return scheduler
+
+
+def added_noise(scheduler: Scheduler, eta: float, noise: Callable[[], Tensor]) -> dict[str, Any]:
+    """Return the options of a scheduler's `step` by which it adds noise, if it does.
+
+    Args:
+        scheduler: from `make_scheduler`.
+        eta: DDIM's added noise, 0 to 1.
+        noise: draws standard normal noise, of the shape of the latents.
+    """
+    if isinstance(scheduler, PlacedLCMScheduler):
+        return {"variance_noise": noise()}
+    return {"eta": eta, "variance_noise": noise()} if eta else {}
 
 
 def clean_of(eps: Tensor, noisy: Tensor, scheduler: Scheduler, timestep: Tensor) -> Tensor:
@@ -113,7 +156,8 @@ class RowScheduler:
         memory: dict[str, Tensor] = {}
         fields: dict[str, None] = {}
         for timestep in self.scheduler.timesteps[:3]:
-            latent, memory = trial.step(latent, timestep, latent, memory)
+            options = added_noise(self.scheduler, 0.0, lambda: torch.zeros(1, 1, 1, 1))
+            latent, memory = trial.step(latent, timestep, latent, memory, **options)
             trial.turn()
             fields |= dict.fromkeys(memory)
         return list(fields)

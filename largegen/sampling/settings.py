@@ -9,12 +9,15 @@ from typing import Annotated, Any
 from largegen.errors import InputError
 from largegen.runtime.setting import SEED, Setting
 
-SCHEDULERS = ("ddim", "dpm++", "unipc")
+SCHEDULERS = ("ddim", "dpm++", "unipc")  # and lcm, of distilled models
 WINDOWS = ("overlap", "shift")
 ZOOM_METHODS = ("fast", "published")
 INVERSION_STARTS = ("view", "noise")
 ZOOM_STEPS = 20  # [Z]: the guide holds the image together, so fewer steps suffice
+STEPS = 50  # of a model that is not distilled [L]
 MAX_STEPS = 1000  # timesteps of the noise schedule
+MAX_LCM_STEPS = 50  # of the path that students learn: `lcm` takes some of its steps
+MAX_STUDENT_STEPS = 8  # for more of them a model is taken, not its distilled form: it gains nothing from them
 MAX_SEAM_STEPS = 300  # timesteps of the pass against seams
 
 
@@ -36,13 +39,29 @@ class Sampling:
     The defaults are the cheapest settings without a loss of quality, see docs/measurements.md.
     """
 
-    steps: Annotated[int, Setting("Denoising steps.")] = 50
+    # 0: see generate.resolve_defaults
+    steps: Annotated[
+        int,
+        Setting(
+            "Denoising steps: auto or a number. auto is those that a distilled model is made for, else 50, of zoom and"
+            " upscale 20.",
+            auto=0,
+        ),
+    ] = 0
     # eps_null + guidance * (eps_cond - eps_null)
     guidance: Annotated[
         float, Setting("Guidance scale: 1 is none; higher values follow the reference more closely.", min=0.0)
     ] = 1.5
     eta: Annotated[float, Setting("Noise added by DDIM, 0 to 1.")] = 0.0
-    scheduler: Annotated[str, Setting("ddim, dpm++ or unipc.")] = "ddim"
+    scheduler: Annotated[
+        str,
+        Setting(
+            "auto, ddim, dpm++, unipc or lcm. auto is a distilled model's own with its number of steps, else ddim."
+        ),
+    ] = "auto"
+    distilled: Annotated[
+        bool, Setting("Take the model itself, not its distilled form of few steps with guidance in one call.")
+    ] = True
     windows: Annotated[str, Setting("overlap: every `stride`; shift: side by side, moved at random at every step.")] = (
         "shift"
     )
@@ -54,22 +73,28 @@ class Sampling:
     ] = 0
     seed: Annotated[int, SEED] = 0
 
+    @property
+    def calls(self) -> int:
+        """Calls of the denoiser for a window at a step: two under guidance, unless it is distilled."""
+        return 1 if self.distilled or self.guidance in (0, 1) else 2
+
     def check(self, window: int | None = None) -> None:
         """Raise InputError for invalid settings.
 
         Args:
             window: side of the model's window, in latents; None: check only what does not depend on a model.
         """
-        if self.scheduler not in SCHEDULERS:
-            raise InputError(f"`scheduler` {self.scheduler}: use one of {', '.join(SCHEDULERS)}")
+        if self.scheduler not in ("auto", *SCHEDULERS, "lcm"):
+            raise InputError(f"`scheduler` {self.scheduler}: use one of auto, {', '.join(SCHEDULERS)}, lcm")
         if self.windows not in WINDOWS:
             raise InputError(f"`windows` {self.windows}: use one of {', '.join(WINDOWS)}")
-        if not 1 <= self.steps <= MAX_STEPS:
-            raise InputError(f"`steps` {self.steps}: must be between 1 and {MAX_STEPS}")
-        check_spacing(self.steps, MAX_STEPS)
+        if not 0 <= self.steps <= MAX_STEPS:
+            raise InputError(f"`steps` {self.steps}: must be between 1 and {MAX_STEPS}, or 0 for the default")
+        if self.steps and self.scheduler != "lcm":
+            check_spacing(self.steps, MAX_STEPS)
         if not 0 <= self.guidance < math.inf:
             raise InputError(f"`guidance` {self.guidance}: must be 0 or more")
-        if not 0 <= self.eta <= 1 or (self.eta and self.scheduler != "ddim"):
+        if not 0 <= self.eta <= 1 or (self.eta and self.scheduler not in ("auto", "ddim")):
             raise InputError(f"`eta` {self.eta}: between 0 and 1, and 0 for any scheduler but ddim")
         if self.batch_size < 0:
             raise InputError(f"`batch_size` {self.batch_size}: must be 1 or more, or 0 for auto")
@@ -117,6 +142,8 @@ class Imagining:
         return Sampling(
             steps=self.prior_steps,
             guidance=1.0 if self.label is None and self.prompt is None else self.prior_guidance,
+            scheduler="ddim",
+            distilled=False,
             windows="overlap",
             stride=max(1, window // 2),
             batch_size=16,

@@ -17,7 +17,7 @@ from largegen.errors import LargegenError
 from largegen.sampling.denoise import Correct, WindowBatches, is_by_rows
 from largegen.sampling.exchange import exchange
 from largegen.sampling.rows import CANVAS, Rows, runs
-from largegen.sampling.schedulers import RowScheduler, clean_of, eps_of
+from largegen.sampling.schedulers import RowScheduler, added_noise, clean_of, eps_of
 from largegen.sampling.strips import Message, StepShare, Strips
 from largegen.sampling.sums import RollingSums, RowSums
 from largegen.sampling.windows import Place
@@ -231,9 +231,8 @@ class CanvasWalk:
             clean = clean_of(eps[inside], noisy_inside, scheduler, timestep)
             better = correct.rows(top, clean) if is_by_rows(correct) else correct(clean)
             eps[inside] = eps_of(better, noisy_inside, scheduler, timestep)
-        noise = self.plan.noise(step, top, bottom).to(noisy.device) if self.eta else None
         memory = {name: self.rows.read(name, top, bottom)[None] for name in self.rows.fields - {CANVAS}}
-        added = {"eta": self.eta, "variance_noise": noise} if self.eta else {}
+        added = added_noise(scheduler, self.eta, lambda: self.plan.noise(step, top, bottom).to(noisy.device))
         canvas, memory = self.scheduler.step(eps, timestep, noisy, memory, **added)
         check_finite(canvas, step + 1, self.plan.steps)
         for name, value in {CANVAS: canvas, **memory}.items():

@@ -6,12 +6,15 @@ from typing import Annotated
 
 from largegen.errors import InputError
 from largegen.runtime.setting import SEED, Setting
+from largegen.sampling.settings import MAX_LCM_STEPS, MAX_STEPS
 
 DENOISER_PRESETS = ("published", "starter", "tiny")
 CONDITIONERS = ("patch", "summarizer")
 ORIENTATIONS = (1, 2, 4, 8)
 LR_SCHEDULES = ("constant", "cosine")
 MIXED_PRECISIONS = ("auto", "no", "bf16", "fp16")
+TARGETS = ("steps", "lcm", "guidance")  # of distillation
+PATHS = tuple(n for n in range(40, 201) if MAX_STEPS % n == 0)  # even steps of a teacher's path that are fine enough
 HEAD_WIDTH = 64  # of the attention of a grid prior
 
 HELD_OUT = Setting("Fraction of the slides' area that is kept out of training.", min=0.0, max=0.9)
@@ -48,6 +51,14 @@ class LoopConfig:
         ),
     ] = "auto"
     device: Annotated[str, Setting("auto, cpu, cuda, cuda:N or mps.")] = "auto"
+    minutes: Annotated[
+        float,
+        Setting(
+            "Stop after so many minutes, as if all steps were done; a later --resume goes on.",
+            min=0.0,
+            unset="no limit",
+        ),
+    ] = 0.0
     seed: Annotated[int, SEED] = 0
     workers: Annotated[int, Setting("Processes that prepare samples.", min=0)] = 2
     log_every: Annotated[int, Setting("Steps between lines of metrics.jsonl.", min=1)] = 10
@@ -133,6 +144,62 @@ class CohortConfig:
             raise InputError(f"`levels` {levels}: the patch conditioner knows one; use `conditioner=summarizer`")
         name, cache = self.name or out.absolute().name, self.cache or out / "latents"
         return replace(self, levels=levels, name=name, cache=cache)
+
+
+@dataclass(frozen=True)
+class DistillationConfig:
+    """What a model's student learns, and from what."""
+
+    embeddings: tuple[Path, ...] = ()  # embedding files, or directories of them
+    recursive: Annotated[bool, RECURSIVE] = False
+    target: Annotated[
+        str,
+        Setting(
+            "What it learns: guidance (in one call, in as many steps as before), steps (also `few` of them, by DDIM) or"
+            " lcm (also any few of them, by latent consistency: the longest to learn)."
+        ),
+    ] = "steps"
+    few: Annotated[int, Setting("Steps that it samples in: with the target lcm, by default.", min=1)] = 8
+    guidance_min: Annotated[float, Setting("Smallest guidance scale that it knows.", min=0.0)] = 1.0
+    guidance_max: Annotated[float, Setting("Largest guidance scale that it knows.", min=0.0)] = 4.0
+    rank: Annotated[
+        int, Setting("Rank of the changes to a layer (LoRA); 0 changes weights as a whole: a larger file.", min=0)
+    ] = 32
+    target_decay: float = 0.95  # of the average of past weights that the student follows
+    slides: Annotated[
+        Path | None, Setting("Directory of the slides, if they are no longer where they were embedded.")
+    ] = None
+    orientations: Annotated[
+        int, Setting("Orientations of each region: 1 as it is, 2 or 4 also flipped, 8 also turned by 90 degrees.")
+    ] = 2
+    finest: Annotated[float, Setting("Part of the samples that are of the finest magnification.", min=0.0, max=1.0)] = (
+        0.6
+    )
+    cache: Annotated[Path | None, Setting("Directory of the computed latents.", unset="<out>/latents")] = None
+    held_out: Annotated[float, HELD_OUT] = 0.05
+    export_precision: Annotated[str, Setting("Precision of the exported weights: fp32, fp16 or bf16.")] = "fp16"
+
+    def __post_init__(self) -> None:
+        """Check what goes together.
+
+        Raises:
+            InputError: A setting is none of its choices, or the range of guidance is empty.
+        """
+        check_choice("target", self.target, TARGETS)
+        check_choice("orientations", self.orientations, ORIENTATIONS)
+        if not self.guidance_min <= self.guidance_max:
+            raise InputError(f"`guidance_max` {self.guidance_max:g}: less than `guidance_min` {self.guidance_min:g}")
+        if self.target == "lcm" and self.few > MAX_LCM_STEPS:
+            raise InputError(f"`few` {self.few}: at most {MAX_LCM_STEPS}")
+        if self.target == "steps" and all(path % self.few for path in PATHS):
+            raise InputError(f"`few` {self.few}: cannot be spaced evenly; use 2, 4, 5, 8 or 10")
+
+    @property
+    def path(self) -> tuple[int, int]:
+        """The steps of the teacher's path from noise to image, and the parts of it that have an end of their own."""
+        if self.target != "steps":
+            return MAX_LCM_STEPS, 1
+        return next(path for path in PATHS if path % self.few == 0), self.few
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from largegen.training.regions import EmbeddingGrids, TrainingRegions, split
 from largegen.training.sampler import orient, sample_rng
 
 CONDITION_DROPOUT = 0.1  # [L] and [Z]: part of the samples that see the null condition
+GUIDANCE_STREAM = 2**62  # samples from here on: random numbers of guidance scales
 
 Condition = Sequence[Tensor]  # what a conditioner takes, see models/conditioners.py
 
@@ -27,7 +28,8 @@ class LatentRegions(Dataset):
     conditioner's. The level is drawn uniformly, so that scarce levels are seen as often as plentiful ones [Z], then one
     of its regions. A sample is the `latents` (C, h, w) and the condition (`condition.0`, ...) of a region laid one of
     the cached ways, a `timestep`, the `noise`, and whether to `drop` the condition. Regions that touch a validation
-    block, a fraction `held_out` of all blocks, are left out. Raises InputError for a level without training regions.
+    block, a fraction `held_out` of all blocks, are left out. Of several levels the finest gets the part `finest` of the
+    samples, where that is given. Raises InputError for a level without training regions.
     """
 
     def __init__(
@@ -37,7 +39,9 @@ class LatentRegions(Dataset):
         arrange: Callable[[Tensor, int], Condition],
         held_out: float,
         seed: int,
+        finest: float | None = None,
     ):
+        self.finest = finest
         self.sources, self.arrange, self.seed = sources, arrange, seed
         grids = {regions.file.path: EmbeddingGrids(regions.file) for regions, _ in sources}
         self.grids = [grids[regions.file.path] for regions, _ in sources]
@@ -59,7 +63,7 @@ class LatentRegions(Dataset):
 
     def __getitem__(self, sample: int) -> dict[str, Tensor]:
         rng = sample_rng(self.seed, sample)
-        regions = self.training[rng.integers(len(self.training))]
+        regions = self.training[self._level(rng)]
         source, region = regions[rng.integers(len(regions))]
         latents, condition = self.read(source, region, rng)
         return {
@@ -69,6 +73,12 @@ class LatentRegions(Dataset):
             "drop": torch.tensor(bool(rng.random() < CONDITION_DROPOUT)),
             "noise": torch.from_numpy(rng.standard_normal(latents.shape, np.float32)),
         }
+
+    def _level(self, rng: np.random.Generator) -> int:
+        levels = len(self.training)
+        if self.finest is None or levels == 1:
+            return int(rng.integers(levels))
+        return 0 if rng.random() < self.finest else int(rng.integers(1, levels))
 
     def read(self, source: int, n: int, rng: np.random.Generator | None = None) -> tuple[Tensor, Condition]:
         """Read latents (C, h, w) float32 and condition of one region: laid at random, or as it is without `rng`."""
@@ -89,3 +99,11 @@ class LatentRegions(Dataset):
         """Read latents (N, C, h, w) and condition of regions (N, 2) as they are, of any levels."""
         latents, conditions = zip(*(self.read(*region) for region in regions.tolist()), strict=True)
         return torch.stack(latents), [torch.stack(parts) for parts in zip(*conditions, strict=True)]
+
+
+class GuidedRegions(LatentRegions):
+    """The same, and where in a student's range the guidance scale of a sample lies: its `fraction`, 0 to 1."""
+
+    def __getitem__(self, sample: int) -> dict[str, Tensor]:
+        fraction = sample_rng(self.seed, GUIDANCE_STREAM + sample).random()
+        return {**super().__getitem__(sample), "fraction": torch.tensor(fraction)}

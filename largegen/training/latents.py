@@ -1,23 +1,30 @@
 """Latents of a slide's regions, computed once and kept in NumPy files for the training of a denoiser."""
 
+import copy
 import hashlib
 import io
 import json
 import logging
+from collections.abc import Sequence
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 import torch
 from tqdm import tqdm
 
+from largegen.embeddings.file import EmbeddingFile
+from largegen.embeddings.source import find_slide
 from largegen.models.autoencoder import Autoencoder
 from largegen.models.pixels import to_network
 from largegen.runtime.files import write_errors
 from largegen.runtime.lock import lock
 from largegen.slides.slide import Slide
-from largegen.training.regions import TrainingRegions
+from largegen.training.regions import TrainingRegions, find_regions
 from largegen.training.sampler import orient
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +45,41 @@ def latents_path(
     )
     digest = hashlib.sha256(key.encode() + regions.cells.tobytes()).hexdigest()[:12]
     return Path(directory) / f"{settings.source_name}.level-{level}.{digest}.npy"
+
+
+def latent_sources(
+    files: Sequence[EmbeddingFile],
+    levels: int,
+    autoencoder_fingerprint: str,
+    directory: Path,
+    orientations: int,
+    dtype: torch.dtype,
+) -> list[tuple[TrainingRegions, Path]]:
+    """Find the regions of each level of each file that has any, and name the caches of their latents."""
+    found = [find_regions(file, level) for level in range(levels) for file in files]
+    return [
+        (regions, latents_path(regions, autoencoder_fingerprint, directory, orientations, dtype))
+        for regions in found
+        if len(regions.cells)
+    ]
+
+
+def encode_sources(
+    sources: Sequence[tuple[TrainingRegions, Path]],
+    autoencoder: Autoencoder,
+    slides: Path | None,
+    orientations: int,
+    dtype: torch.dtype,
+    processes: "Accelerator",
+) -> None:
+    """Fill the caches of `latent_sources`, shared among processes; `slides`: where they are if they have moved."""
+    encoder = copy.deepcopy(autoencoder)  # its owner keeps the weights as they are
+    encoder.to(processes.device, dtype)
+    for number, (regions, path) in enumerate(sources):
+        if number % processes.num_processes == processes.process_index:  # its share of the work
+            with find_slide(regions.file, slides) as slide:
+                cache_latents(regions, slide, encoder, path, orientations=orientations)
+    processes.wait_for_everyone()
 
 
 def cache_latents(

@@ -29,8 +29,7 @@ from largegen.runtime.fingerprints import content_digest
 from largegen.training.accelerator import make_accelerator
 from largegen.training.config import CohortConfig, LoopConfig
 from largegen.training.dataset import LatentRegions
-from largegen.training.latents import cache_latents, latents_path
-from largegen.training.regions import find_regions
+from largegen.training.latents import encode_sources, latent_sources
 from largegen.training.sample_metrics import SampleMetrics
 from largegen.training.tasks.denoiser import DiffusionTask
 from largegen.training.trained_on import info_of
@@ -70,9 +69,7 @@ def denoiser_task(config: CohortConfig, loop: LoopConfig) -> DiffusionTask:
     dtype = resolve_precision("auto", processes.device)
     fingerprint = autoencoder.fingerprint
     assert config.cache is not None, "CohortConfig.resolve fills it in"
-    found = [find_regions(file, level) for level in range(config.levels) for file in files]
-    found = [regions for regions in found if len(regions.cells)]
-    sources = [(r, latents_path(r, fingerprint, config.cache, config.orientations, dtype)) for r in found]
+    sources = latent_sources(files, config.levels, fingerprint, config.cache, config.orientations, dtype)
     arrange = copy.deepcopy(model.conditioner).to("meta").arrange  # no weights go to the workers: a GPU's cannot
     dataset = LatentRegions(sources, config.levels, arrange, config.held_out, loop.seed)
     for level, name in enumerate(model.level_names):
@@ -81,13 +78,7 @@ def denoiser_task(config: CohortConfig, loop: LoopConfig) -> DiffusionTask:
     sample_metrics = _sample_metrics(config, settings.encoder, dataset, processes.device) if config.eval_every else None
 
     def encode() -> None:
-        encoder = copy.deepcopy(autoencoder)  # the model keeps the weights that it will be saved with
-        encoder.to(processes.device, dtype)
-        for number, (regions, path) in enumerate(sources):
-            if number % processes.num_processes == processes.process_index:  # its share of the work
-                with find_slide(regions.file, config.slides) as slide:
-                    cache_latents(regions, slide, encoder, path, orientations=config.orientations)
-        processes.wait_for_everyone()
+        encode_sources(sources, autoencoder, config.slides, config.orientations, dtype, processes)
 
     encoder = _encoder_directory(settings.encoder)
     task = DiffusionTask(dataset, model, form, encoder, export, sample_metrics, encode)

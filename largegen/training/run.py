@@ -2,6 +2,7 @@
 
 import logging
 import math
+import time
 from contextlib import nullcontext, suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -94,6 +95,7 @@ def _train(task: Task, out: Path, config: LoopConfig, accelerator: Accelerator) 
         write_json(out / "config.json", settings)
     metrics = Metrics(out, start) if main else None
     after = _Callbacks(state, out, config, metrics)
+    ends, done = time.monotonic() + 60 * config.minutes if config.minutes else math.inf, start
     quiet = None if main and log.isEnabledFor(logging.WARNING) else True
     with (
         tqdm(initial=start, total=config.steps, desc="training", unit="step", disable=quiet) as bar,
@@ -101,6 +103,7 @@ def _train(task: Task, out: Path, config: LoopConfig, accelerator: Accelerator) 
     ):
         for step in training_steps(state, micro_batches(state, config, start), config.clip, start):
             after.losses.append(step.loss)
+            after.last = step.number == config.steps or _all_out_of_time(accelerator, ends)
             bar.update()
             bar.set_postfix(loss=f"{step.loss:.4f}", refresh=False)
             try:
@@ -113,6 +116,9 @@ def _train(task: Task, out: Path, config: LoopConfig, accelerator: Accelerator) 
             except KeyboardInterrupt:
                 after.save_last(step)
                 raise
+            if after.last:
+                done = step.number
+                break
     if metrics:
         metrics.close()
         plot_losses(read_metrics(metrics.path), out / "loss.png")
@@ -120,7 +126,7 @@ def _train(task: Task, out: Path, config: LoopConfig, accelerator: Accelerator) 
             task.export(temporary)
     accelerator.wait_for_everyone()
     last = {name: value for line in read_metrics(out / "metrics.jsonl") for name, value in line.items()}
-    return {"model": str(out / "model"), "steps": config.steps, **last}
+    return {"model": str(out / "model"), **last, "steps": done}
 
 
 def _stop_together(accelerator: Accelerator, signals: HeldBack) -> None:
@@ -128,6 +134,14 @@ def _stop_together(accelerator: Accelerator, signals: HeldBack) -> None:
     mine = 0.0 if signals.error is None else 1.0
     if accelerator.reduce(torch.tensor(mine, device=accelerator.device)).item():
         raise signals.error or KeyboardInterrupt
+
+
+def _all_out_of_time(accelerator: Accelerator, ends: float) -> bool:
+    """Tell, in all processes alike, whether the time of any of them is up."""
+    if ends == math.inf:
+        return False
+    mine = torch.tensor(float(time.monotonic() >= ends), device=accelerator.device)
+    return bool(accelerator.reduce(mine).item())
 
 
 class _Callbacks:
@@ -140,6 +154,7 @@ class _Callbacks:
         self.state, self.out, self.config, self.metrics = state, out, config, metrics
         self.task = state.bare_task
         self.losses: list[float] = []  # since the last line of the log
+        self.last = False  # whether the present step is the last one
 
     def __call__(self, step: Step) -> None:
         """Do what is due after `step`."""
@@ -149,7 +164,7 @@ class _Callbacks:
             (self.task.eval_every, self._evaluate),
             (self.config.checkpoint_every, self._save),
         ):
-            if every and (step.number % every == 0 or step.number == self.config.steps):
+            if every and (step.number % every == 0 or self.last):
                 call(step)
 
     def _log(self, step: Step) -> None:

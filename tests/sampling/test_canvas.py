@@ -171,7 +171,7 @@ def test_contexts_are_computed_once_per_overlapping_window():
     assert len(asked) == len(set(asked)) > 3
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [*NAMES, "lcm"])
 @pytest.mark.parametrize("windows", ["overlap", "shift"])
 def test_background_windows_are_skipped_and_end_at_the_background_latent(windows, name):
     skip = torch.zeros(48, 64, dtype=torch.bool)

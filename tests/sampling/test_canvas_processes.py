@@ -16,6 +16,7 @@ from largegen.sampling.strips import Strips, exchanged_bytes
 OPTIONS = {
     "overlap": {"eta": 0.3, "batch_size": 3},
     "shift": {"windows": "shift", "eta": 0.3, "batch_size": 3},
+    "few steps": {"windows": "shift", "name": "lcm", "batch_size": 3},
     "tall": {"windows": "shift", "name": "dpm++", "shape": (3, 150, 28), "batch_size": 2},
     "background": {"windows": "shift", "name": "unipc", "shape": (3, 90, 40), "batch_size": 2, "skip": slice(30, 70)},
 }

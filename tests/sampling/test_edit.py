@@ -30,7 +30,7 @@ def mask():
     return found
 
 
-@pytest.mark.parametrize("name", ["ddim", "dpm++", "unipc"])
+@pytest.mark.parametrize("name", ["ddim", "dpm++", "unipc", "lcm"])
 @pytest.mark.parametrize("windows", ["overlap", "shift"])
 def test_kept_latents_end_as_they_are_and_the_rest_sees_them(name, windows):
     known = torch.randn(1, 3, 40, 28, generator=torch.Generator().manual_seed(5))

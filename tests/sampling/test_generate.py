@@ -93,7 +93,7 @@ def test_the_embeddings_matter_but_not_at_guidance_0(model, grid):
         ({"size": 65}, "multiples of 8"),
         ({"size": 512}, "cover 256x192"),
         ({"output": "pixels"}, "pixels"),
-        ({"steps": 0}, "`steps` 0"),
+        ({"steps": -1}, "`steps` -1"),
         ({"steps": 61}, "`steps` 61"),
         ({"scheduler": "euler"}, "ddim, dpm"),
         ({"windows": "none"}, "overlap, shift"),

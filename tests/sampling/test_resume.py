@@ -6,7 +6,7 @@ from helpers.denoisers import Killed, kill_at, mixing, run
 
 
 @pytest.mark.parametrize("windows", ["overlap", "shift"])
-@pytest.mark.parametrize(("name", "eta"), [("ddim", 0.4), ("dpm++", 0), ("unipc", 0)])
+@pytest.mark.parametrize(("name", "eta"), [("ddim", 0.4), ("dpm++", 0), ("unipc", 0), ("lcm", 0)])
 @pytest.mark.parametrize("killed_step", [0, 1, 2, 7, 8, 9])
 def test_a_killed_run_goes_on_to_the_same_result(tmp_path, killed_step, name, eta, windows):
     options = {"name": name, "steps": 10, "eta": eta, "windows": windows, "batch_size": 100}
@@ -50,7 +50,7 @@ def test_a_checkpoint_is_not_written_at_every_step(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("name", ["ddim", "dpm++", "unipc"])
+@pytest.mark.parametrize("name", ["ddim", "dpm++", "unipc", "lcm"])
 def test_an_interrupted_run_saves_its_last_whole_step(tmp_path, name):
     """Though the next save is far away; and the scheduler's memory is of that step."""
     options = {"name": name, "steps": 6, "batch_size": 100}

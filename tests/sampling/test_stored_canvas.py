@@ -38,6 +38,7 @@ WAYS = {
     "shift, eta 0.5": {"windows": "shift", "eta": 0.5},
     "dpm++": {"windows": "shift", "name": "dpm++"},
     "unipc": {"windows": "shift", "name": "unipc"},
+    "lcm": {"windows": "shift", "name": "lcm"},
     "unipc, overlap": {"windows": "overlap", "name": "unipc"},
     "background": {"windows": "shift", "skip": True},
     "background, overlap": {"windows": "overlap", "skip": True, "name": "dpm++"},
@@ -91,7 +92,7 @@ def test_a_file_makes_the_same_image(way, request, tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"a", "a.rows"}
 
 
-@pytest.mark.parametrize("way", ["overlap, eta 1", "shift, eta 0.5", "unipc", "background"])
+@pytest.mark.parametrize("way", ["overlap, eta 1", "shift, eta 0.5", "unipc", "lcm", "background"])
 @pytest.mark.parametrize("killed_call", [0, 1, 2, 5, 9, 14])
 def test_a_killed_run_loses_a_band_at_most(way, killed_call, request, tmp_path):
     whole = run(**options_of(way))

@@ -18,18 +18,19 @@ from largegen.models.model import Model
 from largegen.models.pixels import to_network
 from largegen.sampling.cost import count_calls
 from largegen.sampling.denoise import guided
-from largegen.sampling.generate import decode_bands, resolve_defaults, sample_latents
+from largegen.sampling.generate import decode_bands, sample_latents
 from largegen.sampling.noise import INITIAL, noise
 from largegen.sampling.resume import Checkpoint
 from largegen.sampling.rows import Latents
 from largegen.sampling.schedulers import make_scheduler
-from largegen.sampling.settings import UPSCALING, ZOOM_STEPS, Inversion, Sampling, Zooming
+from largegen.sampling.settings import UPSCALING, Inversion, Sampling, Zooming
 from largegen.sampling.zoom.consistency import Likeness, hold_to_guide
 from largegen.sampling.zoom.enlargement import Enlargement, encoder_for, find_embeddings, first_embeddings
 from largegen.sampling.zoom.fast import CONSTRAINED_STEP_FRACTION
 from largegen.sampling.zoom.guide import GuideConstraint
 from largegen.sampling.zoom.joint import pieces_of, sample_jointly, whole_of
 from largegen.sampling.zoom.published import CONTEXT_BATCH, check_published, in_parts, remove_seams
+from largegen.sampling.zoom.zoom import resolve_zoom
 
 
 def upscale(
@@ -64,7 +65,7 @@ def upscale(
     work = Enlargement(model, np.asarray(image), factor)
     inversion = Inversion(**_taken(settings, Inversion))
     zooming = replace(UPSCALING, **_taken(settings, Zooming))
-    sampling = resolve_defaults(Sampling(**({"steps": ZOOM_STEPS} | settings)), model)
+    sampling = resolve_zoom(Sampling(**settings), zooming, model)
     check_upscaling(model, zooming, inversion)
     start = first_embeddings(work, encoder_for(model, inversion, encoder), sampling.seed, progress)
     found, _ = find_embeddings(work, start, inversion, sampling, progress=progress)
@@ -200,11 +201,11 @@ def count_upscaling(work: Enlargement, sampling: Sampling, zooming: Zooming, inv
         calls = count_calls(on_canvas, model.window, height // model.factor, width // model.factor)
         return work_of | {"denoiser_calls": calls, "decodes": 0, "encodes": patches}
     (rows, cols), inner = work.tiles, zooming.inner_steps
-    each, guidance = sampling.steps * rows * cols, 1 if sampling.guidance in (0, 1) else 2
+    each = sampling.steps * rows * cols
     seams = replace(on_canvas, steps=zooming.seam_steps)
     of_seams = count_calls(seams, model.window, rows * model.window, cols * model.window) if zooming.seam_steps else 0
     return work_of | {
-        "denoiser_calls": guidance * each * (1 + 2 * inner) + of_seams,
+        "denoiser_calls": sampling.calls * each * (1 + 2 * inner) + of_seams,
         "decodes": each * inner,
         "encodes": patches + 2 * each * inner,
     }

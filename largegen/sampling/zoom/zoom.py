@@ -12,9 +12,10 @@ from torch import Tensor
 from largegen.errors import InputError, ModelError
 from largegen.models.model import Model
 from largegen.sampling.cost import count_calls, count_decoded
+from largegen.sampling.generate import resolve_defaults
 from largegen.sampling.resume import Checkpoint
 from largegen.sampling.rows import Latents
-from largegen.sampling.settings import Sampling, Zooming
+from largegen.sampling.settings import ZOOM_STEPS, Sampling, Zooming
 from largegen.sampling.zoom.fast import guide_steps, zoom_fast
 from largegen.sampling.zoom.published import check_published, zoom_published
 
@@ -32,6 +33,16 @@ def level_of(model: Model, size: tuple[int, int]) -> int:
     if size[0] != size[1] or size[0] not in sizes:
         raise InputError(f"`size` {size[0]}x{size[1]}: this model zooms to {', '.join(map(str, sizes))} px, square")
     return 1 + sizes.index(size[0])
+
+
+def resolve_zoom(sampling: Sampling, zooming: Zooming, model: Model) -> Sampling:
+    """Fill in every setting whose default depends on the model or the method: see `generate.resolve_defaults`.
+
+    The published method knows no distilled models.
+    """
+    if zooming.method == "published":
+        sampling = replace(sampling, distilled=False)
+    return resolve_defaults(sampling, model, ZOOM_STEPS)
 
 
 def zoom_latents(
@@ -89,11 +100,10 @@ def count_work(model: Model, side: int, sampling: Sampling, zooming: Zooming) ->
     Returns:
         `denoiser_calls`, `decodes` and `encodes`, of one window each.
     """
-    guidance = 1 if sampling.guidance in (0, 1) else 2
     length = side * model.window
     on_canvas = zooming.canvas_sampling(sampling, model.window)
     if zooming.method == "fast":
-        calls = 2 * count_calls(on_canvas, model.window, length, length) + guidance * guide_steps(sampling)
+        calls = 2 * count_calls(on_canvas, model.window, length, length) + sampling.calls * guide_steps(sampling)
         return {
             "denoiser_calls": calls,
             "decodes": 1 + count_decoded(sampling, model.window, length, length),
@@ -102,7 +112,7 @@ def count_work(model: Model, side: int, sampling: Sampling, zooming: Zooming) ->
     tiles, inner = sampling.steps * side**2, zooming.inner_steps
     seams = count_calls(replace(on_canvas, steps=zooming.seam_steps), model.window, length, length)
     return {
-        "denoiser_calls": guidance * (sampling.steps + tiles * (1 + 2 * inner)) + seams,
+        "denoiser_calls": sampling.calls * (sampling.steps + tiles * (1 + 2 * inner)) + seams,
         "decodes": sampling.steps + tiles * inner,
         "encodes": 2 * tiles * inner,
     }
