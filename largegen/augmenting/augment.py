@@ -4,26 +4,26 @@ import csv
 import io
 import json
 import logging
-import zlib
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
-from functools import cached_property
+from dataclasses import asdict, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from largegen.augmenting import checks
 from largegen.augmenting.items import Item
 from largegen.augmenting.options import AugmentOptions
+from largegen.augmenting.originals import Originals, evenly, read_tiles
+from largegen.augmenting.plan import Variation, vary
 from largegen.augmenting.variations import STAIN_TILES, mixed, restained
-from largegen.conditioning.open_reference import own_resolution
-from largegen.conditioning.reference import encoder_of, file_reference
+from largegen.conditioning.reference import file_reference
 from largegen.embeddings.embed import embed_slide
 from largegen.embeddings.file import EmbeddingFile, write_embeddings
 from largegen.embeddings.options import EmbedOptions
-from largegen.errors import InputError
+from largegen.errors import InputError, LargegenError
 from largegen.images.generate_file import generate_file
-from largegen.models.encoder import Encoder, load_encoder
 from largegen.models.model import Model
 from largegen.runtime.files import atomic
 from largegen.runtime.jobs import Job, Record, digest_of, run_jobs, stamp
@@ -32,45 +32,18 @@ from largegen.sampling.settings import Sampling
 from largegen.slides.find import IMAGE_SUFFIXES
 from largegen.slides.resolution import UNKNOWN, Resolution
 from largegen.slides.slide import open_slide
+from largegen.slides.tiles import tile_grid
 
 log = logging.getLogger(__name__)
 
 SPLIT = "train"  # of all variations
-EMBEDDINGS = "embeddings"  # the folder of the variations' embedding files, and of the originals'
+EMBEDDINGS = "embeddings"  # the folder of the variations' embedding files; conditions and originals lie below
+CONDITIONS = "conditions"
 LABELS = "labels.csv"
-COLUMNS = ("file", "label", "split", "patient", "source", "seed", "mixed_with", "mix", "stain_jitter")
-
-
-@dataclass(frozen=True)
-class Variation:
-    """One variation of one image. What is random about it follows from the seed, the image's name and its number."""
-
-    item: Item
-    number: int
-    seed: int  # of the sampler's noise
-    partner: Item | None  # that it is mixed with
-    t: float  # how far
-    stain_seed: int
-
-    @property
-    def name(self) -> str:
-        """Name of its files."""
-        return f"{self.item.name}-{self.number}"
-
-
-def vary(items: Sequence[Item], options: AugmentOptions, seed: int) -> list[Variation]:
-    """Draw the variations of all images."""
-    found = []
-    for item in items:
-        mates = [other for other in items if other.label == item.label and other is not item] if options.mix else []
-        for number in range(options.per_image):
-            rng = np.random.default_rng([seed, zlib.crc32(item.name.encode()), number])
-            own, stain = (int(n) for n in rng.integers(2**63, size=2))
-            partner = mates[rng.integers(len(mates))] if mates else None
-            found.append(Variation(item, number, own, partner, float(rng.uniform(0, options.mix)), stain))
-    if options.mix and (alone := {v.item.label for v in found if v.partner is None}):
-        log.warning("`mix`: %d classes have one image, %s first: not mixed", len(alone), min(alone))
-    return found
+COLUMNS = (
+    *("file", "label", "split", "patient", "source", "seed", "mixed_with", "mix", "stain_jitter"),
+    *("nearest", "similarity", "nearest_held_out", "held_out_similarity", "st_lpips"),  # see checks.py
+)
 
 
 class Augmenter:
@@ -82,6 +55,7 @@ class Augmenter:
         model: Makes the images, and says which encoder's embeddings are varied.
         options: How images are varied.
         sampling: How images are made; its seed is that of everything random.
+        held_out: What is not in train, which variations are compared with.
         source: Resolution of the images, where their metadata lack it.
         target: Resolution to work at; unknown: the model's own.
         encoder_weights: File of the encoder's weights, where no hub has them.
@@ -99,6 +73,7 @@ class Augmenter:
         options: AugmentOptions,
         sampling: Sampling,
         *,
+        held_out: Sequence[Item] = (),
         source: Resolution = UNKNOWN,
         target: Resolution = UNKNOWN,
         encoder_weights: Path | None = None,
@@ -107,28 +82,27 @@ class Augmenter:
         options.check()
         if wrong := [item.label for item in items if Path(item.label).name != item.label]:
             raise InputError(f"label {wrong[0]!r}: cannot be the name of a folder")
-        self.items, self.out, self.model, self.options, self.sampling = items, out, model, options, sampling
-        self.source, self.target, self.command = source, target, command
-        self._weights = encoder_weights
-        self._originals: dict[str, EmbeddingFile] = {}
-        self.variations = vary(items, options, sampling.seed)
-        trained = {slide.name for slide in model.info.trained_on} & {item.name for item in items}
-        if trained:
-            log.warning(
-                "model %s was trained on %d of these %d images, %s first: their variations may repeat them",
-                *(model.info.name, len(trained), len(items), min(trained)),
-            )
+        self.items, self.held_out, self.out, self.model = list(items), list(held_out), out, model
+        self.options, self.sampling, self.command = options, sampling, command
+        self.originals = Originals(
+            model, out / EMBEDDINGS, held_out, source=source, target=target, encoder_weights=encoder_weights
+        )
+        for known, effect in ((items, "variations may repeat them"), (held_out, "figures on them say too much")):
+            if seen := checks.seen_in_training(model.info, known):
+                log.warning(
+                    "model %s was trained on %d of these %d images%s, or on slides of their names, %s first: %s",
+                    *(model.info.name, len(seen), len(known), " of other splits" if known is held_out else ""),
+                    *(min(seen), effect),
+                )
 
-    @cached_property
-    def encoder(self) -> Encoder:
-        """The model's."""
-        return load_encoder(encoder_of(self.model), self._weights, self.model.device)
-
-    def run(self, *, keep_going: bool = False, overwrite: bool = False, progress: bool = False) -> list[Record]:
+    def run(
+        self, *, keep_going: bool = False, overwrite: bool = False, progress: bool = False
+    ) -> tuple[list[Record], dict[str, Any]]:
         """Make all variations that are not there, and `labels.csv`.
 
-        Images go to `train/<label>/<name>-<n>.png`, of slides `.tif`; the embeddings that they are made of to
-        `embeddings/<name>-<n>.h5`, and those of the originals to `embeddings/originals/`.
+        Images go to `train/<label>/<name>-<n>.png`, of slides `.tif`, and their embeddings to
+        `embeddings/<name>-<n>.h5`; the embeddings that they are made of to `embeddings/conditions/<name>-<n>.h5`, and
+        those of the originals to `embeddings/originals/`. What shows the same as what is held out is not varied.
 
         Args:
             keep_going: Go on with the others where one fails.
@@ -136,12 +110,17 @@ class Augmenter:
             progress: Show progress bars.
 
         Returns:
-            What is known of each variation.
+            What is known of each variation, and what comparisons found, see `checks.summary`; nothing while others are
+            still at work, or without `compare`.
 
         Raises:
+            InputError: Where no image is left to vary.
             Exception: Of a variation that failed, unless `keep_going`.
         """
-        by_output = {self._output(variation): variation for variation in self.variations}
+        held_out = self._readable(self.held_out) if self.options.compare else []
+        varied = self._without_shown(held_out, keep_going)
+        variations = vary(varied, self.options, self.sampling.seed)
+        by_output = {self._output(variation): variation for variation in variations}
         jobs = [
             Job(output, {"source": str(v.item.path), "label": v.item.label}, self._digest(v))
             for output, v in by_output.items()
@@ -151,8 +130,50 @@ class Augmenter:
             return self._make(by_output[job.output], self.out / job.output, overwrite, progress)
 
         records = run_jobs(self.out, jobs, work, keep_going=keep_going, overwrite=overwrite)
-        self._write_labels([record for record in records if record.state == "done"])
-        return records
+        done = [(by_output[record.output], record.report) for record in records if record.state == "done"]
+        rows = [report | {"file": self._output(v), "split": SPLIT} for v, report in done]
+        found: dict[str, Any] = {}
+        if self.options.compare and rows and all(record.state in ("done", "failed") for record in records):
+            found = self._compare([v for v, _ in done], rows, varied, held_out)
+        self._write_labels(rows)
+        return records, found
+
+    def _readable(self, items: Sequence[Item]) -> list[Item]:
+        """Embed images that are held out; leave out, and count, those that cannot be."""
+        found, lost = [], []
+        for item in items:
+            try:
+                self.originals.file(item)
+                found.append(item)
+            except LargegenError as error:
+                lost.append(str(error))
+        if lost:
+            log.warning("%d images that are not in train are not compared with: %s", len(lost), lost[0])
+        return found
+
+    def _without_shown(self, held_out: Sequence[Item], keep_going: bool) -> list[Item]:
+        """Leave out images that show what one that is held out shows."""
+        if not held_out:
+            return self.items
+        readable = []
+        for item in self.items:
+            try:
+                self.originals.file(item)
+                readable.append(item)
+            except LargegenError:
+                if not keep_going:
+                    raise  # else it fails again in its own job, which says so
+        shown = checks.shown_twice(self.originals, readable, held_out)
+        if shown:
+            name = min(shown)
+            log.warning(
+                "%d of %d images of train show what an image that is not in train shows, %s first (%s): not varied",
+                *(len(shown), len(self.items), name, shown[name].path),
+            )
+        left = [item for item in self.items if item.name not in shown]
+        if not left:
+            raise InputError("every image of train shows what an image that is not in train shows: nothing to vary")
+        return left
 
     def _output(self, variation: Variation) -> str:
         if self.options.embeddings_only:
@@ -162,77 +183,113 @@ class Augmenter:
 
     def _digest(self, variation: Variation) -> str:
         paths = [variation.item.path, *([variation.partner.path] if variation.partner else [])]
-        options = replace(self.options, per_image=1)
+        options = replace(self.options, per_image=1, compare=True)
         sampling = replace(self.sampling, batch_size=0)
-        about = [asdict(options), asdict(sampling), self.source, self.target, self.model.info.as_dict()]
+        resolutions = [self.originals.source, self.originals.target]
+        about = [asdict(options), asdict(sampling), *resolutions, self.model.info.as_dict()]
         return digest_of([stamp(path) for path in paths], variation.number, about)
 
     def _make(self, variation: Variation, path: Path, overwrite: bool, progress: bool) -> dict[str, Any]:
         item, options = variation.item, self.options
-        file = self._original(item)
+        file = self.originals.file(item)
         grid, about = file.grid(), dict[str, Any](varied_from=item.name)
         if variation.partner:
-            grid = mixed(grid, self._original(variation.partner).grid(), variation.t)
+            grid = mixed(grid, self.originals.file(variation.partner).grid(), variation.t)
             about |= {"mixed_with": variation.partner.name, "mix": round(variation.t, 4)}
         if options.stain_jitter:
             rng = np.random.default_rng(variation.stain_seed)
-            grid = restained(grid, self._tiles(item, file), self.encoder, options.stain_jitter, rng)
+            tiles = self.originals.tiles(item, evenly(file.count, STAIN_TILES))
+            grid = restained(grid, tiles, self.originals.encoder, options.stain_jitter, rng)
             about |= {"stain_jitter": options.stain_jitter, "stain_seed": variation.stain_seed}
-        embeddings = self.out / EMBEDDINGS / f"{variation.name}.h5"
-        settings = replace(file.settings, imagined=json.dumps(about) if len(about) > 1 else None)
+        own = self.out / EMBEDDINGS / f"{variation.name}.h5"
+        condition = own if options.embeddings_only else own.parent / CONDITIONS / own.name
+        varied = options.embeddings_only or len(about) > 1
+        settings = replace(file.settings, imagined=json.dumps(about) if varied else None)
         rows = grid.features[tuple(file.cells.T)]
-        with lock(embeddings), atomic(embeddings) as temporary:
+        with lock(condition), atomic(condition) as temporary:
             write_embeddings(temporary, settings, file.coords(), rows, file.background, file.coords_attrs)
         if not options.embeddings_only:
-            reference = file_reference(self.model, embeddings)
+            reference = file_reference(self.model, condition)
             area = reference.area(self.model, None)
-            sampling = replace(self.sampling, seed=variation.seed)
             generate_file(
                 self.model,
                 reference.grid(area),
                 area,
                 path,
-                sampling,
+                replace(self.sampling, seed=variation.seed),
                 command=self.command,
                 overwrite=overwrite,
                 progress=progress,
             )
+            self._embed_again(path, reference.tissue)
         return about | {"source": str(item.path), "label": item.label, "patient": item.patient, "seed": variation.seed}
 
-    def _original(self, item: Item) -> EmbeddingFile:
-        """Embed an image, or find its embeddings from before."""
-        if item.name not in self._originals:
-            self._originals[item.name] = EmbeddingFile(self._embed(item))
-        return self._originals[item.name]
+    def _embed_again(self, image: Path, tissue: np.ndarray) -> None:
+        """Embed an image that was made, at its own resolution: what a classifier that works on embeddings learns from.
 
-    def _embed(self, item: Item) -> Path:
-        with open_slide(item.path, *self.source) as slide:
-            target = own_resolution(self.model, slide, self.target)
-            options = EmbedOptions(tile_px=self.model.tile_px, tissue_filter=slide.kind != "image")
-            return embed_slide(
+        tissue: (rows, cols) bool, the tiles to embed: those that it was made of.
+        """
+        options = EmbedOptions(tile_px=self.model.tile_px, tissue_filter=False)
+        with open_slide(image) as slide:
+            plan = tile_grid(slide, 1.0, self.model.tile_px), tissue
+            embed_slide(
                 slide,
-                self.encoder,
-                self.out / EMBEDDINGS / "originals",
+                self.originals.encoder,
+                self.out / EMBEDDINGS,
                 options,
-                downsample=target.downsample(slide),
-                mag=target.magnification(slide),
+                downsample=1.0,
+                plan=plan,
+                overwrite=True,
                 wait=True,
                 progress=False,
             )
 
-    def _tiles(self, item: Item, file: EmbeddingFile) -> np.ndarray:
-        """Read some tiles of an image, evenly taken: (N, H, W, 3) uint8."""
-        coords, s = file.coords(), file.settings
-        few = coords[np.linspace(0, len(coords) - 1, min(STAIN_TILES, len(coords))).round().astype(int)]
-        with open_slide(item.path, *self.source) as slide:
-            return np.stack([slide.read(int(x), int(y), s.tile_px, s.tile_px, s.downsample) for x, y in few])
+    def _compare(
+        self,
+        variations: Sequence[Variation],
+        rows: list[dict[str, Any]],
+        varied: Sequence[Item],
+        held_out: Sequence[Item],
+    ) -> dict[str, Any]:
+        """Add to each variation's row what it is near to and how unlike, and sum up, see `checks.summary`."""
+        device = self.model.device
+        files = [EmbeddingFile(self.out / EMBEDDINGS / f"{variation.name}.h5") for variation in variations]
+        sources = list({i.name: i for v in variations for i in (v.item, v.partner) if i is not None}.values())
+        for known, name, similarity in (
+            (sources, "nearest", "similarity"),
+            (held_out, "nearest_held_out", "held_out_similarity"),
+        ):
+            if known:
+                by_row = checks.nearest(files, [self.originals.file(item) for item in known], device)
+                for row, near in zip(rows, by_row, strict=True):
+                    row |= {name: known[near.known].name, similarity: near.similarity}
+        if self.options.embeddings_only or not checks.can_see():
+            return checks.summary(rows, [])
+        pairs = [(n, n + 1) for n in range(len(rows) - 1) if variations[n].item is variations[n + 1].item]
+        chosen = [pairs[n] for n in evenly(len(pairs), checks.PAIRS)]
 
-    def _write_labels(self, records: Sequence[Record]) -> None:
+        def shown(n: int) -> np.ndarray:
+            tile: np.ndarray = read_tiles(self.out / rows[n]["file"], files[n], evenly(files[n].count, 1))[0]
+            return tile
+
+        found = checks.unlikeness([(shown(a), shown(b)) for a, b in chosen], device)
+        for (n, _), value in zip(chosen, found, strict=True):
+            rows[n]["st_lpips"] = value
+        by_class = sorted(varied, key=lambda item: item.label)
+        mates = [(a, b) for a, b in pairwise(by_class) if a.label == b.label]
+        few = [mates[n] for n in evenly(len(mates), checks.PAIRS)]
+        tiles = [(self._middle(a), self._middle(b)) for a, b in few]
+        return checks.summary(rows, checks.unlikeness(tiles, device))
+
+    def _middle(self, item: Item) -> np.ndarray:
+        tile: np.ndarray = self.originals.tiles(item, evenly(self.originals.file(item).count, 1))[0]
+        return tile
+
+    def _write_labels(self, rows: Sequence[dict[str, Any]]) -> None:
         text = io.StringIO()
         table = csv.DictWriter(text, COLUMNS, restval="", extrasaction="ignore", lineterminator="\n")
         table.writeheader()
-        for record in records:
-            table.writerow(record.report | {"file": record.output, "split": SPLIT})
+        table.writerows(rows)
         path = self.out / LABELS
         with lock(path, wait=True), atomic(path) as temporary:
             temporary.write_text(text.getvalue(), encoding="utf-8")

@@ -23,6 +23,9 @@ class AugmentOptions:
         ),
     ] = 0.0
     embeddings_only: Annotated[bool, Setting("Write embedding files alone, no images.")] = False
+    compare: Annotated[
+        bool, Setting("Compare variations with one another, and with the images of train and of other splits.")
+    ] = True
 
     def check(self) -> None:
         """Raise InputError for embeddings that would all be alike."""

@@ -1,7 +1,7 @@
 """`largegen augment`."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -39,7 +39,7 @@ def augment(
 
     Each variation is made of the image's own embeddings, with noise of its own; mixed with another image of its class,
     or in another stain, if asked for. What is not in train is never varied. Several processes share the work, and what
-    is done is kept: `largegen status` shows how far it is.
+    is done is kept: `largegen status` shows how far it is. At the end all are compared with what they could repeat.
     """
     options.check()
     sampling.check()
@@ -47,7 +47,7 @@ def augment(
     from largegen.augmenting.augment import Augmenter
     from largegen.augmenting.items import read_items
 
-    items = read_items(labels)
+    items, held_out = read_items(labels)
     network = load_for(items[0].path, resolution.source(), model, device, precision)
     augmenter = Augmenter(
         items,
@@ -55,18 +55,41 @@ def augment(
         network,
         options,
         sampling,
+        held_out=held_out,
         source=resolution.source(),
         target=target,
         encoder_weights=encoder_weights,
         command=common.command_line(),
     )
-    records = augmenter.run(keep_going=keep_going, overwrite=overwrite, progress=common.show_progress())
+    records, found = augmenter.run(keep_going=keep_going, overwrite=overwrite, progress=common.show_progress())
     counts = {
         state: sum(record.state == state for record in records) for state in ("done", "failed", "waiting", "running")
     }
     report = {"out": str(out), "images": len(items), "variations": len(records), **counts}
-    common.report(report, f"{out}: {counts['done']} of {len(records)} variations of {len(items)} images", json)
+    lines = [f"{out}: {counts['done']} of {len(records)} variations of {len(items)} images", *_compared(found)]
+    common.report(report | ({"compared": found} if found else {}), "\n".join(lines), json)
     for record in records:
         if record.state == "failed":
             common.log.error("%s: %s", out / record.output, record.error)
     return 3 if counts["failed"] else 0
+
+
+def _compared(found: dict[str, Any]) -> list[str]:
+    """Put what comparisons found into lines."""
+    if not found:
+        return []
+    lines = [
+        f"nearest tile of train: of their own image for {found['nearest_to_their_own_image']} of {found['compared']};"
+        f" cosine similarity {found['mean_similarity']:.3f} on average"
+    ]
+    if found["compared_with_held_out"]:
+        first = f", {found['nearer_first']} first" if found["nearer_first"] else ""
+        lines.append(
+            f"nearer to an image that is not in train: {found['nearer_to_a_held_out_image']} of"
+            f" {found['compared_with_held_out']}{first}"
+        )
+    if found["st_lpips"] is not None:
+        classes = found["st_lpips_between_images"]
+        beside = "" if classes is None else f", {classes:.3f} between images of one class"
+        lines.append(f"unlikeness (ST-LPIPS): {found['st_lpips']:.3f} between variations of one image{beside}")
+    return lines

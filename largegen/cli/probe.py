@@ -19,7 +19,10 @@ def probe(
         typer.Argument(help="Directories of embedding files, each a set of features; or files.", metavar="FEATURES..."),
     ],
     *,
-    labels: Annotated[Path, typer.Option(help="CSV file with the columns file and label; perhaps patient and split.")],
+    labels: Annotated[
+        Path,
+        typer.Option(help="CSV file with the columns file and label; perhaps row and col of a tile, patient, split."),
+    ],
     options: ProbeOptions,
     out: Annotated[Path | None, typer.Option(help="JSON file for the result.")] = None,
     overwrite: shared.Overwrite = False,
@@ -51,7 +54,7 @@ def probe(
         for name, paths in groups.items()
     }
     labelled, chosen = read_labels(labels, files)
-    sets = [read_bags(name, found, options.tiles, options.seed) for name, found in chosen.items()]
+    sets = [read_bags(name, found, options.tiles, options.seed, labelled.cells) for name, found in chosen.items()]
     about: dict[str, Any] = {
         "labels": str(labels),
         "classes": {name: int((labelled.labels == k).sum()) for k, name in enumerate(labelled.names)},
@@ -68,5 +71,6 @@ def probe(
     if out:
         write_json(out, about)
     counted = ", ".join(f"{name} {count}" for name, count in about["classes"].items())
-    text = f"{aligned(rows)}\n\n{len(labelled.slides)} slides of {about['patients']} patients: {counted}"
+    what = "slides" if not any(labelled.cells) else "tiles" if all(labelled.cells) else "slides and tiles"
+    text = f"{aligned(rows)}\n\n{len(labelled.slides)} {what} of {about['patients']} patients: {counted}"
     common.report(about, text, json)

@@ -44,7 +44,12 @@ def read_annotations(path: Path, column: str, files: Sequence[EmbeddingFile]) ->
 
 
 def names_of(file: EmbeddingFile) -> set[str]:
-    """List the names that a table may call an embedding file: its own and its slide's, with and without suffix."""
+    """List the names that a table may call an embedding file: its own and its slide's, with and without suffix.
+
+    Of a file that is of no slide, such as a variation of one, its own alone.
+    """
+    if file.settings.imagined:
+        return {file.path.name, file.path.stem}
     slide = Path(file.settings.source_path)
     return {file.path.name, file.path.stem, file.settings.source_name, slide.name, slide.stem} - {""}
 

@@ -1,4 +1,4 @@
-"""What is classified: embedding files with their labels, patients and parts."""
+"""What is classified: embedding files, or single tiles of them, with their labels, patients and parts."""
 
 import logging
 from collections import defaultdict
@@ -20,10 +20,14 @@ MOST_NAMED = 3  # of what a remark counts
 
 @dataclass(frozen=True)
 class Labelled:
-    """A labels file that was checked, and the slides that it and the features have in common."""
+    """A labels file that was checked, and the slides that it and the features have in common.
+
+    Where the labels are of single tiles, each of these stands in the place of a slide.
+    """
 
     names: tuple[str, ...]  # of the classes, sorted
     slides: tuple[str, ...]  # names, in the order of the labels file
+    cells: tuple[tuple[int, int] | None, ...]  # (slides,): row and column of a tile; None: all tiles
     labels: np.ndarray  # (slides,) int64
     patients: np.ndarray  # (slides,) int64: those of one patient have the same number
     test: np.ndarray | None  # (slides,) bool; None where no split is given
@@ -49,7 +53,8 @@ def read_labels(
 
     Args:
         path: CSV file with the columns `file` and `label`, and where they are known `patient` and `split` (train or
-            test; val counts as train). A `file` is the name of an embedding file or of its slide.
+            test; val counts as train). A `file` is the name of an embedding file or of its slide. Where the columns
+            `row` and `col` say so, a line is of one tile, by its place in the file's grid.
         sets: Embedding files by the name of their set.
 
     Returns:
@@ -71,7 +76,7 @@ def read_labels(
             chosen.append((line, own))
     if not chosen:
         raise InputError(f"{path}: names no slide that all features have; its first is {rows[0].cells['file']}")
-    _say(f"{path}: no features for {{}} of {len(rows)} labelled slides: left out", lost)
+    _say(f"{path}: no features for {{}} of {len(rows)} labelled slides: left out", list(dict.fromkeys(lost)), len(lost))
     for name, files in sets.items():
         used = {id(files_of[name]) for _, files_of in chosen}
         unused = [file.path.name for file in files if id(file) not in used]
@@ -80,11 +85,12 @@ def read_labels(
     names = sorted(set(labels))
     if len(names) < 2:
         raise InputError(f"{path}: one class only, {names[0]}: nothing to tell apart")
-    patients = [line.cells.get("patient") or f"file {number}" for number, (line, _) in enumerate(chosen)]
+    patients = [line.cells.get("patient") or f"file {line.cells['file']}" for line, _ in chosen]
     test = _test(path, [line for line, _ in chosen], patients)
     labelled = Labelled(
         tuple(names),
         tuple(line.cells["file"] for line, _ in chosen),
+        tuple(_cell(path, line) for line, _ in chosen),
         np.array([names.index(label) for label in labels]),
         np.unique(patients, return_inverse=True)[1],
         test,
@@ -92,7 +98,13 @@ def read_labels(
     return labelled, {name: [own[name] for _, own in chosen] for name in sets}
 
 
-def read_bags(name: str, files: Sequence[EmbeddingFile], most: int, seed: int) -> Bags:
+def read_bags(
+    name: str,
+    files: Sequence[EmbeddingFile],
+    most: int,
+    seed: int,
+    cells: Sequence[tuple[int, int] | None] = (),
+) -> Bags:
     """Read the embeddings of a set of files.
 
     Args:
@@ -100,17 +112,28 @@ def read_bags(name: str, files: Sequence[EmbeddingFile], most: int, seed: int) -
         files: In the order of the slides.
         most: Tiles of a slide at most, drawn at random, which is said.
         seed: Of the draw.
+        cells: Of each slide the tile that is meant (row, column), or None for all; none: all of all.
 
     Raises:
-        EmbeddingFileError: Where files do not have the same dimension and encoder, or one holds no tile.
+        EmbeddingFileError: Where files do not have the same dimension and encoder, or one holds no tile, or not that
+            which is meant.
     """
     first, bags, cut = files[0], [], []
-    for file in files:
+    rows_of: dict[Path, dict[tuple[int, int], np.ndarray]] = {}
+    for file, cell in zip(files, cells or [None] * len(files), strict=True):
         if (file.dim, file.settings.encoder) != (first.dim, first.settings.encoder):
             raise EmbeddingFileError(
                 f"{file.path}: {file.dim} numbers of {file.settings.encoder}, but {first.path.name} beside it has"
                 f" {first.dim} of {first.settings.encoder}"
             )
+        if cell is not None:
+            if file.path not in rows_of:
+                places = (tuple(place) for place in file.cells.tolist())
+                rows_of[file.path] = dict(zip(places, file.features(), strict=True))
+            if cell not in rows_of[file.path]:
+                raise EmbeddingFileError(f"{file.path}: holds no tile at row {cell[0]}, column {cell[1]}")
+            bags.append(rows_of[file.path][cell][None])
+            continue
         features = file.features()
         if not len(features):
             raise EmbeddingFileError(f"{file.path}: holds no tile")
@@ -129,14 +152,14 @@ def _rows(path: Path) -> list[Line]:
         InputError: For a slide without label, or with two.
     """
     rows = read_labelled(path)
-    by_file: dict[str, list[Line]] = defaultdict(list)
+    by_file: dict[tuple[str, ...], list[Line]] = defaultdict(list)
     for line in rows:
-        by_file[line.cells["file"]].append(line)
+        by_file[line.cells["file"], line.cells.get("row", ""), line.cells.get("col", "")].append(line)
     twice = [name for name, lines in by_file.items() if len(lines) > 1]
     contrary = [name for name in twice if any(line.cells != by_file[name][0].cells for line in by_file[name])]
     if contrary:
-        raise InputError(f"{path}: {len(contrary)} files have lines that contradict each other, {contrary[0]} first")
-    _say(f"{path}: {{}} of {len(by_file)} files are named more than once: counted once", twice)
+        raise InputError(f"{path}: {len(contrary)} files have lines that contradict each other, {contrary[0][0]} first")
+    _say(f"{path}: {{}} of {len(by_file)} files are named more than once: counted once", [name for name, *_ in twice])
     return [lines[0] for lines in by_file.values()]
 
 
@@ -168,8 +191,22 @@ def _test(path: Path, lines: Sequence[Line], patients: Sequence[str]) -> np.ndar
     return test
 
 
-def _say(remark: str, names: Sequence[str]) -> None:
+def _cell(path: Path, line: Line) -> tuple[int, int] | None:
+    """Read which tile a line is of; None for all.
+
+    Raises:
+        InputError: For what are no two whole numbers.
+    """
+    place = [line.cells.get(name, "") for name in ("row", "col")]
+    if not any(place):
+        return None
+    if not all(number.isdecimal() for number in place):
+        raise InputError(f"{path}: line {line.number}: row and col: two whole numbers, from 0, or both empty")
+    return int(place[0]), int(place[1])
+
+
+def _say(remark: str, names: Sequence[str], count: int = 0) -> None:
     """Warn of what is left out: how many (in place of {}), and the first few."""
     if names:
         more = ", ..." if len(names) > MOST_NAMED else ""
-        log.warning("%s (%s%s)", remark.format(len(names)), ", ".join(names[:MOST_NAMED]), more)
+        log.warning("%s (%s%s)", remark.format(count or len(names)), ", ".join(names[:MOST_NAMED]), more)

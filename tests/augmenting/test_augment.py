@@ -11,7 +11,9 @@ from helpers.slides import save_slide, tissue_like
 from PIL import Image
 
 from largegen.cli import run
+from largegen.embeddings.annotations import names_of
 from largegen.embeddings.file import EmbeddingFile
+from largegen.models.encoder import load_encoder
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +43,7 @@ def rows(out) -> list[dict]:
 
 def test_images_of_their_own_embeddings(capfd, folder, tmp_path):
     out = tmp_path / "out"
-    assert run(command(folder, out, "--per-image", "2", "--json")) == 0
+    assert run(command(folder, out, "--per-image", "2", "--no-compare", "--json")) == 0
     assert json.loads(capfd.readouterr().out) == {
         **{"out": str(out), "images": 3, "variations": 6, "done": 6, "failed": 0, "waiting": 0, "running": 0}
     }
@@ -52,11 +54,17 @@ def test_images_of_their_own_embeddings(capfd, folder, tmp_path):
     one, two = (np.asarray(Image.open(out / row["file"])) for row in table[:2])
     assert one.shape == (128, 128, 3) and (one != two).any()
     original = EmbeddingFile(out / "embeddings" / "originals" / "i0.h5")
-    np.testing.assert_array_equal(EmbeddingFile(out / "embeddings" / "i0-0.h5").features(), original.features())
+    condition = EmbeddingFile(out / "embeddings" / "conditions" / "i0-0.h5")
+    np.testing.assert_array_equal(condition.features(), original.features())
+    encoder = load_encoder(f"local-dir:{folder / 'model' / 'encoder'}", device="cpu")
+    tiles = one.reshape(2, 64, 2, 64, 3).swapaxes(1, 2).reshape(4, 64, 64, 3)
+    twin = EmbeddingFile(out / "embeddings" / "i0-0.h5")  # of the pixels that were made
+    np.testing.assert_allclose(twin.features(), encoder.encode(tiles), atol=1e-5)
+    assert twin.settings.source_path == str(out / table[0]["file"])
 
     before = (out / "train/fat/i0-0.tif").stat().st_mtime_ns
     (out / "train/fat/i0-1.tif").unlink()
-    assert run(command(folder, out, "--per-image", "2")) == 0  # only what is not there is made, and to the same
+    assert run(command(folder, out, "--per-image", "2", "--no-compare")) == 0  # what is not there is made, to the same
     assert (out / "train/fat/i0-0.tif").stat().st_mtime_ns == before
     np.testing.assert_array_equal(np.asarray(Image.open(out / "train/fat/i0-1.tif")), two)
 
@@ -74,6 +82,7 @@ def test_mixed_and_in_another_stain(capfd, folder, tmp_path):
     original = EmbeddingFile(out / "embeddings" / "originals" / "i0.h5")
     assert np.abs(file.features() - original.features()).max() > 1e-3
     assert not (out / "train").exists()
+    assert names_of(file) == {"i0-0.h5", "i0-0"}  # not those of the image, which other variations have, too
 
 
 def test_folders_of_classes(folder, tmp_path):
@@ -81,7 +90,7 @@ def test_folders_of_classes(folder, tmp_path):
         (tmp_path / "classes" / label).mkdir(parents=True)
         (tmp_path / "classes" / label / f"i{number}.tif").write_bytes((folder / f"i{number}.tif").read_bytes())
     words = ["augment", str(tmp_path / "classes"), "--out", str(tmp_path / "out"), "--model", str(folder / "model")]
-    assert run([*words, "--per-image", "1", "--steps", "1", "--device", "cpu"]) == 0
+    assert run([*words, "--per-image", "1", "--steps", "1", "--no-compare", "--device", "cpu"]) == 0
     assert [row["label"] for row in rows(tmp_path / "out")] == ["fat", "gland"]
 
 

@@ -9,6 +9,8 @@ encoder's with the features, and the mean embedding of the field that features o
 
 import argparse
 import csv
+from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +34,9 @@ def main() -> None:
     parser.add_argument("--tiles", type=int, default=64, help="of each image at most, drawn at random")
     parser.add_argument("--level", type=int, default=0)
     parser.add_argument("--timesteps", type=int, nargs="+", default=[61, 261, 501])
+    parser.add_argument("--noises", type=int, nargs="+", default=[1], help="draws of noise to average")
+    parser.add_argument("--conditions", nargs="+", default=["own", "null"])
+    parser.add_argument("--blocks", nargs="+", help="default: all")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
@@ -45,17 +50,26 @@ def main() -> None:
         return 100 * float((predicted.argmax(1) == labels[test]).mean())
 
     mean = np.stack([field(image, encoder, model.tile_px) for image in images])
-    rows = [{"features": "encoder, mean of the field", "numbers": mean.shape[1], "right, %": accuracy(mean)}]
+    rows = [
+        {
+            "features": "encoder, mean of the field",
+            "numbers": mean.shape[1],
+            "right, %": accuracy(mean),
+            "with the encoder, %": "",
+        }
+    ]
     print(rows[-1], flush=True)
-    for condition in ("own", "null"):
-        for timestep in args.timesteps:
-            found = all_blocks(model, args.level, timestep, condition, encoder, images)
-            for block, features in found.items():
-                name = f"{block}, t {timestep}, {condition}"
-                both = accuracy(np.concatenate([features, mean], 1))
-                row = {"features": name, "numbers": features.shape[1], "right, %": accuracy(features)}
-                rows.append(row | {"with the encoder, %": both})
-                print(rows[-1], flush=True)
+    for condition, timestep, noises in product(args.conditions, args.timesteps, args.noises):
+        found = all_blocks(
+            model, args.level, FeatureOptions(timestep=timestep, noises=noises, condition=condition), encoder, images
+        )
+        for block in args.blocks or found:
+            features = found[block]
+            name = f"{block}, t {timestep}, {condition}" + (f", {noises} noises" if noises > 1 else "")
+            both = accuracy(np.concatenate([features, mean], 1))
+            row = {"features": name, "numbers": features.shape[1], "right, %": accuracy(features)}
+            rows.append(row | {"with the encoder, %": both})
+            print(rows[-1], flush=True)
     print(f"\n{table(rows)}")
     if args.json:
         write_json(args.json, {"machine": machine(model.device), "rows": rows})
@@ -94,8 +108,8 @@ def field(image: np.ndarray, encoder, tile_px: int) -> np.ndarray:
     return encoder.encode(np.ascontiguousarray(tiles)).mean(0)
 
 
-def all_blocks(model, level: int, timestep: int, condition: str, encoder, images) -> dict[str, np.ndarray]:
-    """Features of every block, from one pass of the whole denoiser."""
+def all_blocks(model, level: int, options: FeatureOptions, encoder, images) -> dict[str, np.ndarray]:
+    """Features of every block, from one pass of the whole denoiser for each noise."""
     unet = model.unet
     blocks = {f"down{n}": block for n, block in enumerate(unet.down_blocks)} | {"mid": unet.mid_block}
     blocks |= {f"up{n}": block for n, block in enumerate(unet.up_blocks)}
@@ -111,13 +125,19 @@ def all_blocks(model, level: int, timestep: int, condition: str, encoder, images
     last = f"up{len(unet.up_blocks) - 1}"
     handles = [block.register_forward_hook(keep(name), prepend=True) for name, block in blocks.items()]
     try:
-        extractor = DenoiserFeatures(model, level, FeatureOptions(last, timestep, condition=condition), encoder)
-        for start in range(0, len(images), BATCH):
-            extractor.encode(np.stack(images[start : start + BATCH]))
+        extractor = DenoiserFeatures(model, level, replace(options, block=last), encoder)
+        size = 1 if level else BATCH  # as many as go through the denoiser at once
+        for start in range(0, len(images), size):
+            extractor.encode(np.stack(images[start : start + size]))
     finally:
         for handle in handles:
             handle.remove()
-    return {name: torch.cat(parts).numpy() for name, parts in seen.items()}
+    count = options.noises
+    means = {
+        name: [torch.stack(parts[n : n + count]).mean(0) for n in range(0, len(parts), count)]
+        for name, parts in seen.items()
+    }
+    return {name: torch.cat(parts).numpy() for name, parts in means.items()}
 
 
 if __name__ == "__main__":

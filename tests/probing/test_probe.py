@@ -126,3 +126,22 @@ def test_a_given_split(capfd, folder, tmp_path):
     assert run(["probe", str(folder / "good"), "--labels", str(labels), "--unit", "tile", "--json"]) == 0
     found = json.loads(capfd.readouterr().out)
     assert found["parts"] == "split" and found["results"][0]["figures"]["auc"]["value"] > 0.95
+
+
+def test_labels_of_single_tiles(capfd, folder, tmp_path):
+    """Of the tiles of two slides, those of the first column are of one class; each row is a patient."""
+    lines = ["file,row,col,label,patient"]
+    for number in (0, 2):
+        for row in range(3):
+            lines += [f"s{number}.svs,{row},{col},{CLASSES[number // 2]},p{number} {row}" for col in range(3)]
+    labels = tmp_path / "labels.csv"
+    labels.write_text("\n".join(lines))
+    command = ["probe", str(folder / "good"), "--labels", str(labels), "--unit", "tile", "--folds", "3"]
+    assert run([*command, "--json"]) == 0
+    found = json.loads(capfd.readouterr().out)
+    assert found["patients"] == 6 and found["classes"] == {"fat": 9, "gland": 9}
+    assert found["results"][0]["figures"]["accuracy"]["value"] > 0.7
+    for wrong, message in ((",0,,", "row and col: two whole numbers"), (",3,0,", "no tile at row 3, column 0")):
+        labels.write_text("\n".join(lines).replace(",0,0,", wrong, 1))
+        assert run(command)
+        assert_one_line(capfd.readouterr().err.splitlines()[-1] + "\n", message)

@@ -1,0 +1,136 @@
+"""Labelled tiles of a task, shares of them drawn at random, and these tiles as images for `largegen augment`.
+
+    python draw.py organ --data DIR --list
+    python draw.py organ --data DIR --embeddings DIR --shares 0.01 0.1 1 --seeds 0 1 2 3 4 --out DIR
+
+organ: which slide a tile of a histology region is of; built: whether a tile of the town is built up, by the mask of
+its buildings. --list names the regions. Else writes <share>-<seed>.csv for each draw, which `largegen probe` reads: all
+test tiles, and the share of the others, of each class alike, at least one. For shares below 1 also <share>-<seed>/: the
+tiles of train as PNG files, and tiles.csv. The draws of a seed are nested.
+"""
+
+import argparse
+import csv
+import re
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from largegen.embeddings.file import EmbeddingFile
+
+Image.MAX_IMAGE_PIXELS = None
+
+TILE_PX = 256
+BLOCK = 4  # tiles in a row or column that count as one patient: they are no independent witnesses
+BUILT = 0.4  # share of a tile that is roof, from which on it is built up: the median of the town
+COLUMNS = ("file", "row", "col", "label", "split", "patient")
+Files = list[tuple[Path, str]]  # with their splits
+CELL_PX = 2816, 2176  # of the town's mosaic; a file's name says which
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("task", choices=("organ", "built"))
+    parser.add_argument("--data", type=Path, required=True, help="manifest.csv and what it names")
+    parser.add_argument("--embeddings", type=Path, help="embedding files of the regions")
+    parser.add_argument("--shares", type=float, nargs="+", default=[0.01, 0.1, 1.0])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--regions", type=int, default=100, help="of a split, at most")
+    parser.add_argument("--list", action="store_true")
+    parser.add_argument("--out", type=Path, help="directory")
+    args = parser.parse_args()
+    files = regions(args.data, args.task, args.regions)
+    if args.list:
+        print(*(path for path, _ in files))
+        return
+    tiles = (organ if args.task == "organ" else built)(files, args.embeddings)
+    args.out.mkdir(parents=True, exist_ok=True)
+    for seed, share in product(args.seeds, args.shares):
+        chosen = drawn(tiles, share, seed)
+        save(args.out / f"{share:g}-{seed}.csv", chosen, COLUMNS)
+        if share < 1:
+            cut(args.out / f"{share:g}-{seed}", [tile for tile in chosen if tile["split"] != "test"], files)
+
+
+def regions(data: Path, task: str, most: int) -> Files:
+    """The files of a task and their splits: of each slide one region of train and one of test; cells of the town."""
+    with (data / "manifest.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    wanted = r"histology/.*-(1-4096|2-2048)\.jpg" if task == "organ" else r"aerial/banepa-town-[12][123]-.*"
+    found = [(data / row["file"], row["split"]) for row in rows if re.fullmatch(wanted, row["file"])]
+    if task == "organ":
+        tested = sorted({subject(path) for path, split in found if split == "test"})[:most]
+        return [(path, split) for path, split in found if subject(path) in tested]
+    return [one for split in ("train", "test") for one in [pair for pair in found if pair[1] == split][:most]]
+
+
+def subject(path: Path) -> str:
+    return path.stem.rsplit("-", 2)[0]
+
+
+def line(path: Path, row: int, col: int, label: str, split: str) -> dict[str, str]:
+    patient = f"{path.stem} {row // BLOCK} {col // BLOCK}"
+    return dict(zip(COLUMNS, (path.name, str(row), str(col), label, split, patient), strict=True))
+
+
+def organ(files: Files, embeddings: Path) -> list[dict[str, str]]:
+    """The tiles that hold tissue."""
+    return [
+        line(path, row, col, subject(path), split)
+        for path, split in files
+        for row, col in EmbeddingFile(embeddings / f"{path.stem}.h5").cells.tolist()
+    ]
+
+
+def built(files: Files, embeddings: Path) -> list[dict[str, str]]:
+    """The tiles that lie in the mask, by how much of them is roof."""
+    (mask_path,) = (files[0][0].parent / "labels").glob("*-mask-x*-y*.png")
+    mask = np.asarray(Image.open(mask_path).convert("1"))
+    left, top = map(int, re.findall(r"-[xy](\d+)", mask_path.name))
+    found = []
+    for path, split in files:
+        i, j = map(int, path.stem.split("-")[2])
+        for row, col in EmbeddingFile(embeddings / f"{path.stem}.h5").cells.tolist():
+            y, x = j * CELL_PX[1] + row * TILE_PX - top, i * CELL_PX[0] + col * TILE_PX - left
+            if y >= 0 and x >= 0 and y + TILE_PX <= mask.shape[0] and x + TILE_PX <= mask.shape[1]:
+                share = mask[y : y + TILE_PX, x : x + TILE_PX].mean()
+                found.append(line(path, row, col, "built" if share >= BUILT else "open", split))
+    return found
+
+
+def drawn(tiles: list[dict[str, str]], share: float, seed: int) -> list[dict[str, str]]:
+    """All test tiles, and of each class the first of the others in an order that the seed gives."""
+    chosen = [tile for tile in tiles if tile["split"] == "test"]
+    for label in sorted({tile["label"] for tile in tiles}):
+        own = [tile for tile in tiles if tile["split"] != "test" and tile["label"] == label]
+        order = np.random.default_rng(seed).permutation(len(own))
+        chosen += [own[n] for n in order[: max(1, round(share * len(own)))]]
+    return chosen
+
+
+def cut(folder: Path, tiles: list[dict[str, str]], files: Files) -> None:
+    """Write tiles as images, and their table."""
+    folder.mkdir(exist_ok=True)
+    rows = []
+    for path, _ in files:
+        picture, own = None, [tile for tile in tiles if tile["file"] == path.name]
+        for tile in own:
+            picture = picture or Image.open(path).convert("RGB")
+            row, col = int(tile["row"]), int(tile["col"])
+            name, x, y = f"{path.stem}_{row}_{col}.png", col * TILE_PX, row * TILE_PX
+            picture.crop((x, y, x + TILE_PX, y + TILE_PX)).save(folder / name, compress_level=1)
+            rows.append({"file": name, **{key: tile[key] for key in ("label", "split", "patient")}})
+    save(folder / "tiles.csv", rows, ("file", "label", "split", "patient"))
+
+
+def save(path: Path, rows: list[dict[str, str]], columns: tuple[str, ...]) -> None:
+    with path.open("w", newline="") as file:
+        table = csv.DictWriter(file, columns, lineterminator="\n")
+        table.writeheader()
+        table.writerows(rows)
+
+
+if __name__ == "__main__":
+    main()
