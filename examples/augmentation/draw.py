@@ -1,12 +1,15 @@
-"""Labelled tiles of a task, shares of them drawn at random, and these tiles as images for `largegen augment`.
+"""The images of a task, its labelled tiles, and shares of these drawn at random.
 
-    python draw.py organ --data DIR --list
-    python draw.py organ --data DIR --embeddings DIR --shares 0.01 0.1 1 --seeds 0 1 2 3 4 --out DIR
+    python draw.py organ --data DIR --out run/organ --side 2048
+    python draw.py organ --data DIR --out run/organ --shares 0.01 0.1 1 --seeds 0 1 2 3 4
 
 organ: which slide a tile of a histology region is of; built: whether a tile of the town is built up, by the mask of
-its buildings. --list names the regions. Else writes <share>-<seed>.csv for each draw, which `largegen probe` reads: all
-test tiles, and the share of the others, of each class alike, at least one. For shares below 1 also <share>-<seed>/: the
-tiles of train as PNG files, and tiles.csv. The draws of a seed are nested.
+its buildings.
+
+Without shares writes regions/, the images of train and test, of each slide the middle of one of both. With them, when
+encoder/ holds their embedding files, writes draws/<share>-<seed>.csv, which `largegen probe` reads: all test tiles, and
+the share of the others, of each class alike, at least one. For shares below 1 also draws/<share>-<seed>/: the tiles of
+train as PNG files, and tiles.csv. The draws of a seed are nested.
 """
 
 import argparse
@@ -34,24 +37,24 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("task", choices=("organ", "built"))
     parser.add_argument("--data", type=Path, required=True, help="manifest.csv and what it names")
-    parser.add_argument("--embeddings", type=Path, help="embedding files of the regions")
-    parser.add_argument("--shares", type=float, nargs="+", default=[0.01, 0.1, 1.0])
+    parser.add_argument("--out", type=Path, required=True, help="directory")
+    parser.add_argument("--side", type=int, default=2048, help="of a region of a slide, px")
+    parser.add_argument("--regions", type=int, default=100, help="slides, or cells of a split, at most")
+    parser.add_argument("--shares", type=float, nargs="+")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    parser.add_argument("--regions", type=int, default=100, help="of a split, at most")
-    parser.add_argument("--list", action="store_true")
-    parser.add_argument("--out", type=Path, help="directory")
     args = parser.parse_args()
     files = regions(args.data, args.task, args.regions)
-    if args.list:
-        print(*(path for path, _ in files))
+    if not args.shares:
+        copy(files, args.out / "regions", args.side if args.task == "organ" else 10**6)
         return
-    tiles = (organ if args.task == "organ" else built)(files, args.embeddings)
-    args.out.mkdir(parents=True, exist_ok=True)
+    tiles = organ(files, args.out) if args.task == "organ" else built(files, args.out)
+    draws = args.out / "draws"
+    draws.mkdir(exist_ok=True)
     for seed, share in product(args.seeds, args.shares):
         chosen = drawn(tiles, share, seed)
-        save(args.out / f"{share:g}-{seed}.csv", chosen, COLUMNS)
+        save(draws / f"{share:g}-{seed}.csv", chosen, COLUMNS)
         if share < 1:
-            cut(args.out / f"{share:g}-{seed}", [tile for tile in chosen if tile["split"] != "test"], files)
+            cut(draws / f"{share:g}-{seed}", [tile for tile in chosen if tile["split"] != "test"], args.out / "regions")
 
 
 def regions(data: Path, task: str, most: int) -> Files:
@@ -66,25 +69,36 @@ def regions(data: Path, task: str, most: int) -> Files:
     return [one for split in ("train", "test") for one in [pair for pair in found if pair[1] == split][:most]]
 
 
+def copy(files: Files, folder: Path, side: int) -> None:
+    """Write the middle of each image."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for path, _ in files:
+        picture = Image.open(path).convert("RGB")
+        width, height = (min(side, length) for length in picture.size)
+        left, top = (picture.width - width) // 2, (picture.height - height) // 2
+        box = left, top, left + width, top + height
+        picture.crop(box).save(folder / f"{path.stem}.png", compress_level=1)
+
+
 def subject(path: Path) -> str:
     return path.stem.rsplit("-", 2)[0]
 
 
 def line(path: Path, row: int, col: int, label: str, split: str) -> dict[str, str]:
     patient = f"{path.stem} {row // BLOCK} {col // BLOCK}"
-    return dict(zip(COLUMNS, (path.name, str(row), str(col), label, split, patient), strict=True))
+    return dict(zip(COLUMNS, (path.stem, str(row), str(col), label, split, patient), strict=True))
 
 
-def organ(files: Files, embeddings: Path) -> list[dict[str, str]]:
+def organ(files: Files, out: Path) -> list[dict[str, str]]:
     """The tiles that hold tissue."""
     return [
         line(path, row, col, subject(path), split)
         for path, split in files
-        for row, col in EmbeddingFile(embeddings / f"{path.stem}.h5").cells.tolist()
+        for row, col in EmbeddingFile(out / "encoder" / f"{path.stem}.h5").cells.tolist()
     ]
 
 
-def built(files: Files, embeddings: Path) -> list[dict[str, str]]:
+def built(files: Files, out: Path) -> list[dict[str, str]]:
     """The tiles that lie in the mask, by how much of them is roof."""
     (mask_path,) = (files[0][0].parent / "labels").glob("*-mask-x*-y*.png")
     mask = np.asarray(Image.open(mask_path).convert("1"))
@@ -92,7 +106,7 @@ def built(files: Files, embeddings: Path) -> list[dict[str, str]]:
     found = []
     for path, split in files:
         i, j = map(int, path.stem.split("-")[2])
-        for row, col in EmbeddingFile(embeddings / f"{path.stem}.h5").cells.tolist():
+        for row, col in EmbeddingFile(out / "encoder" / f"{path.stem}.h5").cells.tolist():
             y, x = j * CELL_PX[1] + row * TILE_PX - top, i * CELL_PX[0] + col * TILE_PX - left
             if y >= 0 and x >= 0 and y + TILE_PX <= mask.shape[0] and x + TILE_PX <= mask.shape[1]:
                 share = mask[y : y + TILE_PX, x : x + TILE_PX].mean()
@@ -110,18 +124,18 @@ def drawn(tiles: list[dict[str, str]], share: float, seed: int) -> list[dict[str
     return chosen
 
 
-def cut(folder: Path, tiles: list[dict[str, str]], files: Files) -> None:
+def cut(folder: Path, tiles: list[dict[str, str]], images: Path) -> None:
     """Write tiles as images, and their table."""
     folder.mkdir(exist_ok=True)
     rows = []
-    for path, _ in files:
-        picture, own = None, [tile for tile in tiles if tile["file"] == path.name]
-        for tile in own:
-            picture = picture or Image.open(path).convert("RGB")
-            row, col = int(tile["row"]), int(tile["col"])
-            name, x, y = f"{path.stem}_{row}_{col}.png", col * TILE_PX, row * TILE_PX
-            picture.crop((x, y, x + TILE_PX, y + TILE_PX)).save(folder / name, compress_level=1)
-            rows.append({"file": name, **{key: tile[key] for key in ("label", "split", "patient")}})
+    for region in sorted({tile["file"] for tile in tiles}):
+        picture = Image.open(images / f"{region}.png")
+        for tile in tiles:
+            if tile["file"] == region:
+                row, col = int(tile["row"]), int(tile["col"])
+                name, x, y = f"{region}_{row}_{col}.png", col * TILE_PX, row * TILE_PX
+                picture.crop((x, y, x + TILE_PX, y + TILE_PX)).save(folder / name, compress_level=1)
+                rows.append({"file": name, **{key: tile[key] for key in ("label", "split", "patient")}})
     save(folder / "tiles.csv", rows, ("file", "label", "split", "patient"))
 
 

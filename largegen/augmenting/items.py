@@ -9,7 +9,7 @@ from pathlib import Path
 from largegen.errors import InputError
 from largegen.runtime.outputs import protect
 from largegen.runtime.tables import Line, read_labelled, read_splits
-from largegen.slides.find import find_files
+from largegen.slides.find import SUFFIXES, find_files
 from largegen.slides.slide import slide_name
 
 log = logging.getLogger(__name__)
@@ -44,6 +44,8 @@ def read_items(labels: Path) -> tuple[list[Item], list[Item]]:
         raise InputError(
             f"{labels}: {len(twice)} names occur more than once, {twice[0]} first: their outputs would, too"
         )
+    if len({item.label for item in found}) == 1:
+        log.warning("%s: one class only, %s: a classifier needs two", labels, found[0].label)
     protect([item.path for item in (*found, *held_out)])
     return found, held_out
 
@@ -52,6 +54,9 @@ def _of_folders(folder: Path) -> list[Item]:
     classes = sorted(path for path in folder.iterdir() if path.is_dir() and path.name[0] != ".")
     if not classes:
         raise InputError(f"{folder}: no folders, one for each class; or give a CSV file")
+    loose = sorted(path.name for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
+    if loose:
+        log.warning("%s: %d images lie in no class's folder, %s first: left out", folder, len(loose), loose[0])
     return [
         Item(slide_name(path), path, each.name, "")
         for each in classes

@@ -85,13 +85,15 @@ def test_mixed_and_in_another_stain(capfd, folder, tmp_path):
     assert names_of(file) == {"i0-0.h5", "i0-0"}  # not those of the image, which other variations have, too
 
 
-def test_folders_of_classes(folder, tmp_path):
+def test_folders_of_classes(capfd, folder, tmp_path):
     for number, label in ((0, "fat"), (2, "gland")):
         (tmp_path / "classes" / label).mkdir(parents=True)
         (tmp_path / "classes" / label / f"i{number}.tif").write_bytes((folder / f"i{number}.tif").read_bytes())
+    (tmp_path / "classes" / "i1.tif").write_bytes((folder / "i1.tif").read_bytes())
     words = ["augment", str(tmp_path / "classes"), "--out", str(tmp_path / "out"), "--model", str(folder / "model")]
     assert run([*words, "--per-image", "1", "--steps", "1", "--no-compare", "--device", "cpu"]) == 0
     assert [row["label"] for row in rows(tmp_path / "out")] == ["fat", "gland"]
+    assert "1 images lie in no class's folder, i1.tif first: left out" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize(

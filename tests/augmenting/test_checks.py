@@ -39,6 +39,7 @@ def test_what_is_near_and_how_unlike(capfd, folder, tmp_path):
     assert run([*map(str, words), "--per-image", "2", "--device", "cpu", "--json"]) == 0
     said = capfd.readouterr()
     assert "1 of 3 files that are not in train are not there, gone.tif first: variations are not compared" in said.err
+    assert "one class only, fat: a classifier needs two" in said.err
     assert "1 of 3 images of train show what an image that is not in train shows, i1 first" in said.err
     with (tmp_path / "labels.csv").open() as file:
         table = list(csv.DictReader(file))
