@@ -11,6 +11,9 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from largegen.augmenting.variations import draw_mixture, with_mixed_densities
+
+STAIN = 0.25  # see `largegen augment --stain-jitter`
 Image.MAX_IMAGE_PIXELS = None
 
 
@@ -99,14 +102,6 @@ def orient(squares: Tensor, way: int) -> Tensor:
 
 
 def recoloured(image: Tensor, generator: torch.Generator) -> Tensor:
-    """(3, H, W) uint8 as another scanner or stain batch might show it: a mixture of its optical densities.
-
-    Each density is scaled by 0.75 to 1.3, and up to 12 % of either other one is added or taken away; glass stays glass.
-    """
-    gains = torch.exp(0.26 * (2 * torch.rand(3, generator=generator) - 1))
-    mixing = 0.12 * (2 * torch.rand(3, 3, generator=generator) - 1)
-    mixing.fill_diagonal_(0)
-    mixing += torch.diag(gains - mixing.sum(1))  # greys keep their hue, all but
-    density = -((image.float() + 1) / 256).log()
-    mixed = torch.einsum("ij,jhw->ihw", mixing.to(image.device), density)
-    return ((-mixed).exp() * 256 - 1).clamp(0, 255).round().to(torch.uint8)
+    """(3, H, W) uint8 as another scanner or stain batch might show it."""
+    rng = np.random.default_rng(int(torch.randint(2**31, (), generator=generator)))
+    return with_mixed_densities(image.movedim(0, -1), draw_mixture(STAIN, rng)).movedim(-1, 0).contiguous()

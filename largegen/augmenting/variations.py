@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from largegen.conditioning.interpolation import slerp
 from largegen.embeddings.grid import EmbeddingGrid
@@ -63,9 +64,20 @@ def recoloured(images: np.ndarray, strength: float, rng: np.random.Generator) ->
     Returns:
         (..., 3) uint8.
     """
+    shown: np.ndarray = with_mixed_densities(torch.from_numpy(images), draw_mixture(strength, rng)).numpy()
+    return shown
+
+
+def draw_mixture(strength: float, rng: np.random.Generator) -> Tensor:
+    """Draw how much of each optical density goes to each, (3, 3) float32; see `recoloured`."""
     mixture = MIXING * strength * rng.uniform(-1, 1, (3, 3))
     np.fill_diagonal(mixture, 0)
     mixture += np.diag(np.exp(strength * rng.uniform(-1, 1, 3)) - mixture.sum(1))  # greys keep their hue, all but
-    density = -np.log((images.astype(np.float32) + 1) / 256)
-    shown = np.exp(-density @ mixture.T.astype(np.float32)) * 256 - 1
-    return np.asarray(shown.clip(0, 255).round().astype(np.uint8))
+    return torch.from_numpy(mixture).float()
+
+
+def with_mixed_densities(images: Tensor, mixture: Tensor) -> Tensor:
+    """Mix the optical densities of images (..., 3) uint8, on any device, by a matrix (3, 3)."""
+    density = -((images.float() + 1) / 256).log()
+    shown = (-density @ mixture.T.to(images.device)).exp() * 256 - 1
+    return shown.clamp(0, 255).round().to(torch.uint8)
