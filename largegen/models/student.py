@@ -38,6 +38,7 @@ class StudentInfo:
     licence: str = ""  # of its weights: that of its teacher
     scheduler: str = ""  # that it is made for; "": any
     steps: int = 0  # that it is made for; 0: as many as its teacher
+    timesteps: tuple[int, ...] = ()  # of these steps; none: those that its scheduler lays
     trained_on: tuple[str, ...] = ()  # names of slides and scenes
     weights: str = ""  # checksum of its changes
     largegen_version: str = ""
@@ -59,8 +60,9 @@ class StudentInfo:
             return None
         try:
             values = {f.name: value for f in fields(cls) if (value := json.loads(path.read_bytes()).get(f.name))}
-            (low, high), slides = values["guidance"], values.get("trained_on", ())
-            info = cls(**values | {"guidance": (float(low), float(high)), "trained_on": tuple(slides)})
+            (low, high), lists = values["guidance"], ("trained_on", "timesteps")
+            values |= {name: tuple(values.get(name, ())) for name in lists}
+            info = cls(**values | {"guidance": (float(low), float(high))})
         except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
             not_damaged(error, path)
             raise ModelError(f"{path}: damaged: {error}") from error

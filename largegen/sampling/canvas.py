@@ -107,7 +107,7 @@ def sample_canvas(
     if correct is not None and not is_by_rows(correct) and processes is not None:
         raise InputError("`correct` takes the whole canvas: one process only")
     rank, world = (processes.process_index, processes.num_processes) if processes else (0, 1)
-    scheduler = make_scheduler(sampling.scheduler, noise_schedule, steps)
+    scheduler = make_scheduler(sampling.scheduler, noise_schedule, steps, sampling.timesteps)
     plan = plan_canvas(shape, sampling, window, origin, background.mask if background else None)
     start = 0 if last_steps is None else steps - last_steps
     settings = _settings(plan, sampling, window, scheduler, start)
@@ -148,5 +148,5 @@ def sample_canvas(
 def _settings(plan: CanvasPlan, sampling: Sampling, window: int, scheduler: Scheduler, first: int) -> str:
     """Write the settings that a canvas depends on as JSON: a checkpoint's must be the same."""
     s, kind = sampling, type(scheduler).__name__
-    how = [s.windows, s.stride, s.guidance, s.eta, s.seed, plan.origin, kind, first, plan.steps]
+    how = [s.windows, s.stride, s.guidance, s.eta, s.seed, plan.origin, kind, first, plan.steps, *s.timesteps]
     return json.dumps([plan.shape, plan.around, window, *how])

@@ -75,7 +75,7 @@ def canvas_cost(model: "Model", sampling: Sampling, height: int, width: int) -> 
     """
     channels = model.autoencoder.channels
     plan = plan_canvas((channels, height, width), sampling, model.window)
-    scheduler = make_scheduler(sampling.scheduler, model.scheduler, sampling.steps)
+    scheduler = make_scheduler(sampling.scheduler, model.scheduler, sampling.steps, sampling.timesteps)
     fields = 1 + len(RowScheduler(scheduler).row_fields())
     shape = (channels, *plan.around)
     values = channels * plan.around[0] * plan.around[1]
@@ -98,7 +98,7 @@ def sent_mb_per_step(
 
 def seconds_of_walk(model: "Model", sampling: Sampling) -> float:
     """Time what a window costs beside the networks, in seconds: the sums, the scheduler's step, the noise."""
-    side, few = 4 * model.window, replace(sampling, steps=2, guidance=1.0, distilled=False)
+    side, few = 4 * model.window, replace(sampling, steps=2, timesteps=(), guidance=1.0, distilled=False)
     shape = (model.autoencoder.channels, side, side)
     null = model.null_context()
 

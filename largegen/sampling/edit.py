@@ -199,7 +199,7 @@ def edit_latents(
     known, new = encode_image(model, extended, None if last < sampling.steps else ~free), torch.from_numpy(free)
     if last < sampling.steps:
         last = max(1, last)
-        scheduler = make_scheduler(sampling.scheduler, model.scheduler, sampling.steps)
+        scheduler = make_scheduler(sampling.scheduler, model.scheduler, sampling.steps, sampling.timesteps)
         channels, rows, cols = known.shape[1:]
         field = noise(sampling.seed, INITIAL, *origin, rows, cols, channels)
         options |= {"latents": scheduler.add_noise(known, field, scheduler.timesteps[-last, None]), "last_steps": last}

@@ -92,7 +92,7 @@ def resolve_defaults(sampling: Sampling, model: Model, steps: int = STEPS) -> Sa
     """
     sampling.check(model.window)
     sampling = _with_steps(sampling, model.student_info, steps)
-    make_scheduler(sampling.scheduler, model.scheduler, sampling.steps)
+    make_scheduler(sampling.scheduler, model.scheduler, sampling.steps, sampling.timesteps)
     return replace(
         sampling,
         stride=sampling.stride or (max(1, model.window // 2) if sampling.windows == "overlap" else 0),
@@ -107,7 +107,8 @@ def _with_steps(sampling: Sampling, student: StudentInfo | None, steps: int) -> 
     if sampling.distilled and student and _fits(sampling, student):
         student.check_guidance(sampling.guidance)
         scheduler = student.scheduler or sampling.scheduler.replace("auto", "ddim")
-        return replace(sampling, steps=sampling.steps or student.steps or steps, scheduler=scheduler)
+        steps, own = sampling.steps or student.steps or steps, student.timesteps
+        return replace(sampling, steps=steps, scheduler=scheduler, timesteps=own)
     if sampling.scheduler == "lcm":
         raise InputError("`scheduler` lcm: only for a distilled model of few steps; see `largegen distill`")
     scheduler = sampling.scheduler.replace("auto", "ddim")

@@ -119,7 +119,7 @@ def sample_under(
     """
     count, window, origin = len(contexts), model.window, (-model.window, 0)
     if draft is not None and last_steps is not None:
-        scheduler = make_scheduler(sampling.scheduler, model.scheduler, sampling.steps)
+        scheduler = make_scheduler(sampling.scheduler, model.scheduler, sampling.steps, sampling.timesteps)
         field = noise(sampling.seed, INITIAL, *origin, window, window, draft.shape[1])
         draft = scheduler.add_noise(draft.cpu(), field, scheduler.timesteps[-last_steps, None])
     latents = sample_canvas(  # patches lie side by side, and no window on two of them

@@ -1,11 +1,13 @@
 """Schedulers of the reverse diffusion, and the noise and the clean latents that stand for each other."""
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 from typing import Any, TypeAlias
 
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler, LCMScheduler, UniPCMultistepScheduler
+from diffusers.schedulers.scheduling_ddim import DDIMSchedulerOutput
 from diffusers.schedulers.scheduling_lcm import LCMSchedulerOutput
 from torch import Tensor
 
@@ -13,6 +15,24 @@ from largegen.errors import InputError, ModelError
 from largegen.models.denoiser import PREDICTIONS
 from largegen.runtime.private_api import SCHEDULER_MEMORY
 from largegen.sampling.settings import MAX_LCM_STEPS, check_spacing
+
+
+class ChosenDDIMScheduler(DDIMScheduler):
+    """DDIM without noise at any timesteps; diffusers' is at even ones."""
+
+    def step(self, model_output: Tensor, timestep: Tensor, sample: Tensor) -> DDIMSchedulerOutput:
+        """Go from a timestep to the next: to the clean latents after the last one.
+
+        Args:
+            model_output: (B, C, h, w) predicted noise.
+            timestep: of the scheduler.
+            sample: likewise, before the step.
+        """
+        clean = clean_of(model_output, sample, self, timestep)
+        later = self.timesteps[self.timesteps < timestep]
+        alpha_bar = self.alphas_cumprod[later[0]].item() if len(later) else 1.0
+        stepped = alpha_bar**0.5 * clean + (1 - alpha_bar) ** 0.5 * model_output
+        return DDIMSchedulerOutput(prev_sample=stepped, pred_original_sample=clean)
 
 
 class PlacedLCMScheduler(LCMScheduler):
@@ -47,8 +67,11 @@ OF_STUDENTS: dict[str, tuple[type[Scheduler], dict[str, Any]]] = {
     "lcm": (PlacedLCMScheduler, {"original_inference_steps": MAX_LCM_STEPS}),
 }
 
+# Whatever the network predicts, `denoise` gives the noise.
+FIXED = {"timestep_spacing": "trailing", "prediction_type": "epsilon", "clip_sample": False, "thresholding": False}
 
-def make_scheduler(name: str, train_scheduler: DDPMScheduler, steps: int) -> Scheduler:
+
+def make_scheduler(name: str, train_scheduler: DDPMScheduler, steps: int, timesteps: Sequence[int] = ()) -> Scheduler:
     """Make a diffusers scheduler for the noise schedule that a model was trained with.
 
     Timesteps are spaced `trailing`: 999, 979, ... 19 for 50 steps of 1000 [L, sec. 3]; those of `lcm` are of these.
@@ -57,6 +80,7 @@ def make_scheduler(name: str, train_scheduler: DDPMScheduler, steps: int) -> Sch
         name: `ddim`, `dpm++`, `unipc` or `lcm`.
         train_scheduler: the schedule that the model was trained with.
         steps: number of timesteps.
+        timesteps: which they are, the noisiest first, in place of those that the scheduler lays; of `ddim` only.
 
     Raises:
         InputError: for an unknown name or a number of steps that cannot be had.
@@ -68,6 +92,8 @@ def make_scheduler(name: str, train_scheduler: DDPMScheduler, steps: int) -> Sch
     config = train_scheduler.config
     if not 1 <= steps <= config.num_train_timesteps:
         raise InputError(f"`steps` {steps}: must be between 1 and {config.num_train_timesteps}")
+    if timesteps:
+        return _at_timesteps(name, train_scheduler, timesteps)
     if name != "lcm":
         check_spacing(steps, config.num_train_timesteps)
     elif steps > MAX_LCM_STEPS:
@@ -75,11 +101,18 @@ def make_scheduler(name: str, train_scheduler: DDPMScheduler, steps: int) -> Sch
     if config.prediction_type not in PREDICTIONS:
         raise ModelError(f"scheduler: the model predicts {config.prediction_type}, none of {', '.join(PREDICTIONS)}")
     kind, options = known[name]
-    # Whatever the network predicts, `denoise` gives the noise.
-    fixed = {"timestep_spacing": "trailing", "prediction_type": "epsilon", "clip_sample": False, "thresholding": False}
-    options = fixed | options
-    scheduler = kind.from_config(config, **options)
+    scheduler = kind.from_config(config, **FIXED | options)
     scheduler.set_timesteps(steps)
+    return scheduler
+
+
+def _at_timesteps(name: str, train_scheduler: DDPMScheduler, timesteps: Sequence[int]) -> Scheduler:
+    falls = all(after < before for before, after in pairwise((train_scheduler.config.num_train_timesteps, *timesteps)))
+    if name != "ddim" or not falls or timesteps[-1] < 0:
+        raise InputError(f"`timesteps` {list(timesteps)}: must fall from below 1000 to 0 or more, of `scheduler` ddim")
+    scheduler = ChosenDDIMScheduler.from_config(train_scheduler.config, **FIXED)
+    scheduler.set_timesteps(len(timesteps))
+    scheduler.timesteps = torch.tensor(timesteps)
     return scheduler
 
 

@@ -66,6 +66,7 @@ class Sampling:
         "shift"
     )
     stride: Annotated[int, Setting("Latents between overlapping windows.", min=0, unset="half a window")] = 0
+    timesteps: tuple[int, ...] = ()  # of the steps, the noisiest first; none: those that the scheduler lays
     decode_stride: int = 0  # latents between decoded windows; 0: half a window, with a margin of an eighth
     decode_margin: int = 0  # latents at a decoded window's inner edges that do not count: the decoder saw padding there
     batch_size: Annotated[

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from largegen.errors import InputError
 from largegen.runtime.setting import SEED, Setting
-from largegen.sampling.settings import MAX_LCM_STEPS, MAX_STEPS
+from largegen.sampling.settings import MAX_STUDENT_STEPS
 
 DENOISER_PRESETS = ("published", "starter", "tiny")
 CONDITIONERS = ("patch", "summarizer")
@@ -14,7 +14,6 @@ ORIENTATIONS = (1, 2, 4, 8)
 LR_SCHEDULES = ("constant", "cosine")
 MIXED_PRECISIONS = ("auto", "no", "bf16", "fp16")
 TARGETS = ("steps", "lcm", "guidance")  # of distillation
-PATHS = tuple(n for n in range(40, 201) if MAX_STEPS % n == 0)  # even steps of a teacher's path that are fine enough
 HEAD_WIDTH = 64  # of the attention of a grid prior
 
 HELD_OUT = Setting("Fraction of the slides' area that is kept out of training.", min=0.0, max=0.9)
@@ -159,7 +158,9 @@ class DistillationConfig:
             " lcm (also any few of them, by latent consistency: the longest to learn)."
         ),
     ] = "steps"
-    few: Annotated[int, Setting("Steps that it samples in: with the target lcm, by default.", min=1)] = 8
+    few: Annotated[
+        int, Setting("Steps that it samples in: with the target lcm, by default.", min=1, max=MAX_STUDENT_STEPS)
+    ] = 4
     guidance_min: Annotated[float, Setting("Smallest guidance scale that it knows.", min=0.0)] = 1.0
     guidance_max: Annotated[float, Setting("Largest guidance scale that it knows.", min=0.0)] = 4.0
     rank: Annotated[
@@ -172,6 +173,9 @@ class DistillationConfig:
     orientations: Annotated[
         int, Setting("Orientations of each region: 1 as it is, 2 or 4 also flipped, 8 also turned by 90 degrees.")
     ] = 2
+    regions: Annotated[
+        int, Setting("Regions to learn from, at most, of each file at each magnification, evenly taken.", min=1)
+    ] = 100
     finest: Annotated[float, Setting("Part of the samples that are of the finest magnification.", min=0.0, max=1.0)] = (
         0.6
     )
@@ -189,17 +193,6 @@ class DistillationConfig:
         check_choice("orientations", self.orientations, ORIENTATIONS)
         if not self.guidance_min <= self.guidance_max:
             raise InputError(f"`guidance_max` {self.guidance_max:g}: less than `guidance_min` {self.guidance_min:g}")
-        if self.target == "lcm" and self.few > MAX_LCM_STEPS:
-            raise InputError(f"`few` {self.few}: at most {MAX_LCM_STEPS}")
-        if self.target == "steps" and all(path % self.few for path in PATHS):
-            raise InputError(f"`few` {self.few}: cannot be spaced evenly; use 2, 4, 5, 8 or 10")
-
-    @property
-    def path(self) -> tuple[int, int]:
-        """The steps of the teacher's path from noise to image, and the parts of it that have an end of their own."""
-        if self.target != "steps":
-            return MAX_LCM_STEPS, 1
-        return next(path for path in PATHS if path % self.few == 0), self.few
 
 
 @dataclass(frozen=True)

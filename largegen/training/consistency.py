@@ -14,17 +14,28 @@ HUBER = 1e-3  # c of the pseudo-Huber loss sqrt(d^2 + c^2) - c
 Predict = Callable[[Tensor, Tensor], Tensor]  # (noisy latents (B, C, h, w), timesteps (B,)) -> a denoiser's output
 
 
+def few_ends(few: int, steps: int) -> tuple[int, ...]:
+    """Cut a path of `steps` steps into `few` parts, shorter towards the clean end: there a step errs the most.
+
+    They begin and end at the squares of even parts of the whole.
+    """
+    ends = [0]
+    for number in range(1, few):
+        ends.append(max(ends[-1] + 1, round(steps * (number / few) ** 2)))
+    return tuple(ends)
+
+
 @dataclass(frozen=True)
 class TeacherPath:
     """The teacher's path from noise to clean latents, in `steps` even steps of DDIM.
 
-    With `segments` the path is cut into so many equal parts, and each has an end of its own (multistep consistency,
-    Heek et al. 2024); with one part, the end is clean.
+    Its points are numbered from the clean end, 0, to pure noise, `steps`. It is cut into parts, each with an end of its
+    own (multistep consistency, Heek et al. 2024); with one part, the end is clean.
     """
 
     scheduler: DDPMScheduler
     steps: int = 50
-    segments: int = 1
+    ends: tuple[int, ...] = (0,)  # points at which parts end, from 0 upwards
 
     def loss(
         self, student: Predict, past: Predict, teacher: Predict, clean: Tensor, noise: Tensor, at: Tensor
@@ -54,8 +65,8 @@ class TeacherPath:
     def point(self, clean: Tensor, noise: Tensor, at: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return timesteps (B,) of the path, the noisy latents there, and the timesteps where these parts of it end."""
         number = at * self.steps // TIMESTEPS + 1  # from 1; 0 is the clean end
-        length = self.steps // self.segments
-        start, end = map(self._timestep, (number, (number - 1) // length * length))
+        ends = torch.tensor(self.ends, device=at.device)
+        start, end = map(self._timestep, (number, ends[torch.bucketize(number, ends) - 1]))
         return start, self.scheduler.add_noise(clean, noise, start), end
 
     def follow(self, teacher: Predict, noisy: Tensor, start: Tensor, end: Tensor) -> Tensor:
@@ -68,6 +79,11 @@ class TeacherPath:
 
     def _before(self, timestep: Tensor) -> Tensor:
         return self._timestep((timestep + 1) * self.steps // TIMESTEPS - 1)
+
+    @property
+    def timesteps(self) -> tuple[int, ...]:
+        """Where its parts begin, the noisiest first: the timesteps of a student that takes each part at once."""
+        return tuple(number * TIMESTEPS // self.steps - 1 for number in (self.steps, *self.ends[:0:-1]))
 
     def _timestep(self, number: Tensor) -> Tensor:
         """Return the timestep of a point; -1 for the clean end."""

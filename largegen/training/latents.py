@@ -6,6 +6,7 @@ import io
 import json
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -54,9 +55,15 @@ def latent_sources(
     directory: Path,
     orientations: int,
     dtype: torch.dtype,
+    at_most: int | None = None,
 ) -> list[tuple[TrainingRegions, Path]]:
-    """Find the regions of each level of each file that has any, and name the caches of their latents."""
+    """Find the regions of each level of each file that has any, and name the caches of their latents.
+
+    at_most: of each level and file, evenly taken; None: all.
+    """
     found = [find_regions(file, level) for level in range(levels) for file in files]
+    if at_most is not None:
+        found = [replace(r, cells=r.cells[:: max(1, -(-len(r.cells) // at_most))]) for r in found]
     return [
         (regions, latents_path(regions, autoencoder_fingerprint, directory, orientations, dtype))
         for regions in found

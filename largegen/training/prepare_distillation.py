@@ -2,6 +2,7 @@
 
 import copy
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -17,6 +18,7 @@ from largegen.runtime.device import export_dtype, resolve_precision
 from largegen.runtime.fingerprints import network_checksum
 from largegen.training.accelerator import make_accelerator
 from largegen.training.config import DistillationConfig, LoopConfig
+from largegen.training.consistency import TeacherPath, few_ends
 from largegen.training.dataset import GuidedRegions
 from largegen.training.latents import encode_sources, latent_sources
 from largegen.training.tasks.distillation import DistillationTask
@@ -47,7 +49,7 @@ def distillation_task(model_name: str, config: DistillationConfig, loop: LoopCon
     dtype = resolve_precision("auto", processes.device)
     cache = config.cache or out / "latents"
     fingerprint = copy.deepcopy(model.autoencoder).fingerprint
-    sources = latent_sources(files, model.levels, fingerprint, cache, config.orientations, dtype)
+    sources = latent_sources(files, model.levels, fingerprint, cache, config.orientations, dtype, config.regions)
     arrange = copy.deepcopy(model.conditioner).to("meta").arrange  # no weights go to the workers: a GPU's cannot
     dataset = GuidedRegions(sources, model.levels, arrange, config.held_out, loop.seed, config.finest)
     for level, name in enumerate(model.level_names):
@@ -57,6 +59,9 @@ def distillation_task(model_name: str, config: DistillationConfig, loop: LoopCon
     def encode() -> None:
         encode_sources(sources, model.autoencoder, config.slides, config.orientations, dtype, processes)
 
+    path = TeacherPath(model.scheduler)
+    if config.target == "steps":
+        path = replace(path, ends=few_ends(config.few, path.steps))
     info = StudentInfo(
         guidance=(config.guidance_min, config.guidance_max),
         rank=config.rank,
@@ -65,10 +70,11 @@ def distillation_task(model_name: str, config: DistillationConfig, loop: LoopCon
         licence=model.info.licence,
         scheduler={"guidance": "", "steps": "ddim", "lcm": "lcm"}[config.target],
         steps=0 if config.target == "guidance" else config.few,
+        timesteps=path.timesteps if config.target == "steps" else (),
         trained_on=tuple(file.settings.source_name for file in files),
         largegen_version=__version__,
     )
-    return DistillationTask(dataset, model, config, info, export, loop.accumulation, encode)
+    return DistillationTask(dataset, model, config, info, path, export, loop.accumulation, encode)
 
 
 def _check_embeddings(model: Model, files: list[EmbeddingFile]) -> None:

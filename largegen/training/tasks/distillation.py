@@ -38,6 +38,7 @@ class DistillationTask(Task):
         config: What is learned.
         info: What the student says of itself.
         dtype: Of the saved weights.
+        path: The teacher's, from noise to clean latents.
         accumulation: Micro-batches per optimizer step.
         make_latents: Fills the cache of latents.
     """
@@ -48,6 +49,7 @@ class DistillationTask(Task):
         model: Model,
         config: DistillationConfig,
         info: StudentInfo,
+        path: TeacherPath,
         dtype: torch.dtype | None = None,
         accumulation: int = 1,
         make_latents: Callable[[], None] = lambda: None,
@@ -70,7 +72,7 @@ class DistillationTask(Task):
         }
         kind = {"kind": f"student of {info.teacher} {info.teacher_checksum}"}
         self.settings = {**kind, **asdict(config), **asdict(info), **counts, "levels": model.levels}
-        self.path = TeacherPath(model.scheduler, *config.path)
+        self.path = path
         self._teacher_row: np.ndarray | None = None
         self._ends: Tensor | None = None
 
@@ -180,12 +182,14 @@ class DistillationTask(Task):
             output = self._student_under(self.changes, tokens, scales)(x, timestep.to(x.device).expand(len(x)))
             return to_eps(output, x, timestep, self.model.scheduler)
 
-        row = to_images(decode(self._sample(own, context, scheduler, steps)))
+        row = to_images(decode(self._sample(own, context, scheduler, steps, self.info.timesteps)))
         contact_sheet(np.concatenate([self._teacher_row, row]), 8, path)
 
-    def _sample(self, denoise: Denoise, context: Tensor, name: str, steps: int) -> Tensor:
+    def _sample(
+        self, denoise: Denoise, context: Tensor, name: str, steps: int, timesteps: tuple[int, ...] = ()
+    ) -> Tensor:
         """Sample latents (N, C, h, w) under a context (N, tokens, D), always from the same noise."""
-        scheduler = make_scheduler(name, self.model.scheduler, steps)
+        scheduler = make_scheduler(name, self.model.scheduler, steps, timesteps)
         shape = (len(context), self.model.autoencoder.channels, self.model.window, self.model.window)
         rng = sample_rng(self.dataset.seed, 2**63)
 
