@@ -272,14 +272,14 @@ class Augmenter:
             tile: np.ndarray = read_tiles(self.out / rows[n]["file"], files[n], evenly(files[n].count, 1))[0]
             return tile
 
-        found = checks.unlikeness([(shown(a), shown(b)) for a, b in chosen], device)
-        for (n, _), value in zip(chosen, found, strict=True):
-            rows[n]["st_lpips"] = value
         by_class = sorted(varied, key=lambda item: item.label)
         mates = [(a, b) for a, b in pairwise(by_class) if a.label == b.label]
         few = [mates[n] for n in evenly(len(mates), checks.PAIRS)]
-        tiles = [(self._middle(a), self._middle(b)) for a, b in few]
-        return checks.summary(rows, checks.unlikeness(tiles, device))
+        tiles = [(shown(a), shown(b)) for a, b in chosen] + [(self._middle(a), self._middle(b)) for a, b in few]
+        found = checks.unlikeness(tiles, device)
+        for (n, _), value in zip(chosen, found, strict=False):
+            rows[n]["st_lpips"] = value
+        return checks.summary(rows, found[len(chosen) :])
 
     def _middle(self, item: Item) -> np.ndarray:
         tile: np.ndarray = self.originals.tiles(item, evenly(self.originals.file(item).count, 1))[0]

@@ -21,7 +21,7 @@ TILES = 16  # of a variation or an image, evenly taken, that are compared with a
 ALIKE = 0.999  # cosine similarity from which on the pixels under two embeddings are compared
 SAME = 2.0  # mean difference in grey levels up to which two tiles show the same
 FLAT = 4.0  # standard deviation in grey levels up to which a tile shows nothing
-PAIRS = 64  # whose ST-LPIPS is measured, at most: a second of one processor core for two or three
+PAIRS = 24  # whose ST-LPIPS is measured, at most, of variations and of images: a second of a processor core each
 SEPARATORS = ("-", "_", ".", " ")  # between a slide's name and the place of a tile in it
 
 

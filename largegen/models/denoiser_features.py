@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from largegen.errors import InputError
 from largegen.models.encoder import Encoder
 from largegen.models.encoder_registry import EncoderSpec
-from largegen.models.feature_options import FeatureOptions
+from largegen.models.feature_options import LAST, FeatureOptions
 from largegen.models.model import Model
 from largegen.models.pixels import to_network
 from largegen.runtime.fingerprints import network_checksum
@@ -41,13 +41,15 @@ class DenoiserFeatures:
         options.check()
         if options.condition == "own" and model.region_dim:
             raise InputError(f"`condition` own: model {model.info.name} is conditioned on regions, too; use null")
+        block = f"up{len(model.unet.up_blocks) - 1}" if options.block == LAST else options.block
+        options = replace(options, block=block)
         self.model, self.level, self.options = model, level, options
         self.encoder = encoder if options.condition == "own" else None
         self.dtype, self.side = model.dtype, 2**level
-        self._block, self.dim = _block(model, options.block)
+        self._block, self.dim = _block(model, block)
         shape = (options.noises, model.autoencoder.channels, model.window, model.window)
         self._noise = torch.randn(shape, generator=torch.Generator().manual_seed(options.seed))
-        name = f"{model.info.name} {model.level_names[level]} {options.block} t{options.timestep} {options.condition}"
+        name = f"{model.info.name} {model.level_names[level]} {block} t{options.timestep} {options.condition}"
         self.spec = EncoderSpec(
             name=name,
             dim=self.dim,

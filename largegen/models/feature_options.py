@@ -1,4 +1,7 @@
-"""Which of a denoiser's activations are features. Imports nothing heavy, as options are made of it."""
+"""Which of a denoiser's activations are features. Imports nothing heavy, as options are made of it.
+
+The defaults are those that told most in docs/measurements.md, "Features".
+"""
 
 from dataclasses import dataclass
 from typing import Annotated
@@ -7,16 +10,18 @@ from largegen.errors import InputError
 from largegen.runtime.setting import SEED, Setting
 
 CONDITIONS = ("own", "null")
+LAST = "last"  # block of the way up
 
 
 @dataclass(frozen=True)
 class FeatureOptions:
     """Which activations are taken; the papers do not say theirs."""
 
-    block: Annotated[str, Setting("Block of the denoiser: down0, down1, ..., mid, up0 (the coarsest), up1, ...")] = (
-        "up1"
-    )
-    timestep: Annotated[int, Setting("How noisy the tile is that the denoiser sees, of 1000.", min=0, max=999)] = 261
+    block: Annotated[
+        str,
+        Setting("Block of the denoiser: down0, down1, ..., mid, up0 (the coarsest), up1, ..., or the last of these."),
+    ] = LAST
+    timestep: Annotated[int, Setting("How noisy the tile is that the denoiser sees, of 1000.", min=0, max=999)] = 61
     noises: Annotated[int, Setting("Draws of noise that are averaged.", min=1)] = 1
     condition: Annotated[
         str, Setting("own: the embeddings of the tile itself; null: none, which needs no encoder.")

@@ -34,22 +34,33 @@ def folder(tmp_path_factory):
     return folder
 
 
-def test_what_is_near_and_how_unlike(capfd, folder, tmp_path):
-    words = ["augment", folder / "labels.csv", "--out", tmp_path, "--model", folder / "model", "--steps", "1"]
+def augmented(capfd, folder, out) -> tuple[list[dict], dict, str]:
+    """Make two variations of each image: the table, what comparisons found, and what was said."""
+    words = ["augment", folder / "labels.csv", "--out", out, "--model", folder / "model", "--steps", "1"]
     assert run([*map(str, words), "--per-image", "2", "--device", "cpu", "--json"]) == 0
     said = capfd.readouterr()
-    assert "1 of 3 files that are not in train are not there, gone.tif first: variations are not compared" in said.err
-    assert "one class only, fat: a classifier needs two" in said.err
-    assert "1 of 3 images of train show what an image that is not in train shows, i1 first" in said.err
-    with (tmp_path / "labels.csv").open() as file:
-        table = list(csv.DictReader(file))
+    with (out / "labels.csv").open() as file:
+        return list(csv.DictReader(file)), json.loads(said.out)["compared"], said.err
+
+
+def test_what_is_near(capfd, folder, tmp_path, monkeypatch):
+    monkeypatch.setattr("largegen.augmenting.checks.can_see", lambda: False)  # as without largegen[perceptual]
+    table, compared, said = augmented(capfd, folder, tmp_path)
+    assert "1 of 3 files that are not in train are not there, gone.tif first: variations are not compared" in said
+    assert "one class only, fat: a classifier needs two" in said
+    assert "1 of 3 images of train show what an image that is not in train shows, i1 first" in said
     assert [row["file"] for row in table] == [f"train/fat/i{n}-{k}.tif" for n in (0, 2) for k in (0, 1)]
     assert {row["nearest"] for row in table} <= {"i0", "i2"}
     assert {row["nearest_held_out"] for row in table} <= {"i3", "copy"}
     assert all(-1 <= float(row["similarity"]) <= 1 for row in table)
-    compared = json.loads(said.out)["compared"]
     assert compared["compared"] == compared["compared_with_held_out"] == 4
+    assert compared["st_lpips"] is None and not any(row["st_lpips"] for row in table)
+
+
+@pytest.mark.slow
+def test_how_unlike_variations_are(capfd, folder, tmp_path):
     pytest.importorskip("stlpips_pytorch", reason="largegen[perceptual] is not installed")
+    table, compared, _ = augmented(capfd, folder, tmp_path)
     assert [bool(row["st_lpips"]) for row in table] == [True, False, True, False]  # each with the next of its image
     assert compared["st_lpips_pairs"] == 2 and 0 < compared["st_lpips_between_images"] < 2
 

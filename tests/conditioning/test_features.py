@@ -36,7 +36,7 @@ def tiles(count: int, side: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (count, side, side, 3), dtype=np.uint8)
 
 
-@pytest.mark.parametrize(("block", "dim"), [("down0", 16), ("mid", 32), ("up0", 32), ("up1", 16)])
+@pytest.mark.parametrize(("block", "dim"), [("down0", 16), ("mid", 32), ("up0", 32), ("up1", 16), ("last", 16)])
 def test_features_are_the_mean_activations_of_the_block(model, block, dim):
     options = FeatureOptions(block=block, timestep=100, condition="null")
     extractor, images = DenoiserFeatures(model, 0, options), tiles(3, 64)
@@ -44,6 +44,7 @@ def test_features_are_the_mean_activations_of_the_block(model, block, dim):
     found = extractor.encode(images)
     unet = model.unet
     blocks = {"down0": unet.down_blocks[0], "mid": unet.mid_block, "up0": unet.up_blocks[0], "up1": unet.up_blocks[1]}
+    blocks["last"] = blocks["up1"]
     handle = blocks[block].register_forward_hook(
         lambda m, i, out: seen.append(out[0] if isinstance(out, tuple) else out)
     )
