@@ -101,7 +101,7 @@ STAGES = {
         "info": About("Describe an input or output: size, resolution, provenance.", "largegen info image.tif"),
     },
 }
-OF_MANY_JOBS = ("embed", "generate", "zoom")
+OF_MANY_JOBS = ("embed", "generate", "zoom", "upscale", "edit", "grow")
 COMMANDS = {name: stage for stage, names in STAGES.items() for name in names}
 
 

@@ -73,7 +73,14 @@ def command_line() -> str:
     return shlex.join(["largegen", *(job.arguments if job else sys.argv[1:])])
 
 
-OUTPUTS = ("out", "report", "save_stats", "cache", "export")  # name what is written; other paths are inputs
+OUTPUTS = (
+    "out",
+    "report",
+    "save_stats",
+    "save_directions",
+    "cache",
+    "export",
+)  # name what is written; other paths are inputs
 INPUTS = ("source", "mask", "model", "vae", "init_from")  # texts that may be paths
 
 

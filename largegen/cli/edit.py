@@ -15,10 +15,11 @@ from largegen.sampling.settings import Imagining, Sampling
 
 def edit(
     *,
-    image: Annotated[Path, typer.Argument(help="Slide, scene or image of which a part is made anew.", metavar="IMAGE")],
+    image: shared.Image = None,
     mask: Annotated[
-        str, typer.Option(help="The part: X,Y,W,H in level-0 pixels, a PNG of the image's size, or GeoJSON polygons.")
-    ],
+        str | None,
+        typer.Option(help="The part: X,Y,W,H in level-0 pixels, a PNG of the image's size, or GeoJSON polygons."),
+    ] = None,
     source: shared.SourceOptions,
     from_: Annotated[
         Path | None, typer.Option("--from", help="Put there what another slide shows: its embedding file.")
@@ -48,12 +49,7 @@ def edit(
     ] = None,
     sampling: Annotated[Sampling, Fields("steps", "guidance", "distilled", "batch_size", "seed")] = Sampling(),
     encoder_weights: shared.EncoderWeights = None,
-    save_every: shared.SaveEvery = 30.0,
-    device: shared.Device = "auto",
-    precision: shared.Precision = "auto",
-    overwrite: shared.Overwrite = False,
-    dry_run: shared.DryRun = False,
-    json: shared.Json = False,
+    run: shared.RunOptions,
 ) -> None:
     """Run `largegen edit`; its purpose stands in commands.py.
 
@@ -62,6 +58,8 @@ def edit(
     beside the result says where it is. After an interruption, the same command resumes.
     """
     sampling.check()
+    image = shared.required(image, "an IMAGE, a directory of images, or `jobs`")
+    mask = shared.required(mask, "`mask`")
     ways = {"from": from_ is not None, "label or prompt": imagining != Imagining(), "move": bool(move)}
     if sum(ways.values()) > 1:
         raise InputError("`from_`, `label` or `prompt`, and `move`: give only one of them")
@@ -79,18 +77,19 @@ def edit(
     request.check()
     out = out or Path(f"{slide_name(image)}_edited.tif")
     check_lossless(out)
-    check_before(out, overwrite, None, common.command_line())
+    check_before(out, run.overwrite, None, common.command_line())
     with open_slide(image, *source.source()) as slide:
         part = open_mask(mask, (slide.width, slide.height))
-        from largegen.images.edit_file import Edit, edit_file, estimate_edit
+        from largegen.images.edit_file import edit_file, estimate_edit
+        from largegen.images.part import Edit
         from largegen.sampling.edit import check_edit
 
         check_edit(strength, margin)
-        network = load_for(image, source.source(), model, device, precision)
+        network = load_for(image, source.source(), model, run.device, run.precision)
         request.warn_of_scale(network, slide)
         content, about = request.content(network, sampling.seed, common.show_progress())
         asked = Edit(content, {"mask": mask, **about}, strength, margin)
-        if dry_run:
+        if run.dry_run:
             common.print_json(estimate_edit(network, slide, part, asked, sampling, out))
             return
         report = edit_file(
@@ -100,15 +99,12 @@ def edit(
             asked,
             out,
             sampling,
+            run.writing,
             encoder_weights=encoder_weights,
-            command=common.command_line(),
-            overwrite=overwrite,
-            progress=common.show_progress(),
-            save_every_s=save_every,
         )
     done = f"{out}: {report['width']}x{report['height']} px"
     if "made_px" in report:
         done += f", {report['made_px']} px of them made (no observation), {report['blended_px']} blended"
         if report["autoencoder_psnr"] is not None:
             done += f"; the autoencoder alone is {report['autoencoder_psnr']:.1f} dB from the image"
-    common.report(report, done, json)
+    common.report(report, done, run.json)

@@ -14,8 +14,8 @@ from largegen.sampling.settings import Imagining, Sampling
 
 def grow(
     *,
-    image: Annotated[Path, typer.Argument(help="Slide, scene or image to go on with.", metavar="IMAGE")],
-    size: Annotated[str, typer.Option(help="N or WxH: pixels of the new image.")],
+    image: shared.Image = None,
+    size: Annotated[str | None, typer.Option(help="N or WxH: pixels of the new image.")] = None,
     place: Annotated[
         str | None,
         typer.Option(help="X,Y: where the image's corner lies in the new one, in pixels.", show_default="the middle"),
@@ -35,12 +35,7 @@ def grow(
     ] = None,
     sampling: Sampling,
     encoder_weights: shared.EncoderWeights = None,
-    save_every: shared.SaveEvery = 30.0,
-    device: shared.Device = "auto",
-    precision: shared.Precision = "auto",
-    overwrite: shared.Overwrite = False,
-    dry_run: shared.DryRun = False,
-    json: shared.Json = False,
+    run: shared.RunOptions,
 ) -> None:
     """Run `largegen grow`; its purpose stands in commands.py.
 
@@ -49,6 +44,8 @@ def grow(
     says where it is. After an interruption, the same command resumes.
     """
     sampling.check()
+    image = shared.required(image, "an IMAGE, a directory of images, or `jobs`")
+    size = shared.required(size, "`size`")
     from largegen.conditioning.area import parse_corner, parse_size
     from largegen.images.edit_content import EditRequest
     from largegen.images.finished import check_before
@@ -60,33 +57,31 @@ def grow(
         raise InputError(f"`size` {size}: give N or WxH (pixels)")
     out = out or Path(f"{slide_name(image)}_grown.tif")
     check_lossless(out)
-    check_before(out, overwrite, wanted, common.command_line())
+    check_before(out, run.overwrite, wanted, common.command_line())
     with open_slide(image, *source.source()) as slide:
-        from largegen.images.edit_file import Edit
         from largegen.images.grow_file import estimate_grow, grow_file
+        from largegen.images.part import Edit
         from largegen.sampling.grow import place_in
 
-        network = load_for(image, source.source(), model, device, precision)
+        network = load_for(image, source.source(), model, run.device, run.precision)
         place_in(network, (slide.width, slide.height), wanted, corner)
         request = EditRequest(imagining=imagining)
         request.warn_of_scale(network, slide)
         content, about = request.content(network, sampling.seed, common.show_progress())
-        if dry_run:
-            common.print_json(estimate_grow(network, slide, wanted, corner, sampling, out))
+        asked = Edit(content, about, margin=margin)
+        if run.dry_run:
+            common.print_json(estimate_grow(network, slide, wanted, corner, asked, sampling, out))
             return
         report = grow_file(
             network,
             slide,
             wanted,
             corner,
-            Edit(content, about, margin=margin),
+            asked,
             out,
             sampling,
+            run.writing,
             encoder_weights=encoder_weights,
-            command=common.command_line(),
-            overwrite=overwrite,
-            progress=common.show_progress(),
-            save_every_s=save_every,
         )
     done = f"{out}: {wanted[0]}x{wanted[1]} px, {image.name} at {report['place'][0]},{report['place'][1]}"
-    common.report(report, f"{done}; what is around it is made, no observation", json)
+    common.report(report, f"{done}; what is around it is made, no observation", run.json)

@@ -26,13 +26,17 @@ def find_rows(options: dict[str, Any]) -> list[Row] | None:
     from largegen.slides.find import SUFFIXES, find_files
 
     if file := options.get("jobs"):
-        if options["ref"] or options["embeddings"]:
+        if "image" in options:
+            if options["image"]:
+                raise InputError(f"--jobs {file}: the images are its column `image`; do without {options['image']}")
+        elif options["ref"] or options["embeddings"]:
             raise InputError(f"--jobs {file}: the references are its column `ref` or `embeddings`; do without these")
         return list(_read(file))
     if "slides" in options:
         return _slide_rows(options)
-    for name, suffixes, what in (("ref", SUFFIXES, "slides"), ("embeddings", (".h5", ".hdf5"), "embedding files")):
-        if (folder := options[name]) and folder.is_dir():
+    embeddings = ("embeddings", (".h5", ".hdf5"), "embedding files")
+    for name, suffixes, what in (("image", SUFFIXES, "images"), ("ref", SUFFIXES, "slides"), embeddings):
+        if (folder := options.get(name)) and folder.is_dir():
             found = find_files([folder], suffixes, what=what, by_products=False)
             return [Row(str(path), {name: str(path)}) for path in found]
     return None

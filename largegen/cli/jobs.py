@@ -26,11 +26,17 @@ JobsFile = Annotated[
     Path | None,
     typer.Option(
         "--jobs",
-        help="CSV file of many jobs, one per line: its columns are options (ref, size, seed, label, prompt, out, ...)."
-        " --out is then their directory.",
+        help="CSV file of many jobs, one per line: its columns are options (ref or image, size, seed, label, prompt,"
+        " out, ...). --out is then their directory.",
     ),
 ]
-KINDS = {"generate": "synthetic", "zoom": "zoom"}  # in the name of an output
+KINDS = {
+    "generate": "synthetic",
+    "zoom": "zoom",
+    "upscale": "upscaled",
+    "edit": "edited",
+    "grow": "grown",
+}  # in the name of an output
 HOW = ("jobs", "keep_going", "dry_run", "json", "config", "verbose", "quiet", "overwrite", "recursive")
 NO_WEIGHT = (*HOW, "out", "device", "save_every", "cache", "batch_size")  # what an output does not depend on
 TRUE, FALSE = ("1", "true", "yes"), ("0", "false", "no")
@@ -127,7 +133,7 @@ def _parse(context: Any, row: Row, folder: Path, options: dict[str, Any]) -> _Ca
     command = context.command
     by_name = {param.name: param for param in command.params if param.name not in HOW}
     by_name |= {max(p.opts, key=len).lstrip("-").replace("-", "_"): p for p in by_name.values()}
-    by_name["slide"] = by_name.get("slides", by_name.get("ref"))
+    by_name["slide"] = next(by_name[name] for name in ("slides", "image", "ref") if name in by_name)
     cells = {name: text for name, text in row.cells.items() if text}
     if unknown := [name for name in row.cells if name not in by_name]:
         raise InputError(f"{row.where}: {context.info_name} has no option {unknown[0]!r} for a job")
@@ -169,13 +175,14 @@ def _words(param: Any, text: str, where: str) -> list[str]:
 
 
 def _default_output(command: str, params: dict[str, Any], with_seed: bool) -> str:
-    reference = params["ref"] or params["embeddings"]
+    reference = params.get("image") or params.get("ref") or params.get("embeddings")
     if reference:
         name = Path(str(reference)).stem.removesuffix(".ome")
     else:
         name = Imagining(label=params["label"], prompt=params["prompt"]).name
     seed = f"_seed{params['seed']}" if with_seed else ""
-    return f"{name}_{KINDS[command]}_{str(params['size']).lower()}{seed}.tif"
+    size = f"_{str(params['size']).lower()}" if "size" in params else ""
+    return f"{name}_{KINDS[command]}{size}{seed}.tif"
 
 
 def _check_outputs(calls: Iterable[_Call], folder: Path) -> None:
@@ -214,6 +221,8 @@ def _job(call: _Call) -> Job:
     params, paths = call.context.params, _paths(call.context)
     about = {name: value for name, value in params.items() if name not in (*NO_WEIGHT, *paths)}
     stamps: dict[str, Any] = {name: stamp(path) for name, path in paths.items() if path.exists()}
+    if Path(params.get("mask") or "").is_file():
+        stamps["mask"] = stamp(Path(params["mask"]))
     if "model" in params and Path(params["model"]).exists():
         stamps["model"] = stamp(find_model(params["model"]))
         del about["model"]

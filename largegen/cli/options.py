@@ -2,12 +2,19 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
+from largegen.cli.common import command_line, show_progress
+from largegen.errors import InputError
 from largegen.models.encoder_registry import ENCODER_WEIGHTS
 from largegen.slides.resolution import Resolution
+
+if TYPE_CHECKING:
+    from largegen.images.run import Writing
+
+Value = TypeVar("Value")
 
 EmbeddingsOut = Annotated[Path, typer.Option("--out", help="Directory for the embedding files, <slide>.h5.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
@@ -35,6 +42,10 @@ ModelName = Annotated[
         "--model",
         help="auto, tissue (also called starter), aerial, or a model directory; auto: what suits the reference.",
     ),
+]
+Image = Annotated[
+    Path | None,
+    typer.Argument(help="Slide, scene or image; or a directory of many.", metavar="IMAGE", show_default=False),
 ]
 Corner = Annotated[
     str | None,
@@ -66,6 +77,36 @@ SourceGsd = Annotated[
 ]
 ExportPrecision = Annotated[str, typer.Option(help="Precision of the exported weights: fp32, fp16 or bf16.")]
 EncoderWeights = Annotated[Path | None, typer.Option(help=ENCODER_WEIGHTS.help)]
+
+
+def required(value: Value | None, what: str) -> Value:
+    """Return what every job must be given, be it by a table of many; `what` is it, for the message.
+
+    Raises:
+        InputError: It was not given.
+    """
+    if value is None:
+        raise InputError(f"give {what}")
+    return value
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """How a command that makes one image runs."""
+
+    save_every: SaveEvery = 30.0
+    device: Device = "auto"
+    precision: Precision = "auto"
+    overwrite: Overwrite = False
+    dry_run: DryRun = False
+    json: Json = False
+
+    @property
+    def writing(self) -> "Writing":
+        """How the image's file is written."""
+        from largegen.images.run import Writing
+
+        return Writing(command_line(), self.overwrite, show_progress(), self.save_every)
 
 
 @dataclass(frozen=True)

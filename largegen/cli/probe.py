@@ -25,6 +25,10 @@ def probe(
     ],
     options: ProbeOptions,
     out: Annotated[Path | None, typer.Option(help="JSON file for the result.")] = None,
+    save_directions: Annotated[
+        Path | None,
+        typer.Option(help="NumPy file (.npz) for the directions from class to class, for `largegen edit --move`."),
+    ] = None,
     overwrite: shared.Overwrite = False,
     json: shared.Json = False,
 ) -> None:
@@ -34,7 +38,9 @@ def probe(
     They are trained on some patients and measured on the others: AUC, accuracy, balanced accuracy, with intervals.
     """
     options.check()
+    from largegen.embeddings.directions import Directions
     from largegen.embeddings.file import EmbeddingFile
+    from largegen.probing.directions import directions_between
     from largegen.probing.probe import probe as probe_sets
     from largegen.probing.probe import require_extra
     from largegen.probing.samples import read_bags, read_labels
@@ -43,12 +49,14 @@ def probe(
     from largegen.slides.find import find_files
 
     require_extra()
-    if out:
-        check_writable(out, overwrite)
+    for path in filter(None, (out, save_directions)):
+        check_writable(path, overwrite)
     single = [path for path in features if not path.is_dir()]
     groups = {str(path): [path] for path in features if path.is_dir()} | ({"files": single} if single else {})
     if not groups:
         raise InputError("no features given")
+    if save_directions and len(groups) > 1:
+        raise InputError("`save_directions`: directions are of one set of features; give one")
     files = {
         name: [EmbeddingFile(file) for file in find_files(paths, (".h5", ".hdf5"), what="embedding files")]
         for name, paths in groups.items()
@@ -68,6 +76,10 @@ def probe(
         figures = [f"{f.value:.3f} ({f.low:.3f}-{f.high:.3f})" for f in found.figures.values()]
         rows.append([found.features, str(found.dim), found.classifier, *figures])
     about["results"] = results
+    if save_directions:
+        settings = next(iter(chosen.values()))[0].settings
+        ways = directions_between(labelled, sets[0], options.unit)
+        Directions(ways, settings.encoder, settings.encoder_fingerprint or "").save(save_directions)
     if out:
         write_json(out, about)
     counted = ", ".join(f"{name} {count}" for name, count in about["classes"].items())

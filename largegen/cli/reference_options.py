@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from largegen.cli import options as shared
+from largegen.cli.one_job import kept
 from largegen.conditioning.open_reference import ReferenceOptions
 from largegen.embeddings.options import TISSUE_FILTER, TISSUE_THRESHOLD
 from largegen.errors import InputError
@@ -111,6 +112,6 @@ def load_for(image: Path, source: "Resolution", model: str, device: str, precisi
     from largegen.models.model import load_model
     from largegen.runtime.distributed import require_single_process
 
-    network = load_model(ReferenceOptions(ref=image, source=source).choose_model(model), device, precision)
+    network = kept(load_model, ReferenceOptions(ref=image, source=source).choose_model(model), device, precision)
     require_single_process(network.device)
     return network

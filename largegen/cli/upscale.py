@@ -15,7 +15,7 @@ from largegen.sampling.settings import UPSCALING, Inversion, Sampling, Zooming
 
 def upscale(
     *,
-    image: Annotated[Path, typer.Argument(help="Slide, scene or image to enlarge.", metavar="IMAGE")],
+    image: shared.Image = None,
     mag: Annotated[
         float | None,
         typer.Option(
@@ -45,13 +45,8 @@ def upscale(
     inversion: Inversion,
     sampling: Annotated[Sampling, Fields("steps", "guidance", "distilled", "batch_size", "seed")] = Sampling(),
     encoder_weights: shared.EncoderWeights = None,
-    save_every: shared.SaveEvery = 30.0,
-    device: shared.Device = "auto",
-    precision: shared.Precision = "auto",
-    overwrite: shared.Overwrite = False,
+    run: shared.RunOptions,
     watch: Watch = False,
-    dry_run: shared.DryRun = False,
-    json: shared.Json = False,
 ) -> None:
     """Run `largegen upscale`; its purpose stands in commands.py.
 
@@ -60,6 +55,7 @@ def upscale(
     invented; it is no observation. After an interruption, the same command resumes.
     """
     sampling.check()
+    image = shared.required(image, "an IMAGE, a directory of images, or `jobs`")
     inversion.check()
     zooming.check(UPSCALING)
     from largegen.conditioning.low_image import parse_rectangle, read_low_image
@@ -71,38 +67,28 @@ def upscale(
     target.check()
     part = parse_rectangle(region) if region else None
     out = out or Path(f"{slide_name(image)}_upscaled.tif")
-    check_before(out, overwrite, None, common.command_line())
+    check_before(out, run.overwrite, None, common.command_line())
     from largegen.images.upscale_file import estimate_upscale, upscale_file
     from largegen.images.write import check_output
     from largegen.sampling.zoom.upscale import check_upscaling
     from largegen.sampling.zoom.zoom import resolve_zoom
 
-    if zooming.method == "published" and precision == "auto":
-        precision = "fp32"  # lower precisions drown its forward differences
-    network = load_for(image, source, model, device, precision)
+    # Lower precisions drown the published method's forward differences.
+    precision = "fp32" if zooming.method == "published" and run.precision == "auto" else run.precision
+    network = load_for(image, source, model, run.device, precision)
     check_upscaling(network, zooming, inversion)
-    low = read_low_image(network, image, source, target, to=to, factor=factor, region=part)
-    height, width = (side * low.factor for side in low.pixels.shape[:2])
-    check_output(out, overwrite=True, size=(width, height))
-    if dry_run:
-        settings = resolve_zoom(sampling, zooming, network)
-        common.print_json(estimate_upscale(network, low, settings, zooming, inversion, out))
-        return
-    with watched(watch, out, network.directory):
-        report = upscale_file(
-            network,
-            low,
-            out,
-            sampling,
-            zooming,
-            inversion,
-            encoder_weights=encoder_weights,
-            command=common.command_line(),
-            overwrite=overwrite,
-            progress=common.show_progress(),
-            save_every_s=save_every,
-        )
+    with read_low_image(network, image, source, target, to=to, factor=factor, region=part) as low:
+        height, width = (side * low.factor for side in low.pixels.shape[:2])
+        check_output(out, overwrite=True, size=(width, height))
+        if run.dry_run:
+            settings = resolve_zoom(sampling, zooming, network)
+            common.print_json(estimate_upscale(network, low, settings, zooming, inversion, out))
+            return
+        with watched(watch, out, network.directory):
+            report = upscale_file(
+                network, low, out, sampling, zooming, inversion, run.writing, encoder_weights=encoder_weights
+            )
     done = f"{out}: {width}x{height} px"
     if "consistency_psnr" in report:
         done += f", {report['consistency_psnr']:.1f} dB from {image.name} when shrunk; its detail is invented"
-    common.report(report, done, json)
+    common.report(report, done, run.json)

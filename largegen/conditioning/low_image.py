@@ -2,6 +2,7 @@
 
 import logging
 import re
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import numpy as np
 from largegen.embeddings.grid import SourceInfo
 from largegen.errors import InputError, ModelError
 from largegen.models.model import Model
+from largegen.slides.lazy_image import LazyImage
 from largegen.slides.resolution import PIXELS, SCALE_TOLERANCE, Resolution, Scale, mag_of
 from largegen.slides.slide import Slide, open_slide
 
@@ -21,13 +23,20 @@ NEAR = 0.1  # part by which a resolution may differ from the one that the model 
 
 @dataclass(frozen=True)
 class LowImage:
-    """An image at a low magnification."""
+    """An image at a low magnification, whose slide is open: a context manager that closes it."""
 
-    pixels: np.ndarray  # (H, W, 3) uint8
+    pixels: LazyImage
     factor: int  # by which a model enlarges it
     downsample: float  # level-0 px of its source per px
     origin_xy: tuple[int, int]  # level-0 corner
     source: SourceInfo
+    slide: Slide
+
+    def __enter__(self) -> "LowImage":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.slide.close()
 
 
 def factors_of(model: Model) -> list[int]:
@@ -51,7 +60,7 @@ def read_low_image(
     factor: int | None = None,
     region: tuple[int, int, int, int] | None = None,
 ) -> LowImage:
-    """Read an image, or a part of it, at a magnification from which a model can enlarge it.
+    """Open an image, or a part of it, at a magnification from which a model can enlarge it.
 
     Args:
         model: That enlarges it.
@@ -72,7 +81,8 @@ def read_low_image(
         log.info("%s: says no resolution; it is taken to be at %s", path, said)
         slide.close()
         slide = open_slide(path, *target)
-    with slide:
+    with ExitStack() as stack:
+        stack.callback(slide.close)
         times = _times_coarser(model, slide, target, to)
         if times is None and factor is None:
             raise InputError(f"{path}: not known how coarse it is against model {model.info.name}: give `factor`")
@@ -84,8 +94,14 @@ def read_low_image(
         x, y, width, height = region or (0, 0, slide.width, slide.height)
         if x + width > slide.width or y + height > slide.height or min(width, height) < downsample:
             raise InputError(f"`region` {x},{y},{width},{height}: {path} has {slide.width}x{slide.height} px")
-        pixels = slide.read(x, y, int(width / downsample), int(height / downsample), downsample)
-        return LowImage(pixels, times or factor or 1, downsample, (x, y), SourceInfo.of(slide))
+        rows, cols = int(height / downsample), int(width / downsample)
+
+        def read(top: int, bottom: int) -> np.ndarray:
+            return slide.read(x, y + top * downsample, cols, bottom - top, downsample)
+
+        stack.pop_all()
+        pixels = LazyImage((rows, cols, 3), read)
+        return LowImage(pixels, times or factor or 1, downsample, (x, y), SourceInfo.of(slide), slide)
 
 
 def _times_coarser(model: Model, slide: Slide, target: Resolution, to: float | None) -> int | None:

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 
 from largegen.conditioning.reference import check_embeddings
+from largegen.embeddings.directions import Directions
 from largegen.embeddings.file import EmbeddingFile
-from largegen.errors import InputError, first_line
+from largegen.errors import InputError
 from largegen.models.directory import PRIOR
 from largegen.models.model import Model
 from largegen.sampling.content import Content, check_prior, from_donor, imagined, moved, surroundings
@@ -68,13 +69,16 @@ class EditRequest:
             grid = file.grid()
             return from_donor(grid.features, row, col), {"from": grid.source.name, "at": [row, col]}
         if self.moves:
-            known = _directions(self.directions or Path())
+            path = self.directions or Path()
+            directions = Directions.read(path)
+            directions.check(model.info.encoder, model.info.encoder_fingerprint, path)
+            known = directions.ways
             steps = []
             for name, amount in map(_move, self.moves):
                 if name not in known:
-                    raise InputError(f"`move` {name}: {self.directions} has {', '.join(known) or 'none'}")
+                    raise InputError(f"`move` {name}: {path} has {', '.join(known) or 'none'}")
                 steps.append((known[name], amount))
-            return moved(steps), {"move": list(self.moves), "directions": str(self.directions)}
+            return moved(steps), {"move": list(self.moves), "directions": str(path)}
         asked = self.imagining
         own = model.directory is not None and (model.directory / PRIOR).is_dir()
         if asked.label is None and asked.prompt is None and asked.prior is None and not own:
@@ -97,7 +101,7 @@ class EditRequest:
 
 
 def _move(text: str) -> tuple[str, float]:
-    name, _, amount = text.partition("=")
+    name, _, amount = text.rpartition("=")
     try:
         far = float(amount)
     except ValueError:
@@ -105,11 +109,3 @@ def _move(text: str) -> tuple[str, float]:
     if not name or not np.isfinite(far):
         raise InputError(f"`move` {text}: give NAME=AMOUNT, such as tumour=+0.3")
     return name, far
-
-
-def _directions(path: Path) -> dict[str, np.ndarray]:
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            return {name: file[name].astype(np.float32) for name in file.files}
-    except (OSError, ValueError, AttributeError, EOFError) as error:
-        raise InputError(f"`directions` {path}: not readable as .npz of numbers: {first_line(error)}") from error

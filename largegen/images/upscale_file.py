@@ -1,8 +1,7 @@
 """An image of `largegen upscale` as a file: find its embeddings, sample, decode, write; a killed run resumes."""
 
-import time
-from contextlib import ExitStack
 from dataclasses import asdict, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +10,15 @@ import numpy as np
 from largegen.conditioning.area import ImageArea
 from largegen.conditioning.low_image import LowImage
 from largegen.embeddings.grid import EmbeddingGrid
-from largegen.images.finished import lock_outputs
 from largegen.images.generate_file import DISK_BYTES_PER_PX, fingerprint_of, job_of
 from largegen.images.provenance import image_info
+from largegen.images.run import Writing, running
 from largegen.images.write import write_image
 from largegen.models.model import Model
 from largegen.runtime.fingerprints import content_digest
 from largegen.sampling.cost import about, canvas_cost, count_decoded, trial
-from largegen.sampling.resume import Checkpoint, part_path
+from largegen.sampling.original import BAND_PX
 from largegen.sampling.settings import Inversion, Sampling, Zooming
-from largegen.sampling.stored_canvas import rows_path
 from largegen.sampling.zoom.consistency import Likeness
 from largegen.sampling.zoom.enlargement import Enlargement, encoder_for, find_embeddings, first_embeddings
 from largegen.sampling.zoom.upscale import count_upscaling, upscale_latents, upscaled_bands
@@ -38,12 +36,9 @@ def upscale_file(
     sampling: Sampling,
     zooming: Zooming,
     inversion: Inversion,
+    writing: Writing = Writing(),
     *,
     encoder_weights: Path | None = None,
-    command: str = "",
-    overwrite: bool = False,
-    progress: bool = False,
-    save_every_s: float = 30.0,
 ) -> dict[str, Any]:
     """Enlarge an image and write the result. Killed, the same call resumes.
 
@@ -54,11 +49,8 @@ def upscale_file(
         sampling: settings.
         zooming: the method and its settings.
         inversion: how the embeddings under the image are found.
+        writing: how the file is written.
         encoder_weights: file of the encoder's weights, where no hub has them.
-        command: for the provenance.
-        overwrite: whether `out` may exist.
-        progress: show progress bars.
-        save_every_s: seconds between saves of the unfinished canvas.
 
     Returns:
         What was done: `out`, sizes, `factor`, mean steps of the inversion, `consistency_psnr` (of the result, shrunk,
@@ -71,34 +63,23 @@ def upscale_file(
     """
     work = Enlargement(model, low.pixels, low.factor)
     sampling = zooming.canvas_sampling(resolve_zoom(sampling, zooming, model), model.window)
-    info, fingerprint = _describe(work, low, sampling, zooming, inversion, command)
-    partial = out.with_name(f".{out.name}.partial")
-    notes = (partial, part_path(partial, "conditions"), part_path(partial, "seams"))
-    partials = (*notes, *map(rows_path, notes))
+    info, fingerprint = _describe(work, low, sampling, zooming, inversion, writing.command)
     report: dict[str, Any] = {"out": str(out), "width": info.width, "height": info.height, "factor": work.factor}
-    started = time.perf_counter()
-    with ExitStack() as stack:
-        if lock_outputs(stack, out, {out: info}, overwrite, *partials):
+    with running(out, info, fingerprint, writing, ["conditions", "seams"]) as run:
+        if run.kept:
             return report | {"kept": True}
-        checkpoint = Checkpoint(partial, fingerprint, save_every_s)
-        encoder = encoder_for(model, inversion, weights=encoder_weights)
+        encoder, progress = encoder_for(model, inversion, weights=encoder_weights), writing.progress
         start = first_embeddings(work, encoder, sampling.seed, progress)
         found, steps = find_embeddings(
-            work, start, inversion, sampling, checkpoint=checkpoint.part("conditions"), progress=progress
+            work, start, inversion, sampling, checkpoint=run.checkpoint.part("conditions"), progress=progress
         )
-        inverted = time.perf_counter()
-        canvas = upscale_latents(work, found, sampling, zooming, checkpoint=checkpoint, progress=progress)
-        sampled, likeness = time.perf_counter(), Likeness()
+        run.end_stage("invert")
+        canvas = upscale_latents(work, found, sampling, zooming, checkpoint=run.checkpoint, progress=progress)
+        run.end_stage("sample")
+        likeness = Likeness()
         write_image(out, upscaled_bands(work, canvas, sampling, progress, likeness), info)
-        for path in partials:
-            path.unlink(missing_ok=True)
-    return report | {
-        "invert_steps": round(steps, 1),
-        "consistency_psnr": round(likeness.psnr, 2),
-        "invert_seconds": round(inverted - started, 2),
-        "sample_seconds": round(sampled - inverted, 2),
-        "decode_seconds": round(time.perf_counter() - sampled, 2),
-    }
+        run.end_stage("decode")
+        return report | {"invert_steps": round(steps, 1), "consistency_psnr": round(likeness.psnr, 2)} | run.seconds
 
 
 def _describe(
@@ -119,7 +100,8 @@ def _describe(
         source=low.source,
     )
     area = ImageArea(width, height, 0, 0, rows, cols, full=False)
-    fingerprint = content_digest([fingerprint_of(model, grid, area).encode(), low.pixels.tobytes()], ())
+    pixels = (low.pixels[top : top + BAND_PX].tobytes() for top in range(0, len(low.pixels), BAND_PX))
+    fingerprint = content_digest(chain([fingerprint_of(model, grid, area).encode()], pixels), ())
     upscale = {"factor": work.factor, "of": model.level_names[work.level], **asdict(inversion)}
     info = image_info(
         model,

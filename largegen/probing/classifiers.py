@@ -1,6 +1,7 @@
 """Classifiers on embeddings: linear, nearest neighbours, and attention over the tiles of a slide."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -11,25 +12,44 @@ LINEAR_STEPS = 1000
 PENALTY = 100.0  # of the linear classifier's penalty, over the number of features and classes
 
 
-def linear(train: np.ndarray, labels: np.ndarray, test: np.ndarray, classes: int) -> np.ndarray:
+@dataclass(frozen=True)
+class Linear:
+    """A linear classifier."""
+
+    weights: np.ndarray  # (classes, D)
+    biases: np.ndarray  # (classes,)
+
+    def probabilities(self, features: np.ndarray) -> np.ndarray:
+        """Tell the classes of features (N, D): (N, classes)."""
+        logits = features @ self.weights.T + self.biases
+        odds = np.exp(logits - logits.max(1, keepdims=True))
+        found: np.ndarray = odds / odds.sum(1, keepdims=True)
+        return found
+
+
+def fit_linear(train: np.ndarray, labels: np.ndarray, classes: int) -> Linear:
     """Fit logistic regression on standardised features: L2 penalty 100 / (D * classes), as for UNI (Chen et al. 2024).
 
     Args:
         train: (N, D) features.
         labels: (N,) int, all of 0 .. classes - 1 among them.
-        test: (M, D) features.
         classes: Number of classes.
-
-    Returns:
-        (M, classes) probabilities.
     """
     from sklearn.linear_model import LogisticRegression
-    from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    strength = train.shape[1] * classes / PENALTY
-    fitted = make_pipeline(StandardScaler(), LogisticRegression(C=strength, max_iter=LINEAR_STEPS)).fit(train, labels)
-    return np.asarray(fitted.predict_proba(test))
+    scaler = StandardScaler().fit(train)
+    fitted = LogisticRegression(C=train.shape[1] * classes / PENALTY, max_iter=LINEAR_STEPS)
+    fitted.fit(scaler.transform(train), labels)
+    weights, biases = fitted.coef_ / scaler.scale_, fitted.intercept_ - (fitted.coef_ / scaler.scale_) @ scaler.mean_
+    if classes == 2:  # one logit, of the second class
+        weights, biases = np.concatenate([0 * weights, weights]), np.concatenate([0 * biases, biases])
+    return Linear(weights, biases)
+
+
+def linear(train: np.ndarray, labels: np.ndarray, test: np.ndarray, classes: int) -> np.ndarray:
+    """Tell the classes of `test` (M, D) by what `fit_linear` learns of the rest: (M, classes) probabilities."""
+    return fit_linear(train, labels, classes).probabilities(test)
 
 
 def nearest(train: np.ndarray, labels: np.ndarray, test: np.ndarray, classes: int) -> np.ndarray:

@@ -48,7 +48,7 @@ def sample_canvas(
     *,
     window: int,
     null: Tensor | None = None,
-    latents: Tensor | None = None,
+    latents: Latents | None = None,
     last_steps: int | None = None,
     correct: Correct | None = None,
     correct_steps: int | None = None,

@@ -1,11 +1,12 @@
 """A part of an image made anew, with all around it as it was.
 
-pixels -> latents; those outside the mask stay (keep.py), the others are sampled under new embeddings -> pixels, of
-which those outside the mask are replaced by the image's own, blended over a margin.
+pixels -> latents (encode.py); those outside the mask stay (keep.py), the others are sampled under new embeddings ->
+pixels, of which those outside the mask are replaced by the image's own, blended over a margin. All is done in bands of
+rows, so that the memory does not grow with the image.
 """
 
-from collections.abc import Iterable, Iterator
-from dataclasses import replace
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,19 +17,23 @@ from largegen.conditioning.reference import encoder_of
 from largegen.errors import InputError
 from largegen.models.encoder import Encoder, load_encoder
 from largegen.models.model import Model
-from largegen.models.pixels import to_network
 from largegen.sampling.content import Content, surroundings
+from largegen.sampling.encode import encode_image
 from largegen.sampling.generate import decode_bands, resolve_defaults, sample_latents
 from largegen.sampling.keep import Keep
 from largegen.sampling.noise import INITIAL, noise
-from largegen.sampling.rows import in_memory
+from largegen.sampling.original import Original
+from largegen.sampling.resume import Checkpoint
+from largegen.sampling.rows import ComputedLatents, Latents, rows_of
 from largegen.sampling.schedulers import make_scheduler
 from largegen.sampling.settings import Sampling
-from largegen.sampling.windows import Place, axis_starts
+from largegen.sampling.walk import Background
+from largegen.sampling.windows import Place
 from largegen.sampling.zoom.consistency import Likeness
 
 MARGIN_PX = 32  # over which what is made is blended with what is there
-ENCODE_BATCH = 8  # tiles or windows at once
+EMBED_BATCH = 8  # tiles at once
+BLEND_ROWS = 64  # px that are blended at once: distances take room
 
 
 def edit(
@@ -73,12 +78,11 @@ def edit(
         )
     sampling = edit_sampling(Sampling(**settings), model)
     check_edit(strength, margin)
-    features = tile_embeddings(model, image, encoder)
-    touched = touched_tiles(mask, model.tile_px)
-    features = (content or surroundings)(features, touched)
-    canvas, _ = edit_latents(model, image, mask, features, sampling, strength, progress=progress)
-    decoded = decode_bands(model, canvas, sampling, progress=progress)
-    return np.concatenate([band for _, band in blended_bands(decoded, image, mask, margin)])
+    original = Original.of_arrays(image, mask)
+    features = tile_embeddings(model, original, encoder)
+    features = (content or surroundings)(features, original.touched(model.tile_px))
+    edited = edit_latents(model, original, features, sampling, strength, margin, progress=progress)
+    return np.concatenate([band for _, band in edited_bands(model, original, edited, sampling, margin, progress)])
 
 
 def edit_sampling(sampling: Sampling, model: Model) -> Sampling:
@@ -94,161 +98,155 @@ def check_edit(strength: float, margin: int) -> None:
         raise InputError(f"`margin` {margin}: must be 0 or more")
 
 
-def touched_tiles(mask: np.ndarray, tile_px: int) -> np.ndarray:
-    """Find the tiles that a mask (H, W) touches: (ceil(H / tile_px), ceil(W / tile_px)) bool."""
-    return _pooled(mask, tile_px)
-
-
-def _pooled(mask: np.ndarray, side: int) -> np.ndarray:
-    """Say of each square of `side` px whether a mask (H, W) is True anywhere in it."""
-    height, width = mask.shape
-    rows, cols = range(0, height, side), range(0, width, side)
-    found: np.ndarray = np.logical_or.reduceat(np.logical_or.reduceat(mask, rows, 0), cols, 1)
-    return found
-
-
 def tile_embeddings(
-    model: Model, image: np.ndarray, encoder: Encoder | None = None, wanted: np.ndarray | None = None
+    model: Model, original: Original, encoder: Encoder | None = None, wanted: np.ndarray | None = None
 ) -> Tensor:
-    """Embed the tiles of an image (H, W, 3) from its corner on, (R, C, D) float32; at its end it is mirrored.
+    """Embed the tiles of an image from its corner on, (R, C, D) float32; at its end it is mirrored.
 
     wanted: (R, C) bool, the tiles that are embedded; the others are zeros. None: all.
     """
     encoder = encoder or load_encoder(encoder_of(model), device=model.device)
-    whole, side = _extended(image, model.tile_px, model.tile_px), model.tile_px
-    rows, cols = whole.shape[0] // side, whole.shape[1] // side
-    places = np.argwhere(np.ones((rows, cols), bool) if wanted is None else wanted)
+    side = model.tile_px
+    rows, cols = (-(-length // side) for length in original.size)
     found = torch.zeros(rows, cols, encoder.dim)
-    for first in range(0, len(places), ENCODE_BATCH):
-        batch = places[first : first + ENCODE_BATCH]
-        tiles = np.stack([whole[row * side :, col * side :][:side, :side] for row, col in batch])
-        found[tuple(torch.from_numpy(batch).T)] = torch.from_numpy(encoder.encode(tiles))
+    for row in range(rows):
+        those = np.arange(cols) if wanted is None else np.flatnonzero(wanted[row])
+        band = original.extended(row * side, (row + 1) * side, cols * side) if len(those) else np.empty(0)
+        for first in range(0, len(those), EMBED_BATCH):
+            batch = those[first : first + EMBED_BATCH]
+            tiles = np.stack([band[:, col * side :][:, :side] for col in batch])
+            found[row, torch.from_numpy(batch)] = torch.from_numpy(encoder.encode(tiles))
     return found
 
 
-def _extended(image: np.ndarray, step: int, least: int) -> np.ndarray:
-    """Mirror the end of an image (H, W, ...) to sides that are multiples of `step`, and `least` or more."""
-    sides = [max(least, -(-side // step) * step) for side in image.shape[:2]]
-    more = [(0, new - old) for new, old in zip(sides, image.shape[:2], strict=True)]
-    return np.pad(image, [*more, *[(0, 0)] * (image.ndim - 2)], "symmetric") if any(n for _, n in more) else image
+@dataclass(frozen=True)
+class Edited:
+    """The latents of an image of which a part was made anew."""
 
-
-def encode_image(model: Model, image: np.ndarray, wanted: np.ndarray | None = None) -> Tensor:
-    """Encode an image of any size in windows that overlap by half.
-
-    Args:
-        model: whose autoencoder encodes.
-        image: (H, W, 3) uint8; sides are multiples of the autoencoder's factor, and a window or more.
-        wanted: (H / f, W / f) bool: windows without any of these latents are left out, as zeros. None: all.
-
-    Returns:
-        (1, C, H / f, W / f) float32 on the CPU.
-    """
-    f, window = model.factor, model.window
-    height, width = image.shape[0] // f, image.shape[1] // f
-    latents = torch.zeros(1, model.autoencoder.channels, height, width)
-    needed = np.ones((height, width), bool) if wanted is None else wanted
-    inner = window // 4  # latents at a window's beginning that the window before knows better
-    starts = [axis_starts(side, window, max(1, window // 2)) for side in (height, width)]
-    for top in starts[0]:
-        those = [left for left in starts[1] if needed[top : top + window, left : left + window].any()]
-        for first in range(0, len(those), ENCODE_BATCH):
-            lefts = those[first : first + ENCODE_BATCH]
-            parts = [image[top * f : (top + window) * f, left * f : (left + window) * f] for left in lefts]
-            encoded = model.autoencoder.encode(to_network(np.stack(parts))).cpu()
-            y = inner if top else 0
-            for left, part in zip(lefts, encoded, strict=True):
-                x = inner if left else 0
-                latents[0, :, top + y : top + window, left + x : left + window] = part[:, y:, x:]
-    return latents
+    latents: Latents  # (1, C, h, w), of the image extended to what the model can sample; far from the part they are 0
+    new: np.ndarray  # (h, w) bool, of the part
+    shown: np.ndarray  # (h, w) bool, of the part, the margin around it, and a little more
 
 
 def edit_latents(
     model: Model,
-    image: np.ndarray,
-    mask: np.ndarray,
+    original: Original,
     features: Tensor,
     sampling: Sampling,
     strength: float = 1.0,
+    margin: int = MARGIN_PX,
     *,
     origin: Place = (0, 0),
-    **options: Any,
-) -> tuple[Tensor, Tensor]:
+    checkpoint: Checkpoint | None = None,
+    progress: bool = False,
+) -> Edited:
     """Sample the latents of an image anew where a mask touches them.
 
     Args:
         model: whose denoiser samples.
-        image: (H, W, 3) uint8.
-        mask: (H, W) bool, True where the image may change.
+        original: the image and its mask.
         features: (R, C, D), the embeddings of its tiles.
         sampling: as `edit_sampling` gives it.
         strength: part of the steps that are taken.
+        margin: px around the mask that `edited_bands` will blend.
         origin: (row, column) of the image in the noise field, in latents.
-        options: further arguments of `canvas.sample_canvas`.
-
-    Returns:
-        (1, C, h, w) float32 on the CPU, of the image extended to what the model can sample; and which of them are
-        new, (h, w) bool.
+        checkpoint: see `canvas.sample_canvas`. The image's own latents, where they are many, go to a file beside it.
+        progress: show a progress bar.
     """
-    extended = _extended(image, model.factor, model.tile_px)
-    height, width = extended.shape[:2]
-    free = np.zeros((height // model.factor, width // model.factor), bool)
-    pooled = _pooled(mask, model.factor)
-    free[: pooled.shape[0], : pooled.shape[1]] = pooled
-    last = round(strength * sampling.steps)
-    known, new = encode_image(model, extended, None if last < sampling.steps else ~free), torch.from_numpy(free)
+    f = model.factor
+    height, width = (max(model.tile_px, -(-side // f) * f) for side in original.size)
+    new = np.zeros((height // f, width // f), bool)
+    touched = original.touched(f)
+    new[: touched.shape[0], : touched.shape[1]] = touched
+    shown = _around(new, -(-margin // f) + model.window // 2)
+    wanted = _around(shown, model.window)  # all that windows see which are sampled or decoded
+    last = max(1, round(strength * sampling.steps))
+    if last == sampling.steps:
+        wanted &= ~new
+    known = encode_image(model, original, (height, width), wanted, checkpoint and checkpoint.part("known"))
+    free, options = torch.from_numpy(new), {}
     if last < sampling.steps:
-        last = max(1, last)
         scheduler = make_scheduler(sampling.scheduler, model.scheduler, sampling.steps, sampling.timesteps)
-        channels, rows, cols = known.shape[1:]
-        field = noise(sampling.seed, INITIAL, *origin, rows, cols, channels)
-        options |= {"latents": scheduler.add_noise(known, field, scheduler.timesteps[-last, None]), "last_steps": last}
-    latents = sample_latents(
-        model, features, height, width, sampling, correct=Keep(known, ~new), origin=origin, **options
+        timestep, channels = scheduler.timesteps[-last, None], known.shape[1]
+
+        def noised(top: int, bottom: int) -> Tensor:
+            field = noise(sampling.seed, INITIAL, origin[0] + top, origin[1], bottom - top, new.shape[1], channels)
+            return scheduler.add_noise(rows_of(known, top, bottom), field, timestep)
+
+        options = {"latents": ComputedLatents((1, channels, *new.shape), noised), "last_steps": last}
+    sampled = sample_latents(
+        model,
+        features,
+        height,
+        width,
+        sampling,
+        correct=Keep(known, ~free),
+        background=Background(~new),  # windows of nothing new need no denoiser
+        origin=origin,
+        checkpoint=checkpoint,
+        progress=progress,
+        **options,
     )
-    return torch.where(new, in_memory(latents), known), new
+
+    def joined(top: int, bottom: int) -> Tensor:
+        return torch.where(free[top:bottom], rows_of(sampled, top, bottom), rows_of(known, top, bottom))
+
+    return Edited(ComputedLatents((1, known.shape[1], *new.shape), joined), new, shown)
 
 
-def blended_bands(
-    decoded: Iterable[tuple[int, np.ndarray]],
-    image: np.ndarray,
-    mask: np.ndarray,
+def _around(mask: np.ndarray, reach: int) -> np.ndarray:
+    """Take in what is up to `reach` rows and columns from a mask (h, w) bool."""
+    from scipy.ndimage import maximum_filter1d
+
+    grown = maximum_filter1d(mask.astype(np.uint8), 2 * reach + 1, 0, mode="constant")
+    found: np.ndarray = maximum_filter1d(grown, 2 * reach + 1, 1, mode="constant").astype(bool)
+    return found
+
+
+def edited_bands(
+    model: Model,
+    original: Original,
+    edited: Edited,
+    sampling: Sampling,
     margin: int,
+    progress: bool = False,
     likeness: Likeness | None = None,
 ) -> Iterator[tuple[int, np.ndarray]]:
-    """Put what is new into an image: all of it inside the mask, and less and less over a margin around it.
+    """Decode what is new, and put it into the image: all of it inside the mask, less and less over a margin around it.
 
     Args:
-        decoded: (y0, (h, W', 3) uint8) of the new image from top to bottom without gaps; may be larger than the image.
-        image: (H, W, 3) uint8.
-        mask: (H, W) bool.
+        model: whose autoencoder decodes.
+        original: the image and its mask.
+        edited: as `edit_latents` gives it, for this margin.
+        sampling: as `edit_sampling` gives it.
         margin: px around the mask; farther out every pixel is the image's own.
-        likeness: is told how far the autoencoder is from the image outside the mask and its margin.
+        progress: show a progress bar.
+        likeness: is told how far the autoencoder is from the image near the mask, outside its margin.
 
     Yields:
-        (y0, (h, W, 3) uint8), likewise.
+        (y0, (h, W, 3) uint8) of the image, from top to bottom without gaps.
     """
-    height, width = mask.shape
-    for y, band in decoded:
-        rows = min(len(band), height - y)
-        if rows <= 0:
-            return
-        old, new = image[y : y + rows], band[:rows, :width]
-        share = new_share(mask, y, rows, margin)[..., None]
-        if likeness is not None:
-            likeness.add(torch.from_numpy((old.astype(np.float32) - new)[share[..., 0] == 0] / 127.5))
-        mixed = np.rint(share * new + (1 - share) * old).astype(np.uint8)
-        yield y, np.where(share > 0, mixed, old)
+    f, (height, width) = model.factor, original.size
+    for first, band in decode_bands(model, edited.latents, sampling, ~edited.shown, progress=progress):
+        for y in range(first, min(first + len(band), height), BLEND_ROWS):
+            end = min(y + BLEND_ROWS, first + len(band), height)
+            old, new = original.pixels(y, end), band[y - first : end - first, :width]
+            share = new_share(original, y, end, margin)[..., None]
+            if likeness is not None:
+                seen = edited.shown[np.arange(y, end) // f].repeat(f, 1)[:, :width] & (share[..., 0] == 0)
+                likeness.add(torch.from_numpy((old.astype(np.float32) - new)[seen] / 127.5))
+            mixed = np.rint(share * new + (1 - share) * old).astype(np.uint8)
+            yield y, np.where(share > 0, mixed, old)
 
 
-def new_share(mask: np.ndarray, top: int, rows: int, margin: int) -> np.ndarray:
-    """Compute how much of each pixel of some rows is new, (rows, W) float32: 1 in the mask, 0 beyond the margin."""
+def new_share(original: Original, top: int, bottom: int, margin: int) -> np.ndarray:
+    """Compute how much of each pixel of some rows is new, (n, W) float32: 1 in the mask, 0 beyond the margin."""
     from scipy.ndimage import distance_transform_edt
 
     first = max(0, top - margin)
-    around = mask[first : top + rows + margin]
+    around = original.mask(first, min(bottom + margin, original.size[0]))
     if not around.any():
-        return np.zeros((rows, mask.shape[1]), np.float32)
-    far = distance_transform_edt(~around)[top - first :][:rows]  # 1 beside the mask
+        return np.zeros((bottom - top, original.size[1]), np.float32)
+    far = distance_transform_edt(~around)[top - first : bottom - first]  # 1 beside the mask
     share: np.ndarray = np.clip(1 - far / (margin + 1), 0, 1).astype(np.float32)
     return share

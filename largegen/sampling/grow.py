@@ -9,16 +9,11 @@ from largegen.errors import InputError
 from largegen.models.encoder import Encoder
 from largegen.models.model import Model
 from largegen.sampling.content import Content, surroundings
-from largegen.sampling.edit import (
-    MARGIN_PX,
-    blended_bands,
-    check_edit,
-    edit_latents,
-    tile_embeddings,
-    touched_tiles,
-)
-from largegen.sampling.generate import decode_bands, resolve_defaults
+from largegen.sampling.edit import MARGIN_PX, check_edit, edit_latents, edited_bands, tile_embeddings
+from largegen.sampling.generate import resolve_defaults
+from largegen.sampling.original import Original
 from largegen.sampling.settings import Sampling
+from largegen.slides.lazy_image import ReadRows, read_mirrored
 
 
 def grow(
@@ -61,12 +56,12 @@ def grow(
     check_edit(1.0, margin)
     new_size = (size, size) if isinstance(size, int) else size
     old = image.shape[1], image.shape[0]
-    whole, mask = laid(image, new_size, place_in(model, old, new_size, place))
-    touched = touched_tiles(mask, model.tile_px)
-    features = (content or surroundings)(tile_embeddings(model, whole, encoder, ~touched), touched)
-    canvas, _ = edit_latents(model, whole, mask, features, sampling, progress=progress)
-    decoded = decode_bands(model, canvas, sampling, progress=progress)
-    return np.concatenate([band for _, band in blended_bands(decoded, whole, mask, margin)])
+    x, y = place_in(model, old, new_size, place)
+    original = laid(lambda top, bottom: image[top:bottom], old, new_size, (x, y))
+    touched = original.touched(model.tile_px)
+    features = (content or surroundings)(tile_embeddings(model, original, encoder, ~touched), touched)
+    edited = edit_latents(model, original, features, sampling, margin=margin, progress=progress)
+    return np.concatenate([band for _, band in edited_bands(model, original, edited, sampling, margin, progress)])
 
 
 def place_in(
@@ -95,14 +90,23 @@ def place_in(
     return x, y
 
 
-def laid(image: np.ndarray, size: tuple[int, int], place: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """Lay an image (H, W, 3) into a larger one of (width, height), around which it is mirrored.
+def laid(read: ReadRows, old: tuple[int, int], size: tuple[int, int], place: tuple[int, int]) -> Original:
+    """Lay an image into a larger one, around which it is mirrored; what is not its own may change.
 
-    Returns:
-        The larger image (height, width, 3) uint8, and where it is not the image's own, (height, width) bool.
+    Args:
+        read: gives rows of the image.
+        old: (width, height) of the image, in px.
+        size: of the larger one.
+        place: (x, y) of the image's corner in it.
     """
-    (width, height), (x, y), (rows, cols) = size, place, image.shape[:2]
-    whole = np.pad(image, [(y, height - y - rows), (x, width - x - cols), (0, 0)], "symmetric")
-    mask = np.ones((height, width), bool)
-    mask[y : y + rows, x : x + cols] = False
-    return whole, mask
+    (cols, rows), (width, height), (x, y) = old, size, place
+
+    def pixels(top: int, bottom: int) -> np.ndarray:
+        return read_mirrored(read, (rows, cols), (top - y, bottom - y), (-x, width - x))
+
+    def mask(top: int, bottom: int) -> np.ndarray:
+        found = np.ones((bottom - top, width), bool)
+        found[max(0, y - top) : max(0, y + rows - top), x : x + cols] = False
+        return found
+
+    return Original((height, width), pixels, mask)

@@ -219,8 +219,9 @@ def sample_cells(
     inside = (..., slice(top, top + rows), slice(left, left + cols))
     keep = None
     if known is not None:
-        keep = Keep(torch.zeros(1, prior.channels, height, width), torch.zeros(height, width, dtype=torch.bool))
-        keep.latents[inside], keep.mask[inside] = known
+        around, stays = torch.zeros(1, prior.channels, height, width), torch.zeros(height, width, dtype=torch.bool)
+        around[inside], stays[inside] = known
+        keep = Keep(around, stays)
     latents = sample_canvas(
         prior.eps,
         lambda places: condition.expand(len(places), -1, -1),

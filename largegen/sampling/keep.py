@@ -6,6 +6,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from largegen.sampling.rows import Latents, rows_of
+
 
 @dataclass(frozen=True)
 class Keep:
@@ -15,7 +17,7 @@ class Keep:
     windows see at every step what lies beside them; after the last step they are what they were.
     """
 
-    latents: Tensor  # (1, C, H, W)
+    latents: Latents  # (1, C, H, W)
     mask: Tensor  # (H, W) bool: True where they stay
     by_rows: ClassVar[bool] = True  # see CorrectRows
 
@@ -25,5 +27,6 @@ class Keep:
 
     def rows(self, top: int, clean: Tensor) -> Tensor:
         """Do so for rows from `top` on, (1, C, n, W)."""
-        here = slice(top, top + clean.shape[-2])
-        return torch.where(self.mask[here].to(clean.device), self.latents[..., here, :].to(clean), clean)
+        bottom = top + clean.shape[-2]
+        known = rows_of(self.latents, top, bottom).to(clean)
+        return torch.where(self.mask[top:bottom].to(clean.device), known, clean)

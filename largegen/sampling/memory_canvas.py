@@ -11,7 +11,7 @@ from largegen.sampling.exchange import gather_rows
 from largegen.sampling.noise import INITIAL
 from largegen.sampling.plan import CanvasPlan
 from largegen.sampling.resume import Checkpoint, ProgressSaver
-from largegen.sampling.rows import CANVAS, MemoryRows, Rows
+from largegen.sampling.rows import CANVAS, Latents, MemoryRows, Rows, rows_of
 from largegen.sampling.strips import Strips
 from largegen.sampling.walk import BAND_VALUES
 
@@ -56,7 +56,7 @@ class MemoryCanvas:
         if self._saved:
             self.batch_size, self.numbers = self._saved.batch_size, self._saved.numbers
 
-    def begin(self, strips: Strips, start: int, latents: Tensor | None) -> int:
+    def begin(self, strips: Strips, start: int, latents: Latents | None) -> int:
         """Fill the rows, and return how many steps are done.
 
         Args:
@@ -97,7 +97,7 @@ class MemoryCanvas:
         return whole[None][self.plan.inside].cpu()
 
 
-def write_start(rows: Rows, strips: Strips, latents: Tensor | None) -> None:
+def write_start(rows: Rows, strips: Strips, latents: Latents | None) -> None:
     """Write the noise, or the latents (1, C, H, W), that a strip starts from, in bands."""
     plan = strips.plan
     _, height, width = plan.shape
@@ -106,7 +106,7 @@ def write_start(rows: Rows, strips: Strips, latents: Tensor | None) -> None:
         bottom = min(top + band, last)
         start = plan.noise(INITIAL, top, bottom)[0]
         if latents is not None and top < height:
-            start[:, : height - top, :width] = latents[0, :, top : min(bottom, height)].detach()
+            start[:, : height - top, :width] = rows_of(latents, top, min(bottom, height))[0].detach()
         rows.write(CANVAS, top, start)
         top = bottom
     rows.turn()

@@ -4,7 +4,8 @@ There are two generations of them: the present one, which a step reads, and the 
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias, cast
 
@@ -221,12 +222,20 @@ class StoredLatents:
             rows.close()
 
 
-Latents: TypeAlias = Tensor | StoredLatents  # (1, C, H, W) float32, of an image
+@dataclass(frozen=True)
+class ComputedLatents:
+    """Latents of which rows are computed when they are asked for."""
+
+    shape: tuple[int, int, int, int]  # (1, C, H, W)
+    rows: Callable[[int, int], Tensor]  # (top, bottom) -> (1, C, bottom - top, W) float32
+
+
+Latents: TypeAlias = Tensor | StoredLatents | ComputedLatents  # (1, C, H, W) float32, of an image
 
 
 def rows_of(latents: Latents, top: int, bottom: int) -> Tensor:
     """Take rows of an image's latents: (1, C, bottom - top, W)."""
-    return latents.rows(top, bottom) if isinstance(latents, StoredLatents) else latents[:, :, top:bottom]
+    return latents[:, :, top:bottom] if isinstance(latents, Tensor) else latents.rows(top, bottom)
 
 
 def in_memory(latents: Latents) -> Tensor:

@@ -211,14 +211,7 @@ class Inversion:
     invert_steps: Annotated[
         int, Setting("Steps of the search, at most; 0 takes what it starts from.", min=0, max=MAX_STEPS)
     ] = 200
-    invert_rate: Annotated[float, Setting("Its learning rate.", min=0.0, unset="0.02 from a view, 0.1 from noise")] = (
-        0.0
-    )
-
-    @property
-    def rate(self) -> float:
-        """The learning rate, the default filled in."""
-        return self.invert_rate or (0.1 if self.start == "noise" else 0.02)
+    invert_rate: Annotated[float, Setting("Its learning rate.")] = 0.1
 
     def check(self) -> None:
         """Raise InputError for invalid settings."""
@@ -226,5 +219,5 @@ class Inversion:
             raise InputError(f"`start` {self.start}: use one of {', '.join(INVERSION_STARTS)}")
         if not 0 <= self.invert_steps <= MAX_STEPS:
             raise InputError(f"`invert_steps` {self.invert_steps}: must be between 0 and {MAX_STEPS}")
-        if not 0 <= self.invert_rate < math.inf:
-            raise InputError(f"`invert_rate` {self.invert_rate}: must be more than 0, or 0 for the default")
+        if not 0 < self.invert_rate < math.inf:
+            raise InputError(f"`invert_rate` {self.invert_rate:g}: must be more than 0")

@@ -16,8 +16,6 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
-
 from largegen.errors import LargegenError
 from largegen.runtime.distributed import gather, run_on_main
 from largegen.runtime.files import atomic, sync_folder
@@ -26,7 +24,7 @@ from largegen.sampling.exchange import peer_errors
 from largegen.sampling.memory_canvas import write_start
 from largegen.sampling.plan import CanvasPlan
 from largegen.sampling.resume import Checkpoint, load_progress, part_path
-from largegen.sampling.rows import CANVAS, FileRows, StoredLatents, file_bytes
+from largegen.sampling.rows import CANVAS, FileRows, Latents, StoredLatents, file_bytes
 from largegen.sampling.schedulers import RowScheduler, Scheduler
 from largegen.sampling.strips import Strips
 
@@ -182,7 +180,7 @@ class StoredCanvas:
         assert rows is not None
         return rows
 
-    def begin(self, strips: Strips, start: int, latents: Tensor | None) -> int:
+    def begin(self, strips: Strips, start: int, latents: Latents | None) -> int:
         """Fill the rows, if they are new, and return how many steps are done: see `MemoryCanvas.begin`."""
         self.state = replace(self.state, batch_size=strips.batch_size)
         if self.state.step < 0:

@@ -3,14 +3,17 @@
 import json
 import re
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from largegen.errors import InputError, first_line
+
+if TYPE_CHECKING:
+    import pyvips
 
 Bounds = tuple[int, int, int, int]  # left, top, right, bottom, in px; right and bottom are outside
 CHECKED_AT_ONCE = 2**22  # pairs of a polygon's sides
@@ -21,7 +24,7 @@ class Mask:
     """Some pixels of an image."""
 
     bounds: Bounds  # of the pixels, inside the image
-    pixels: np.ndarray | None = None  # (height, width) bool, of a mask that is an image; else:
+    image: "pyvips.Image | None" = None  # of one band, 0 or 255, of a mask that is one; else:
     shapes: tuple[dict[str, Any], ...] = ()  # GeoJSON polygons; neither: all of the bounds
 
     def read(self, x: int, y: int, width: int, height: int) -> np.ndarray:
@@ -33,8 +36,8 @@ class Mask:
         if left >= right or top >= bottom:
             return found
         inside = slice(top, bottom), slice(left, right)
-        if self.pixels is not None:
-            found[inside] = self.pixels[y + top : y + bottom, x + left : x + right]
+        if self.image is not None:
+            found[inside] = self.image.crop(x + left, y + top, right - left, bottom - top).numpy() > 0
         elif self.shapes:
             found[inside] = _rasterize(self.shapes, x + left, y + top, right - left, bottom - top)
         else:
@@ -75,20 +78,22 @@ def _inside(bounds: Bounds, size: tuple[int, int], what: str) -> Bounds:
 
 
 def _of_image(path: Path, size: tuple[int, int], what: str) -> Mask:
-    from PIL import Image
+    import pyvips
 
     try:
-        with Image.open(path) as image:
-            found = image.size
-            pixels = np.asarray(image.convert("L")) > 0 if found == size else None
-    except (OSError, ValueError) as error:
-        raise InputError(f"{what}: not readable as an image: {first_line(error)}") from error
-    if pixels is None:
-        raise InputError(f"{what}: {found[0]}x{found[1]} px, but the image has {size[0]}x{size[1]}")
-    rows, cols = np.flatnonzero(pixels.any(1)), np.flatnonzero(pixels.any(0))
+        # A large one is unpacked to a temporary file.
+        image = pyvips.Image.new_from_file(str(path), fail_on="truncated", revalidate=True)
+        found = image.width, image.height
+        if found != size:
+            raise InputError(f"{what}: {found[0]}x{found[1]} px, but the image has {size[0]}x{size[1]}")
+        colours = image[: image.bands - 1] if image.hasalpha() else image
+        meant = (colours > 0).bandor()
+        cols, rows = (np.flatnonzero(sums.numpy()) for sums in meant.project())
+    except pyvips.Error as error:
+        raise InputError(f"{what}: not readable as an image: {' '.join(str(error).split())}") from error
     if not len(rows):
         raise InputError(f"{what}: is empty: all of it is black")
-    return Mask((int(cols[0]), int(rows[0]), int(cols[-1]) + 1, int(rows[-1]) + 1), pixels)
+    return Mask((int(cols[0]), int(rows[0]), int(cols[-1]) + 1, int(rows[-1]) + 1), meant)
 
 
 def _of_polygons(path: Path, size: tuple[int, int], what: str) -> Mask:
@@ -166,18 +171,39 @@ def _rasterize(shapes: Sequence[dict[str, Any]], x: int, y: int, width: int, hei
     return np.asarray(drawn, bool)
 
 
-def outlines(mask: np.ndarray, x: int, y: int, name: str) -> list[dict[str, Any]]:
-    """Draw round the True pixels of a mask: GeoJSON features, which QuPath takes as annotations.
+def outlines(
+    bands: Iterable[np.ndarray], size: tuple[int, int], place: tuple[int, int], names: Sequence[str]
+) -> list[dict[str, Any]]:
+    """Draw round the pixels of some classes: GeoJSON features, which QuPath takes as annotations.
 
     Args:
-        mask: (height, width) bool.
-        x: of its left edge, in px of the image.
-        y: of its top edge.
-        name: of the annotations' class.
+        bands: (h, width) uint8 from top to bottom: 0 for no class, k for names[k - 1].
+        size: (height, width) of all bands together.
+        place: (x, y) of their corner, in px of the image.
+        names: of the annotations' classes.
     """
     import rasterio.features
+    from rasterio.io import MemoryFile
 
-    place = rasterio.Affine.translation(x, y)
-    about = {"objectType": "annotation", "classification": {"name": name}}
-    drawn = rasterio.features.shapes(mask.astype(np.uint8), mask=mask, transform=place)
-    return [{"type": "Feature", "geometry": geometry, "properties": about} for geometry, _ in drawn]
+    shape = {"height": size[0], "width": size[1], "count": 1, "dtype": "uint8"}
+    with warnings.catch_warnings(), MemoryFile() as file:
+        warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
+        with file.open(driver="GTiff", compress="deflate", bigtiff="if_safer", **shape) as written:
+            top = 0
+            for band in bands:
+                written.write(band[None], window=((top, top + len(band)), (0, size[1])))
+                top += len(band)
+        with file.open() as read:  # polygons are drawn line by line
+            classes = rasterio.band(read, 1)
+            drawn = sorted(
+                rasterio.features.shapes(classes, classes, transform=rasterio.Affine.translation(*place)),
+                key=lambda found: found[1],
+            )
+    return [
+        {
+            "type": "Feature",
+            "geometry": geometry,
+            "properties": {"objectType": "annotation", "classification": {"name": names[int(kind) - 1]}},
+        }
+        for geometry, kind in drawn
+    ]

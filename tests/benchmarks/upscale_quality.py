@@ -68,6 +68,7 @@ class Judge:
 def main() -> None:
     parser = options(__doc__, needs_ref=False)
     parser.add_argument("refs", type=Path, nargs="+", help="slides, of whose middle a region is taken")
+    parser.add_argument("--source-mag", type=float, help="the slides' magnification, if they do not say")
     parser.add_argument("--size", type=int, default=512, help="side of a region in px at the model's finest")
     parser.add_argument("--factor", type=int, default=4)
     parser.add_argument("--at", help="X,Y: corner of the region in level-0 px (default: the middle)")
@@ -87,7 +88,7 @@ def main() -> None:
 
 def measure(model: Model, path: Path, args: argparse.Namespace) -> list[dict[str, Any]]:
     """Measure all ways on one region."""
-    with open_slide(path) as slide:
+    with open_slide(path, source_mag=args.source_mag) as slide:
         downsample = slide.downsample_for(mpp=model.mpp)
         side = args.size * downsample
         middle = (slide.width - side) / 2, (slide.height - side) / 2

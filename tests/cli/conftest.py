@@ -12,6 +12,22 @@ def encoder(tmp_path_factory) -> str:
     return f"local-dir:{save_encoder(tmp_path_factory.mktemp('encoder') / 'tiny')}"
 
 
+@pytest.fixture(scope="session")
+def in_bands():
+    """Let images be read, sampled and written in small bands, and every canvas be kept in a file."""
+
+    def patch(monkeypatch) -> None:
+        monkeypatch.setattr("largegen.sampling.stored_canvas.MAX_MEMORY_CANVAS_VALUES", 0)
+        monkeypatch.setattr("largegen.sampling.walk.BAND_VALUES", 7 * 4 * 30)
+        monkeypatch.setattr("largegen.sampling.memory_canvas.BAND_VALUES", 7 * 4 * 30)
+        monkeypatch.setattr("largegen.sampling.original.BAND_PX", 24)
+        monkeypatch.setattr("largegen.images.edit_file.BAND_PX", 24)
+        monkeypatch.setattr("largegen.sampling.edit.BLEND_ROWS", 10)
+        monkeypatch.setattr("largegen.images.part.BLEND_ROWS", 10)
+
+    return patch
+
+
 @pytest.fixture
 def embed(encoder, tmp_path, capfd):
     """Run `largegen embed` into tmp_path/out; gives exit code, stdout, stderr (of C libraries too)."""

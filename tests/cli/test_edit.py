@@ -13,6 +13,7 @@ from largegen.cli import run
 from largegen.embeddings.file import EmbeddingFile
 from largegen.models.storage import save_network
 from largegen.sampling.edit import new_share
+from largegen.sampling.original import Original
 from largegen.slides.image_info import read_provenance
 from largegen.slides.mask import open_mask
 from largegen.slides.slide import open_slide
@@ -50,8 +51,9 @@ def pixels(path):
 def test_all_but_the_part_stays_as_it_is(edit, image, tmp_path, capsys):
     assert edit("--mask", "100,60,50,40", "--margin", 8, "--json") == 0
     report = json.loads(capsys.readouterr().out)
-    share = new_share(open_mask("100,60,50,40", SIZE).read(0, 0, *SIZE), 0, SIZE[1], 8)
     before, after = pixels(image), pixels(tmp_path / "a.tif")
+    mask = open_mask("100,60,50,40", SIZE).read(0, 0, *SIZE)
+    share = new_share(Original.of_arrays(before, mask), 0, SIZE[1], 8)
     assert np.array_equal(after[share == 0], before[share == 0])
     assert (after[share == 1] != before[share == 1]).any(1).mean() > 0.9
     assert report["made_px"] == 2000 and report["blended_px"] == (share > 0).sum() - 2000
@@ -96,6 +98,19 @@ def test_what_another_slide_shows_a_move_and_a_prior(edit, model, model_path, sl
     assert found[2][1]["label"] == "liver" and found[2][1]["prior"] == "a-prior"
 
 
+@pytest.mark.parametrize("strength", ["1", "0.5"])
+def test_in_bands_and_a_file_it_is_the_same(edit, in_bands, tmp_path, monkeypatch, strength):
+    more = ["--mask", "100,60,50,90", "--margin", 8, "--strength", strength, "-q"]
+    found = []
+    for bounded in (False, True):
+        with monkeypatch.context() as patch:
+            if bounded:
+                in_bands(patch)
+            assert edit(*more, "--overwrite") == 0
+        found.append((pixels(tmp_path / "a.tif").tobytes(), made_text(tmp_path)))
+    assert found[0] == found[1] and not list(tmp_path.glob(".*"))
+
+
 def test_a_dry_run_does_nothing(edit, tmp_path, capsys):
     assert edit("--mask", "100,60,50,40", "--dry-run") == 0
     report = json.loads(capsys.readouterr().out)
@@ -103,7 +118,10 @@ def test_a_dry_run_does_nothing(edit, tmp_path, capsys):
     assert [p.name for p in tmp_path.iterdir()] == ["in"]
 
 
-def test_killed_it_goes_on_to_the_same_image(edit, tmp_path, monkeypatch):
+@pytest.mark.parametrize("bounded", [False, True])
+def test_killed_it_goes_on_to_the_same_image(edit, in_bands, tmp_path, monkeypatch, bounded):
+    if bounded:
+        in_bands(monkeypatch)
     more = ["--mask", "100,60,50,40", "--save-every", 0, "-q"]
     assert edit(*more) == 0
     whole = (tmp_path / "a.tif").read_bytes()
@@ -113,9 +131,9 @@ def test_killed_it_goes_on_to_the_same_image(edit, tmp_path, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as at_the_end:
-        at_the_end.setattr("largegen.images.edit_file.write_image", dying)
+        at_the_end.setattr("largegen.images.part.write_image", dying)
         assert edit(*more, "--overwrite") == 130
-    assert (tmp_path / ".a.tif.partial").exists()
+    assert (tmp_path / ".a.tif.partial").exists() and (tmp_path / ".a.tif.partial.known").exists() == bounded
     assert edit(*more, "--overwrite") == 0
     assert (tmp_path / "a.tif").read_bytes() == whole or np.array_equal(
         pixels(tmp_path / "a.tif"), pixels_of(whole, tmp_path)
@@ -128,6 +146,28 @@ def pixels_of(content, folder):
     return pixels(folder / "in" / "whole.tif")
 
 
+def test_many_images_by_one_command(model_path, image, tmp_path, capfd):
+    Image.open(image).transpose(Image.Transpose.ROTATE_180).save(image.with_name("other.png"))
+    how = ["--model", model_path, "--out", tmp_path / "out", "--steps", 1, "--source-mag", 20, "--device", "cpu", "-q"]
+    assert run(["edit", *map(str, [image.parent, "--mask", "0,0,50,40", *how])]) == 0
+    assert {path.name for path in (tmp_path / "out").glob("*.tif")} == {"image_edited.tif", "other_edited.tif"}
+    mask = Image.new("L", SIZE)
+    mask.paste(255, (0, 0, 64, 64))
+    mask.save(tmp_path / "m.png")
+    table = f"image,mask,seed\n{image},{tmp_path / 'm.png'},3\n{image},'9,9,30,30',\n".replace("'", '"')
+    (tmp_path / "jobs.csv").write_text(table)
+    assert run(["edit", *map(str, ["--jobs", tmp_path / "jobs.csv", *how, "--json"])]) == 2
+    assert_one_line(capfd.readouterr().err, "tell them apart by a column named out")
+    (tmp_path / "jobs.csv").write_text(
+        table.replace("seed", "seed,out").replace(",3", ",3,a.png").replace('",', '",,b.png')
+    )
+    assert run(["edit", *map(str, ["--jobs", tmp_path / "jobs.csv", *how, "--json"])]) == 0
+    first, second = json.loads(capfd.readouterr().out)["jobs"]
+    assert (first["output"], first["made_px"], second["output"], second["made_px"]) == ("a.png", 4096, "b.png", 900)
+    assert run(["edit", *map(str, [image, "--jobs", tmp_path / "jobs.csv", *how])]) == 2
+    assert_one_line(capfd.readouterr().err, "the images are its column `image`")
+
+
 @pytest.mark.parametrize(
     ("options", "text"),
     [
@@ -138,6 +178,7 @@ def pixels_of(content, folder):
         (["--mask", "0,0,9,9", "--move", "a", "--directions", "no.npz"], "give NAME=AMOUNT"),
         (["--mask", "0,0,9,9", "--move", "a=1", "--directions", "no.npz"], "not readable as .npz"),
         (["--mask", "0,0,9,9", "--at", "1,2"], "--at: only with --from"),
+        ([], "give --mask"),
         (["--mask", "0,0,9,9", "--from", "a.h5", "--at", "1"], "give ROW,COLUMN"),
         (["--mask", "0,0,9,9", "--from", "a.h5", "--label", "x"], "give only one of them"),
         (["--mask", "0,0,9,9", "--label", "x"], "has no prior of its own"),

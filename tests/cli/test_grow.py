@@ -12,8 +12,8 @@ from PIL import Image
 import largegen
 from largegen.cli import run
 from largegen.errors import InputError
-from largegen.images.edit_file import Edit
 from largegen.images.grow_file import grow_file
+from largegen.images.part import Edit
 from largegen.models.storage import save_network
 from largegen.sampling.content import surroundings
 from largegen.sampling.grow import place_in
@@ -72,6 +72,14 @@ def test_what_was_there_stays_and_what_is_around_is_made(grow, pixels, tmp_path,
     assert said["edit"]["grown_from"] == [70, 64] and said["edit"]["place"] == [64, 0]
     assert said["reference_xy"] == [-64, 0] and "invented" in said["warning"]
     assert grow("--margin", 8, "--json") == 0 and json.loads(capsys.readouterr().out)["kept"]
+
+
+def test_in_bands_and_a_file_it_is_the_same(grow, in_bands, tmp_path, monkeypatch):
+    assert grow("--margin", 8, "-q") == 0
+    whole, made = read(tmp_path / "a.png"), (tmp_path / "a_made.geojson").read_text()
+    in_bands(monkeypatch)
+    assert grow("--margin", 8, "-q", "--overwrite") == 0
+    assert np.array_equal(read(tmp_path / "a.png"), whole) and (tmp_path / "a_made.geojson").read_text() == made
 
 
 def test_a_scene_keeps_its_place(model, scene_path, tmp_path):

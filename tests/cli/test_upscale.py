@@ -47,7 +47,7 @@ def test_a_patch_at_5x_becomes_an_image_at_20x(upscale, patch, tmp_path, capsys)
     with open_slide(tmp_path / "a.tif") as slide:
         assert slide.mpp == pytest.approx(0.5) and (slide.width, slide.height) == (160, 120)
     said = read_provenance(tmp_path / "a.tif")
-    assert said["upscale"] == {"factor": 4, "of": "5x", "start": "view", "invert_steps": 2, "invert_rate": 0.0}
+    assert said["upscale"] == {"factor": 4, "of": "5x", "start": "view", "invert_steps": 2, "invert_rate": 0.1}
     assert "invented" in said["warning"] and said["reference"] == "patch" and said["zoom"] == {"method": "fast"}
     before = (tmp_path / "a.tif").stat().st_mtime_ns
     assert upscale(patch, "--mag", 5, "--to", 20, "--json") == 0
@@ -112,6 +112,7 @@ def test_killed_it_goes_on_to_the_same_image(upscale, patch, tmp_path, monkeypat
         (["--mag", 5, "--mpp", 2], "give only one of them"),
         (["--gsd", 1], "choose another --model"),
         (["--factor", 4, "--start", "x"], "--start x: use one of view, noise"),
+        (["--factor", 4, "--invert-rate", "0"], "--invert-rate 0: must be more than 0"),
         (["--factor", 4, "--inner-steps", 3], "only with --method published"),
     ],
 )

@@ -11,8 +11,11 @@ from helpers.slides import tissue_like
 import largegen
 from largegen.errors import InputError
 from largegen.sampling.content import from_donor, imagined, moved, surroundings
-from largegen.sampling.edit import edit_latents, edit_sampling, encode_image, new_share
+from largegen.sampling.edit import edit_latents, edit_sampling, new_share
+from largegen.sampling.encode import encode_image
 from largegen.sampling.keep import Keep
+from largegen.sampling.original import Original
+from largegen.sampling.rows import in_memory
 from largegen.sampling.settings import Imagining, Sampling
 
 QUICK = {"steps": 2, "guidance": 2.0}
@@ -44,7 +47,7 @@ def test_kept_latents_end_as_they_are_and_the_rest_sees_them(name, windows):
 
 def test_outside_the_margin_no_bit_changes(model, image, mask):
     new = largegen.edit(model, image, mask, margin=8, **QUICK)
-    share = new_share(mask, 0, len(mask), 8)
+    share = new_share(Original.of_arrays(image, mask), 0, len(mask), 8)
     assert new.shape == image.shape and np.array_equal(new[share == 0], image[share == 0])
     assert (new[mask] != image[mask]).any(1).mean() > 0.9
     assert 0 < (share > 0).sum() - mask.sum() < 2000 and share[mask].min() == 1
@@ -55,28 +58,39 @@ def test_outside_the_margin_no_bit_changes(model, image, mask):
 
 
 def test_latents_outside_the_mask_are_untouched(model, image, mask):
-    sampling = edit_sampling(Sampling(**QUICK), model)
+    sampling, original = edit_sampling(Sampling(**QUICK), model), Original.of_arrays(image, mask)
     features = torch.randn(3, 4, WIDTH, generator=torch.Generator().manual_seed(0))
-    canvas, new = edit_latents(model, image, mask, features, sampling)
-    assert canvas.shape[-2:] == (22, 25) and new.sum() == 6 * 9  # rows 64 to 112, columns 80 to 152 px
-    whole = np.pad(image, [(0, 6), (0, 0), (0, 0)], "symmetric")
-    assert torch.equal(canvas[..., ~new], encode_image(model, whole)[..., ~new])
+    edited = edit_latents(model, original, features, sampling, margin=300)
+    assert edited.latents.shape[-2:] == (22, 25) and edited.new.sum() == 6 * 9  # rows 64 to 112, columns 80 to 152 px
+    known, found = encode_image(model, original, (176, 200)), in_memory(edited.latents)
+    old = torch.from_numpy(~edited.new)
+    assert edited.shown.all() and torch.equal(found[..., old], known[..., old])
+
+
+def test_what_is_far_from_the_mask_is_neither_encoded_nor_decoded(model, image):
+    mask = np.zeros((170, 200), bool)
+    mask[:10, :10] = True
+    original, features = Original.of_arrays(image, mask), torch.zeros(3, 4, WIDTH)
+    edited = edit_latents(model, original, features, edit_sampling(Sampling(steps=1), model), margin=8)
+    assert edited.shown[:7, :7].all() and edited.shown.sum() == 49  # 2 latents, 1 of margin, half a window
+    assert (in_memory(edited.latents)[..., 16:] == 0).all()  # a window more, and what shares a window with that
 
 
 def test_less_strength_stays_nearer_to_what_is_there(model, image, mask):
     sampling, features = edit_sampling(Sampling(steps=10), model), torch.zeros(3, 4, WIDTH)
-    known = edit_latents(model, image, np.zeros_like(mask), features, sampling, 0.1)[0]
+    original = Original.of_arrays(image, mask)
+    known = encode_image(model, original, (176, 200))
     far = [
-        (edit_latents(model, image, mask, features, sampling, strength)[0] - known).square().sum().item()
+        (in_memory(edit_latents(model, original, features, sampling, strength).latents) - known).square().sum().item()
         for strength in (0.1, 0.5, 1.0)
     ]
     assert 0 < far[0] < far[1] < far[2]
 
 
-def test_the_share_of_the_new_is_the_same_in_bands(mask):
-    whole = new_share(mask, 0, len(mask), 8)
-    bands = [new_share(mask, top, 30, 8) for top in range(0, len(mask), 30)]
-    assert np.array_equal(np.concatenate(bands)[: len(mask)], whole)
+def test_the_share_of_the_new_is_the_same_in_bands(image, mask):
+    original = Original.of_arrays(image, mask)
+    bands = [new_share(original, top, bottom, 8) for top, bottom in original.bands(30)]
+    assert np.array_equal(np.concatenate(bands), new_share(original, 0, len(mask), 8))
 
 
 def test_what_the_surroundings_tell():

@@ -64,11 +64,20 @@ def test_several_shapes(tmp_path):
     assert whole(mask).sum() == 16 + 100 + 200
 
 
+def whole_of_one(folder, feature):
+    (folder / "one.geojson").write_text(json.dumps(feature))
+    return whole(open_mask(str(folder / "one.geojson"), SIZE))
+
+
 def test_outlines_are_a_mask_again(tmp_path):
     found = np.zeros((30, 40), bool)
     found[3:20, 5:30], found[8:12, 9:15] = True, False
-    features = outlines(found, 60, 40, "made")
-    assert features[0]["properties"]["classification"] == {"name": "made"}
+    classes = found.astype(np.uint8)
+    classes[25:] = 2
+    features = outlines([classes[:7], classes[7:]], (30, 40), (60, 40), ("made", "blended"))
+    assert [one["properties"]["classification"]["name"] for one in features] == ["made", "blended"]
+    assert whole_of_one(tmp_path, features[1])[65:70, 60:100].sum() == 200
+    del features[1]
     (tmp_path / "m.geojson").write_text(json.dumps({"type": "FeatureCollection", "features": features}))
     again = whole(open_mask(str(tmp_path / "m.geojson"), SIZE))
     assert np.array_equal(again[40:70, 60:100], found) and again.sum() == found.sum()

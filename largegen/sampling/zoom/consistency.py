@@ -11,6 +11,7 @@ import torch
 
 from largegen.models.pixels import to_images, to_network
 from largegen.sampling.zoom.downsample import enlarge, shrink
+from largegen.slides.lazy_image import LazyImage
 
 ROUNDS = 8  # at most; each adds what the image, shrunk, still lacks (Irani & Peleg 1991)
 ENOUGH_DB = 48  # of a chunk, after which it is let be: pixels are rounded anyway
@@ -36,7 +37,10 @@ class Likeness:
 
 
 def hold_to_guide(
-    bands: Iterable[tuple[int, np.ndarray]], guide: np.ndarray, factor: int, likeness: Likeness | None = None
+    bands: Iterable[tuple[int, np.ndarray]],
+    guide: np.ndarray | LazyImage,
+    factor: int,
+    likeness: Likeness | None = None,
 ) -> Iterator[tuple[int, np.ndarray]]:
     """Change an image as little as makes it look like its guide when it is shrunk (bicubic, antialiased).
 

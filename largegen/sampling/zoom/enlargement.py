@@ -5,7 +5,6 @@ Images of any size are cut into patches as large as a model's window, which over
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -25,9 +24,11 @@ from largegen.sampling.settings import Inversion, Sampling
 from largegen.sampling.windows import Place, overlap_windows
 from largegen.sampling.zoom.downsample import enlarge
 from largegen.sampling.zoom.invert import invert, standardized
+from largegen.slides.lazy_image import LazyImage, read_mirrored
 
 EDGE = 4  # px around a tile that are enlarged with it and cut off
 VIEW_BATCH = 16  # tiles that are embedded at once
+SAVE_EVERY_S = 1.0  # what is found, unless saving takes long
 INVERSION_BATCH = 8  # patches at once, at most: gradients take room
 
 
@@ -36,7 +37,7 @@ class Enlargement:
     """An image, and how much a model enlarges it."""
 
     model: Model
-    image: np.ndarray  # (H, W, 3) uint8
+    image: np.ndarray | LazyImage  # (H, W, 3) uint8
     factor: int
 
     def __post_init__(self) -> None:
@@ -47,8 +48,10 @@ class Enlargement:
             ModelError: for a model of one magnification.
         """
         image, factors = self.image, factors_of(self.model)
-        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
+        if isinstance(image, np.ndarray) and (image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3):
             raise InputError(f"`image` {image.dtype} of shape {image.shape}: must be uint8 (height, width, 3)")
+        if 0 in image.shape:
+            raise InputError(f"`image` of shape {image.shape}: is empty")
         if self.factor not in factors:
             known = ", ".join(map(str, factors))
             raise InputError(f"`factor` {self.factor}: model {self.model.info.name} enlarges by {known}")
@@ -75,12 +78,16 @@ class Enlargement:
         height, width = (max(self.model.tile_px, -(-side // step) * step) for side in self.size)
         return height, width
 
-    @cached_property
-    def whole(self) -> np.ndarray:
+    @property
+    def whole(self) -> LazyImage:
         """The image, continued right and below as in a mirror to whole tiles and at least one patch."""
-        sides = [max(self.model.tile_px, -(-side // self.cell) * self.cell) for side in self.image.shape[:2]]
-        more = [(0, new - old) for new, old in zip(sides, self.image.shape[:2], strict=True)]
-        return np.pad(self.image, [*more, (0, 0)], "symmetric")
+        old = self.image.shape[0], self.image.shape[1]
+        height, width = (max(self.model.tile_px, -(-side // self.cell) * self.cell) for side in old)
+
+        def read(top: int, bottom: int) -> np.ndarray:
+            return read_mirrored(lambda first, last: self.image[first:last], old, (top, bottom), (0, width))
+
+        return LazyImage((height, width, 3), read)
 
     @property
     def tiles(self) -> tuple[int, int]:
@@ -121,11 +128,12 @@ def first_embeddings(work: Enlargement, encoder: Encoder | None, seed: int, prog
     rows, cols = work.tiles
     if encoder is None:
         return noise(seed, INVERSION + 1, 0, 0, rows, cols, work.model.info.embedding_dim)[0].movedim(0, -1)
-    around = np.pad(work.whole, [(EDGE, EDGE), (EDGE, EDGE), (0, 0)], "symmetric")
+    size = work.whole.shape[:2]
     side, inside = work.cell + 2 * EDGE, slice(EDGE * work.factor, -EDGE * work.factor)
     found = []
     for row in tqdm(range(rows), "view", unit="row", disable=None if progress else True):
-        band = around[row * work.cell :][:side]
+        top = row * work.cell - EDGE
+        band = read_mirrored(work.whole.read, size, (top, top + side), (-EDGE, size[1] + EDGE))
         tiles = np.stack([band[:, col * work.cell :][:, :side] for col in range(cols)])
         for first in range(0, cols, VIEW_BATCH):
             large = enlarge(to_network(tiles[first : first + VIEW_BATCH]), work.factor)[..., inside, inside]
@@ -149,7 +157,7 @@ def find_embeddings(
         start: as `first_embeddings` gives it.
         inversion: how they are searched.
         sampling: whose seed and batch size are taken.
-        checkpoint: what a killed run resumes from, after each batch of patches.
+        checkpoint: what a killed run resumes from, after nearly each batch of patches.
         progress: show a progress bar.
 
     Returns:
@@ -161,7 +169,8 @@ def find_embeddings(
     sums, done = torch.zeros(*start.shape[:2], start.shape[2] + 2), 0  # of embeddings, steps, and their weights
     saver = None
     if checkpoint is not None:
-        saver = ProgressSaver(replace(checkpoint, save_every_s=0.0), f"{inversion} {sampling.seed}")
+        often = replace(checkpoint, save_every_s=min(SAVE_EVERY_S, checkpoint.save_every_s))
+        saver = ProgressSaver(often, f"{inversion} {sampling.seed}")
         if saved := saver.load():
             done, sums = saved.step, saved.canvas
     size, steps = min(sampling.batch_size, INVERSION_BATCH), inversion.invert_steps
@@ -190,7 +199,7 @@ def find_embeddings(
 
 def _latents_at(work: Enlargement, places: list[Place]) -> Tensor:
     side, cell = work.model.tile_px, work.cell
-    patches = np.stack([work.whole[row * cell :, col * cell :][:side, :side] for row, col in places])
+    patches = np.stack([work.whole[row * cell : row * cell + side][:, col * cell :][:, :side] for row, col in places])
     return work.model.autoencoder.encode(to_network(patches)).clone()  # of tensors for inference none has gradients
 
 

@@ -5,6 +5,7 @@ in place of the published inner iteration [Z, alg. 1], with its decoder, two enc
 iteration, the constraint is solved in closed form for a linear decoder.
 """
 
+from collections.abc import Callable
 from functools import cache
 
 import torch
@@ -23,14 +24,21 @@ class GuideConstraint:
 
     Args:
         decoder: the affine map nearest to the autoencoder's decoder.
-        guide: (1, 3, H, W) in [-1, 1].
+        guide: (1, 3, H, W) in [-1, 1], or what gives rows (top, bottom) of it, (1, 3, bottom - top, W).
         shrink: px of the image per px of the guide, in each direction.
+        height: H, where rows are given.
 
     Raises:
         InputError: where `shrink` and the decoder's factor do not divide each other.
     """
 
-    def __init__(self, decoder: LinearDecoder, guide: Tensor, shrink: int) -> None:
+    def __init__(
+        self,
+        decoder: LinearDecoder,
+        guide: Tensor | Callable[[int, int], Tensor],
+        shrink: int,
+        height: int = 0,
+    ) -> None:
         factor = decoder.factor
         if factor % shrink and shrink % factor:
             raise InputError(f"a guide {shrink} times smaller does not match {factor} px per latent")
@@ -43,18 +51,27 @@ class GuideConstraint:
         gram = weight.T @ weight
         ridge = RIDGE * gram.trace() / len(weight) * torch.eye(len(gram))
         self.inverse = torch.linalg.solve(gram + ridge, weight.T)  # (C, 3 cells cells)
-        self.target = F.pixel_unshuffle(guide.cpu().float(), cells)
+        if isinstance(guide, Tensor):
+            whole, height = guide.cpu().float(), guide.shape[2]
+            self._rows: Callable[[int, int], Tensor] = lambda top, bottom: whole[:, :, top:bottom]
+        else:
+            self._rows = guide
+        self.height = height // cells  # of the guide, in latents or, where it is coarser, in its px
 
     def seen(self, latents: Tensor) -> Tensor:
-        """Return what the guide would be of latents (1, C, h, w), in the shape of `target`."""
+        """Return what the guide would be of latents (1, C, h, w), in the shape of `target`'s rows."""
         pooled = F.avg_pool2d(latents, self.pooled) if self.pooled > 1 else latents
         return _pointwise(self.weight, pooled) + self.bias.to(latents)[:, None, None]
+
+    def target(self, top: int, bottom: int) -> Tensor:
+        """Return some rows of the guide, (1, 3 cells cells, bottom - top, w)."""
+        return F.pixel_unshuffle(self._rows(top * self.cells, bottom * self.cells), self.cells)
 
     def __call__(self, latents: Tensor) -> Tensor:
         """Change latents (1, C, h, w) smoothly and as little as possible, so that `seen` is nearly the guide."""
         if self.by_rows:
             return self.rows(0, latents)
-        change = _pointwise(self.inverse, self.target.to(latents) - self.seen(latents))
+        change = _pointwise(self.inverse, self.target(0, self.height).to(latents) - self.seen(latents))
         if self.pooled == 1:  # nothing to spread
             return latents + change
         rows, cols = (_spreading(side, self.pooled).to(latents) for side in change.shape[-2:])
@@ -67,7 +84,7 @@ class GuideConstraint:
 
     def rows(self, top: int, latents: Tensor) -> Tensor:
         """Change rows from `top` on, (1, C, n, w), where `by_rows`."""
-        target = self.target[..., top : top + latents.shape[-2], :].to(latents)
+        target = self.target(top, top + latents.shape[-2]).to(latents)
         return latents + _pointwise(self.inverse, target - self.seen(latents))
 
 

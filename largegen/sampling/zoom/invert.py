@@ -51,7 +51,7 @@ def invert(
         Embeddings (B, k, k, D), each with mean 0 and deviation 1 over D; and the steps that each image took.
     """
     found = [grid.clone().requires_grad_() for grid in standardized(start)]
-    optimizer = torch.optim.Adam(found, lr=inversion.rate)
+    optimizer = torch.optim.Adam(found, lr=inversion.invert_rate)
     watches = [_Watch() for _ in found]
     taken = [0] * len(found)
     for step, timestep in enumerate(timesteps(inversion)):

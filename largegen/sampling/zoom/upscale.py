@@ -116,10 +116,10 @@ def upscale_latents(
     if zooming.method == "published":
         canvas = _tiles_under(work, features, sampling, zooming, checkpoint, progress)
         return canvas[..., : height // model.factor, : width // model.factor]
-    guide = to_network(work.whole[: height // factor, : width // factor])[None]
+    whole, across = work.whole, width // factor
     decoder = model.linear_decoder
     if decoder is None:
-        patch = to_network(work.whole[: model.tile_px, : model.tile_px])[None]
+        patch = to_network(whole[: model.tile_px][:, : model.tile_px])[None]
         decoder = fit_linear_decoder(model.autoencoder.decode, model.autoencoder.encode(patch))
     return sample_latents(
         model,
@@ -127,7 +127,12 @@ def upscale_latents(
         height,
         width,
         zooming.canvas_sampling(sampling, model.window),
-        correct=GuideConstraint(decoder, guide, factor),
+        correct=GuideConstraint(
+            decoder,
+            lambda top, bottom: to_network(whole[top:bottom][:, :across])[None],
+            factor,
+            height // factor,
+        ),
         correct_steps=round(CONSTRAINED_STEP_FRACTION * sampling.steps),
         checkpoint=checkpoint,
         progress=progress,
@@ -156,7 +161,7 @@ def _tiles_under(
         guide_context=None,
         side=0,
         zooming=zooming,
-        pieces=pieces_of(to_network(work.whole)[None], rows, cols),
+        pieces=pieces_of(to_network(work.whole[:])[None], rows, cols),
         batch_size=sampling.batch_size,
         checkpoint=checkpoint,
         progress=progress,
