@@ -114,12 +114,12 @@ class Sampling:
 class Imagining:
     """How a grid of embeddings is sampled where there is no reference."""
 
-    label: Annotated[str | None, Setting("Without a reference: what it shall be, one of the prior's labels.")] = None
+    label: Annotated[str | None, Setting("What it shall be, where no reference says it: one of the prior's labels.")] = None
     prompt: Annotated[
-        str | None, Setting("Without a reference: what it shall show, in words. Needs largegen[text].")
+        str | None, Setting("What it shall show, in words, where no reference says it. Needs largegen[text].")
     ] = None
     prior: Annotated[
-        Path | None, Setting("Grid prior that invents embeddings where there is no reference.", unset="the model's own")
+        Path | None, Setting("Grid prior that invents embeddings where no reference has them.", unset="the model's own")
     ] = None
     # eps_null + guidance * (eps_cond - eps_null), of the prior
     prior_guidance: Annotated[
