@@ -114,7 +114,9 @@ class Sampling:
 class Imagining:
     """How a grid of embeddings is sampled where there is no reference."""
 
-    label: Annotated[str | None, Setting("What it shall be, where no reference says it: one of the prior's labels.")] = None
+    label: Annotated[
+        str | None, Setting("What it shall be, where no reference says it: one of the prior's labels.")
+    ] = None
     prompt: Annotated[
         str | None, Setting("What it shall show, in words, where no reference says it. Needs largegen[text].")
     ] = None
