@@ -188,17 +188,15 @@ def outlines(
     shape = {"height": size[0], "width": size[1], "count": 1, "dtype": "uint8"}
     with warnings.catch_warnings(), MemoryFile() as file:
         warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
-        with file.open(driver="GTiff", compress="deflate", bigtiff="if_safer", **shape) as written:
+        at = rasterio.Affine.translation(*place)
+        with file.open(driver="GTiff", compress="deflate", bigtiff="if_safer", transform=at, **shape) as written:
             top = 0
             for band in bands:
                 written.write(band[None], window=((top, top + len(band)), (0, size[1])))
                 top += len(band)
         with file.open() as read:  # polygons are drawn line by line
             classes = rasterio.band(read, 1)
-            drawn = sorted(
-                rasterio.features.shapes(classes, classes, transform=rasterio.Affine.translation(*place)),
-                key=lambda found: found[1],
-            )
+            drawn = sorted(rasterio.features.shapes(classes, classes, transform=at), key=lambda found: found[1])
     return [
         {
             "type": "Feature",

@@ -38,7 +38,7 @@ def test_they_lead_from_the_others_to_a_class(folder, tmp_path, unit):
     np.testing.assert_allclose(found.ways["a=b"], [4, -2, 0], atol=0.1)
     np.testing.assert_allclose(found.ways["fat"], [-2, -2, 0], atol=0.1)
     linear = found.ways["gland.linear"]
-    assert linear @ found.ways["gland"] == pytest.approx(linear @ linear, rel=1e-4) and linear[1] > 3
+    assert linear[1] > 2 and linear[0] < -0.5 and abs(linear[2]) < 0.1
     assert found.encoder
     with pytest.raises(InputError, match=r"`directions` .*: of .*, but the model needs another"):
         found.check("another", "of other weights", out)

@@ -28,7 +28,7 @@ from largegen.slides.lazy_image import LazyImage, read_mirrored
 
 EDGE = 4  # px around a tile that are enlarged with it and cut off
 VIEW_BATCH = 16  # tiles that are embedded at once
-SAVE_EVERY_S = 1.0  # what is found, unless saving takes long
+SAVE_EVERY_S = 1e-3  # what is found is saved after each batch, unless saving takes long
 INVERSION_BATCH = 8  # patches at once, at most: gradients take room
 
 
