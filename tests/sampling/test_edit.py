@@ -74,7 +74,7 @@ def test_what_is_far_from_the_mask_is_neither_encoded_nor_decoded(model, image):
     edited = edit_latents(model, original, features, edit_sampling(Sampling(steps=1), model), margin=8)
     assert edited.shown[:7, :7].all() and edited.shown.sum() == 49  # 2 latents, 1 of margin, half a window
     found = in_memory(edited.latents)  # a window more, and what shares a window with that
-    assert (found[..., 20:] == 0).all() and (found[..., 20:, :] == 0).all() and (found[..., :15, :15] != 0).all()
+    assert (found[..., 20:] == 0).all() and (found[..., :15, :15] != 0).all()
 
 
 def test_less_strength_stays_nearer_to_what_is_there(model, image, mask):
