@@ -3,9 +3,11 @@
 import copy
 import pickle
 
+import numpy as np
 import pytest
 import torch
 from helpers.checkpoints import FOLDERS
+from helpers.training import config, forget_accelerate, losses
 from safetensors.torch import load_file
 
 from largegen import generate, load_model
@@ -13,6 +15,13 @@ from largegen.errors import InputError, ModelError
 from largegen.models.convert.convert import convert
 from largegen.models.convert.published import read_published
 from largegen.models.safe_load import read_checkpoint, weights_of
+from largegen.models.student import StudentInfo
+from largegen.runtime.fingerprints import network_checksum
+from largegen.sampling.denoise import guided
+from largegen.training.config import DistillationConfig
+from largegen.training.consistency import TeacherPath
+from largegen.training.run import train
+from largegen.training.tasks.distillation import DistillationTask
 
 
 @pytest.fixture(scope="module", params=FOLDERS)
@@ -160,3 +169,47 @@ def test_large_image_is_reproduced_by_the_converted_model(shared, encoders, tmp_
         output="latent",
     )
     assert (latents - expected["final_latents"]).norm() / expected["final_latents"].norm() < 1e-4
+
+
+class Random:
+    """Random latents and embeddings, as samples to distil from."""
+
+    training, validation, seed = [np.zeros((4, 2), int)], [np.zeros((0, 2), int)], 0
+
+    def __init__(self, model):
+        self.shape = model.autoencoder.channels, model.window, model.window
+        self.arrange, self.width = model.conditioner.arrange, model.info.embedding_dim + model.region_dim
+
+    def __getitem__(self, sample):
+        normal = torch.Generator().manual_seed(sample)
+        condition = self.arrange(torch.randn(1, 1, 1, self.width, generator=normal), 0)
+        latents, noise = torch.randn(2, *self.shape, generator=normal)
+        when = {"timestep": torch.tensor(170 * sample), "fraction": torch.tensor(sample / 8)}
+        return {"latents": latents, "noise": noise, **when, **{f"condition.{i}": c[0] for i, c in enumerate(condition)}}
+
+
+def test_it_can_be_distilled(published, tmp_path):
+    _, model, _, _ = published
+    model = load_model(model.directory, "cpu", "fp32")
+    path, settings = TeacherPath(model.scheduler, ends=(0, 10)), DistillationConfig(rank=2)
+    told = {
+        "scheduler": "ddim",
+        "steps": 2,
+        "timesteps": path.timesteps,
+        "teacher_checksum": network_checksum(model.unet),
+    }
+    info = StudentInfo(guidance=(1.0, 4.0), rank=2, teacher="published", **told)
+    task = DistillationTask(Random(model), model, settings, info, path)
+    try:
+        train(task, tmp_path / "run", config(steps=2, batch_size=2, validate_every=0))
+    finally:
+        forget_accelerate()
+    assert len(losses(tmp_path / "run")) == 2
+    student = load_model(tmp_path / "run", "cpu", "fp32")
+    calls = []
+    student.student.unet.register_forward_hook(lambda *given: calls.append(len(given[2].sample)))
+    noisy, context = torch.randn(2, *task.dataset.shape), student.context(torch.randn(2, task.dataset.width))
+    eps = guided(student.student, None, 2.0)(noisy, torch.tensor(999), context)
+    teachers = guided(student.eps, student.null_context(), 2.0)(noisy, torch.tensor(999), context)
+    assert calls == [2] and student.student_info.timesteps == (999, 199)
+    assert 0 < (eps - teachers).norm() < teachers.norm()
