@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.commands import assert_one_line
+from helpers.slides import save_slide, tissue_like
 
 from largegen import load_model
 from largegen.cli import run
@@ -30,6 +31,14 @@ def model(zoom_model_path):
 @pytest.fixture(scope="module")
 def encoder(model):
     return load_encoder(f"local-dir:{model.directory / 'encoder'}", device="cpu")
+
+
+@pytest.fixture(scope="module")
+def slide_path(tmp_path_factory):
+    """580x390 px at 0.5 um, all tissue: 9x6 tiles of 64 px."""
+    path = tmp_path_factory.mktemp("features") / "slide.tif"
+    save_slide(path, tissue_like(580, 390), 0.5)
+    return path
 
 
 def tiles(count: int, side: int, seed: int = 0) -> np.ndarray:
@@ -83,12 +92,12 @@ def test_what_a_model_does_not_have(model, encoder, options, message):
 
 
 def test_files_of_levels_and_of_all(model, slide_path, tmp_path):
-    """1300x1000 px at 0.5 um: 20x15 tiles of 64 px, 5x4 tiles of 5x, the last of which stick out."""
+    """9x6 tiles of 64 px, 3x2 tiles of 5x, the last of which stick out."""
     with open_slide(slide_path) as slide:
         paths = FeatureExtractor(model, ["5x", "20x"]).write(slide, tmp_path, target=UNKNOWN, progress=False)
     assert [path.parent.name for path in paths] == ["20x", "5x", "20x+5x"]
     fine, coarse, both = map(EmbeddingFile, paths)
-    assert fine.settings.region[2:] == (15, 20) and coarse.settings.region[2:] == (4, 5)
+    assert fine.settings.region[2:] == (6, 9) and coarse.settings.region[2:] == (2, 3)
     assert (fine.settings.tile_px, coarse.settings.tile_px, fine.settings.downsample) == (64, 256, 1.0)
     assert both.dim == fine.dim + coarse.dim == 32 and both.count == fine.count
     assert "20x up1" in both.settings.encoder and "5x up1" in both.settings.encoder
