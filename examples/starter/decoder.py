@@ -26,7 +26,7 @@ from largegen.models.autoencoder import latent_statistics
 from largegen.models.encoder import Encoder, load_encoder
 from largegen.models.linear_decoder import fit_linear_decoder
 from largegen.models.local_autoencoder import LocalAutoencoder
-from largegen.models.model import Model
+from largegen.models.model import LINEAR_DECODER, Model
 from largegen.models.perceptual import load_perceptual
 from largegen.models.storage import save_network
 
@@ -35,11 +35,11 @@ LEVEL_ODDS = {"tissue": (0.6, 0.2, 0.1, 0.06, 0.04), "aerial": (0.6, 0.2, 0.12, 
 STARTS, STEPS_PER_1000, GUIDANCE = (250, 900), 8, 1.5  # timesteps from which they are
 CROPS = {"cuda": 32}  # a step, of real latents, and as many of denoised ones; elsewhere:
 FEW_CROPS = 4
-STAIN, PERCEPTUAL, TEXTURE, REALISM = 0.5, 0.5, 0.15, 0.5  # weights beside L1
+PIXELS, COLOUR, PERCEPTUAL, TEXTURE, REALISM = 2.0, 1.0, 0.8, 0.08, 0.2  # weights of what the decoder is judged by
 DOUBT = 700  # a pixel's place counts for nothing where a window is denoised from about this timestep
-LAYERS, WIDTHS = (1, 2, 3), (128, 256, 512)  # of VGG16 that the heads look at
+LAYERS, WIDTHS = (0, 1, 2, 3), (64, 128, 256, 512)  # of VGG16 that the heads look at
 TEXTURE_SCALES = {2: 1.0, 3: 50.0, 4: 5000.0}  # the squared distance of tissue's features, by layer
-RATE = 4e-4
+RATE = 2e-4
 
 
 def main() -> None:
@@ -56,12 +56,11 @@ def main() -> None:
     encoder = load_encoder(f"local-dir:{options.run / 'model' / 'encoder'}", device=options.device)
     windows = kept_windows(options.run / "decoder" / "windows.pt", models, encoder, regions, images)
     vae = refine(models[kinds[0]].autoencoder.vae, windows, regions, images, options, device)
-    for kind, model in models.items():
+    for kind in kinds:
         save_network(vae, options.run / "model" / kind / "vae", torch.float16)
-        model = load_model(options.run / "model" / kind, options.device)
+        decode = load_model(options.run / "model" / kind, options.device).autoencoder.decode
         own = windows["latents"][torch.tensor([k == kind for k in windows["kinds"]])][:64].float().to(device)
-        model.linear_decoder = fit_linear_decoder(model.autoencoder.decode, own)
-        model.save(options.run / "model" / kind, torch.float16)
+        fit_linear_decoder(decode, own).save(options.run / "model" / kind / LINEAR_DECODER)
 
 
 def kept_windows(
@@ -114,8 +113,8 @@ def denoised(
 ) -> Tensor:
     """Latents (fp16) of windows (B, 3, 256, 256), noised up to timestep `start` and denoised under their embeddings."""
     device = model.device
-    context = model.conditioner(*model.conditioner.arrange(grids.to(device), level))
-    context = torch.cat([context, model.conditioner.null(len(context)).to(context)])
+    context, null = model.context(grids, level), model.null_context()
+    context = torch.cat([context, null.expand_as(context)])
     alphas = model.scheduler.alphas_cumprod.to(device)
     latents = model.autoencoder.encode(to_float(windows.to(device)))
     noise = torch.randn(latents.shape, generator=generator).to(device)
@@ -123,11 +122,9 @@ def denoised(
     steps = max(2, round(start * STEPS_PER_1000 / 1000))
     times = [round(start * (1 - n / steps)) for n in range(steps)]
     for time, following in zip(times, [*times[1:], None], strict=True):
-        inputs = torch.cat([x, x]).to(model.unet.dtype, memory_format=torch.channels_last)
-        predicted = model.unet(inputs, torch.full((len(inputs),), time, device=device), context, return_dict=False)[0]
-        with_condition, without = predicted.float().chunk(2)
-        v, a = without + GUIDANCE * (with_condition - without), alphas[time]
-        x, noise = a.sqrt() * x - (1 - a).sqrt() * v, a.sqrt() * v + (1 - a).sqrt() * x  # of v-prediction
+        under, without = model.eps(torch.cat([x, x]), torch.full((2 * len(x),), time), context).chunk(2)
+        noise, a = without + GUIDANCE * (under - without), alphas[time]
+        x = (x - (1 - a).sqrt() * noise) / a.sqrt()
         if following is not None:
             x = alphas[following].sqrt() * x + (1 - alphas[following]).sqrt() * noise
     return x.half().cpu()
@@ -140,10 +137,10 @@ class Heads(nn.Module):
         super().__init__()
         self.heads = nn.ModuleList(
             nn.Sequential(
-                nn.Conv2d(width, 64, 3, padding=1), nn.LeakyReLU(0.2), nn.Conv2d(64, 64, 1), nn.LeakyReLU(0.2),
-                nn.Conv2d(64, 1, 1),
+                nn.Conv2d(width, 64, 3, stride=stride, padding=1), nn.LeakyReLU(0.2),
+                nn.Conv2d(64, 64, 1), nn.LeakyReLU(0.2), nn.Conv2d(64, 1, 1),
             )
-            for width in WIDTHS
+            for width, stride in zip(WIDTHS, (2, 1, 1, 1), strict=True)
         )  # fmt: skip
 
     def forward(self, features: list[Tensor]) -> list[Tensor]:
@@ -164,6 +161,7 @@ def refine(
     maps, ways = image_maps(regions, images, device), random.Random(0)
     mean, std = (statistic.to(device) for statistic in latent_statistics(vae))
     pixels, latents, starts = (windows[name].to(device) for name in ("images", "latents", "starts"))
+    latents = latents.float() * std + mean
     count, side = CROPS.get(device.type, FEW_CROPS), CROP_PX // 8
     scales: list[Tensor] = []
 
@@ -181,7 +179,7 @@ def refine(
             for n, (y, x) in zip(which.tolist(), places, strict=True)
         ]
         images, own = (torch.stack(part) for part in zip(*cut, strict=True))
-        return to_float(images), own.float() * std + mean, (1 - starts[which] / DOUBT).clamp(0.1, 1)
+        return to_float(images), own, (1 - starts[which] / DOUBT).clamp(0.1, 1)
 
     def loss_of(generator: torch.Generator) -> dict[str, Tensor]:
         real = to_float(orient(maps.squares(*maps.draw(count, CROP_PX, generator), CROP_PX), ways.randrange(8)))
@@ -193,7 +191,8 @@ def refine(
         trust = torch.cat([torch.ones_like(trust), trust])
         decoded = vae.decode(torch.cat([codes, made]).contiguous(memory_format=torch.channels_last)).sample.float()
         error = decoded - image
-        l1, stain = (error.abs().mean((1, 2, 3)) * trust).mean(), F.avg_pool2d(error, 16).abs().mean()
+        sharp, soft = ((F.avg_pool2d(error, px).abs().mean((1, 2, 3)) * trust).mean() for px in (1, 4))
+        colour = F.avg_pool2d(error, 16).abs().mean()
         with torch.no_grad():
             wanted = features(image)
         found = features(decoded)
@@ -205,8 +204,8 @@ def refine(
         realism = -mean_of(torch.func.functional_call(heads, fixed, (judged(found),)))
         told = mean_of([F.relu(1 - score) for score in heads(judged(wanted))])
         told = told + mean_of([F.relu(1 + score) for score in heads(judged([layer.detach() for layer in found]))])
-        rebuilt = l1 + STAIN * stain + PERCEPTUAL * distance + TEXTURE * texture
-        parts = {"l1": l1, "perceptual": distance, "texture": texture, "realism": realism, "told": told}
+        rebuilt = PIXELS * sharp + COLOUR * (soft + colour) + PERCEPTUAL * distance + TEXTURE * texture
+        parts = {"l1": sharp, "perceptual": distance, "texture": texture, "realism": realism, "told": told}
         return {"loss": rebuilt + REALISM * realism + told, **{name: part.detach() for name, part in parts.items()}}
 
     modules = {"vae": vae, "heads": heads}
