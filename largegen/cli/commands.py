@@ -47,6 +47,10 @@ STAGES = {
             "Distil a model: few steps, and guidance in one call.",
             "largegen distill models/mine --data embeddings/ --out runs/fast",
         ),
+        "tune": About(
+            "Find the few steps of a model that come nearest to its many.",
+            "largegen tune models/mine --data embeddings/",
+        ),
         "train-prior": About(
             "Train a prior that invents grids of embeddings.",
             "largegen train-prior embeddings/ --labels labels.csv --out runs/prior",

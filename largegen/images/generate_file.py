@@ -170,7 +170,7 @@ def estimate_generate(
     height, width = area.height // model.factor, area.width // model.factor
     skip = pure_background(tissue, model.window, height, width) if area.full else None
     calls = count_calls(sampling, model.window, height, width, skip)
-    windows = calls // sampling.calls
+    windows = count_calls(replace(sampling, guidance=1.0), model.window, height, width, skip)
     decoded = count_decoded(sampling, model.window, height, width, skip)
     return {
         **about(model, out),

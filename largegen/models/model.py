@@ -19,6 +19,7 @@ from largegen.models.known_embeddings import KnownEmbeddings
 from largegen.models.linear_decoder import LinearDecoder
 from largegen.models.storage import load_network
 from largegen.models.student import Student, StudentInfo
+from largegen.models.tuned import Tuned
 from largegen.runtime.device import keep_freed_memory, resolve_device, resolve_precision
 from largegen.runtime.files import atomic
 from largegen.slides.resolution import mag_of
@@ -39,6 +40,7 @@ class Model:
         directory: Where it was loaded from; None for a new one.
         linear_decoder: See linear_decoder.py; None where the model has none.
         known: Statistics of its training embeddings; None where the model has none.
+        tuned: Few steps that suit it; None where they were not sought.
         student_info: What its distilled form is good for; None where the model has none.
     """
 
@@ -53,10 +55,12 @@ class Model:
         linear_decoder: LinearDecoder | None = None,
         known: KnownEmbeddings | None = None,
         student_info: StudentInfo | None = None,
+        tuned: Tuned | None = None,
     ):
         self.autoencoder, self.unet, self.conditioner = autoencoder, unet, conditioner
         self.scheduler, self.info, self.directory = scheduler, info, directory
-        self.linear_decoder, self.known, self.student_info = linear_decoder, known, student_info
+        self.linear_decoder, self.known = linear_decoder, known
+        self.student_info, self.tuned = student_info, tuned
 
     @property
     def device(self) -> torch.device:
@@ -247,8 +251,8 @@ def load_model(name_or_dir: str | Path = "starter", device: str = "auto", precis
     known = KnownEmbeddings.load(directory / KNOWN_EMBEDDINGS)
     if known and len(known.mean) != index.info.embedding_dim:
         raise ModelError(f"{directory / KNOWN_EMBEDDINGS}: does not match the conditioner")
-    student = StudentInfo.load(directory)
-    model = Model(autoencoder, unet, conditioner, scheduler, index.info, directory, linear, known, student)
+    few = StudentInfo.load(directory), Tuned.load(directory)
+    model = Model(autoencoder, unet, conditioner, scheduler, index.info, directory, linear, known, *few)
     return model.to(target, dtype)
 
 

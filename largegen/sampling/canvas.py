@@ -128,7 +128,12 @@ def sample_canvas(
     )
     condition_at = keep_contexts(condition_at) if sampling.windows == "overlap" else condition_at
     walk = CanvasWalk(
-        WindowBatches(guided(denoise, null, sampling.guidance), condition_at, device, bar.update),
+        WindowBatches(
+            guided(denoise, null, sampling.guidance, sampling.guided_between, sampling.rescale),
+            condition_at,
+            device,
+            bar.update,
+        ),
         RowScheduler(scheduler, kept.numbers),
         strips,
         kept.rows,
@@ -148,5 +153,18 @@ def sample_canvas(
 def _settings(plan: CanvasPlan, sampling: Sampling, window: int, scheduler: Scheduler, first: int) -> str:
     """Write the settings that a canvas depends on as JSON: a checkpoint's must be the same."""
     s, kind = sampling, type(scheduler).__name__
-    how = [s.windows, s.stride, s.guidance, s.eta, s.seed, plan.origin, kind, first, plan.steps, *s.timesteps]
+    how = [
+        s.windows,
+        s.stride,
+        s.guidance,
+        s.eta,
+        s.seed,
+        plan.origin,
+        kind,
+        first,
+        plan.steps,
+        *s.timesteps,
+        *s.guided,
+    ]
+    how += [s.rescale] if s.rescale else []
     return json.dumps([plan.shape, plan.around, window, *how])

@@ -98,7 +98,7 @@ def sent_mb_per_step(
 
 def seconds_of_walk(model: "Model", sampling: Sampling) -> float:
     """Time what a window costs beside the networks, in seconds: the sums, the scheduler's step, the noise."""
-    side, few = 4 * model.window, replace(sampling, steps=2, timesteps=(), guidance=1.0, distilled=False)
+    side, few = 4 * model.window, replace(sampling, steps=2, timesteps=(), guided=(), guidance=1.0, distilled=False)
     shape = (model.autoencoder.channels, side, side)
     null = model.null_context()
 
@@ -148,7 +148,7 @@ def count_calls(sampling: Sampling, window: int, height: int, width: int, skip: 
     """
     s = sampling
     plan, _ = plan_windows(s.windows, height, width, window, s.stride, s.seed, s.steps, skip)
-    return sum(map(len, plan)) * s.calls
+    return sum(len(places) * s.calls(range(step, step + 1)) for step, places in enumerate(plan))
 
 
 def count_decoded(sampling: Sampling, window: int, height: int, width: int, skip: np.ndarray | None = None) -> int:

@@ -43,7 +43,13 @@ class TakesGuidance(Protocol):
         ...
 
 
-def guided(denoise: Denoise | TakesGuidance, null: Tensor | None, scale: float) -> Denoise:
+def guided(
+    denoise: Denoise | TakesGuidance,
+    null: Tensor | None,
+    scale: float,
+    between: tuple[int, int] | None = None,
+    rescale: float = 0.0,
+) -> Denoise:
     """Apply classifier-free guidance: eps = eps_null + scale * (eps_cond - eps_null) [L, sec. 3].
 
     Both halves go through `denoise` as one batch; at scale 1 only the conditional half is computed, at scale 0 only the
@@ -53,6 +59,9 @@ def guided(denoise: Denoise | TakesGuidance, null: Tensor | None, scale: float) 
         denoise: without guidance; or one that takes it, which is asked for it.
         null: (1, T, D) null condition; None only where `scale` is 1.
         scale: of the guidance.
+        between: the least and the greatest timestep that is guided; None: all are.
+        rescale: part, 0 to 1, by which the guided noise of a window is brought back to the spread of that under its
+            condition (Lin et al. 2024).
 
     Raises:
         InputError: where the null condition is missing.
@@ -71,9 +80,21 @@ def guided(denoise: Denoise | TakesGuidance, null: Tensor | None, scale: float) 
         nulls = null.to(contexts).expand(len(latents), -1, -1)
         eps = denoise(torch.cat([latents, latents]), timestep, torch.cat([nulls, contexts]))
         eps_null, eps_cond = eps.float().chunk(2)
-        return eps_null + scale * (eps_cond - eps_null)
+        result = eps_null + scale * (eps_cond - eps_null)
+        if rescale:
+            spread = (part.std((1, 2, 3), keepdim=True) for part in (eps_cond, result))
+            result = result * (1 - rescale + rescale * next(spread) / next(spread))
+        return result
 
-    return unconditional if scale == 0 else both
+    guided_ones = unconditional if scale == 0 else both
+    if between is None:
+        return guided_ones
+    low, high = between
+
+    def within(latents: Tensor, timestep: Tensor, contexts: Tensor) -> Tensor:
+        return (guided_ones if low <= int(timestep) <= high else denoise)(latents, timestep, contexts)
+
+    return within
 
 
 MAX_KEPT_CONTEXT_VALUES = 2**26  # up to 256 MB of the windows' contexts are kept from step to step

@@ -91,7 +91,7 @@ def resolve_defaults(sampling: Sampling, model: Model, steps: int = STEPS) -> Sa
         InputError: for settings that the model cannot be sampled with.
     """
     sampling.check(model.window)
-    sampling = _with_steps(sampling, model.student_info, steps)
+    sampling = _with_steps(sampling, model, steps)
     make_scheduler(sampling.scheduler, model.scheduler, sampling.steps, sampling.timesteps)
     return replace(
         sampling,
@@ -102,8 +102,9 @@ def resolve_defaults(sampling: Sampling, model: Model, steps: int = STEPS) -> Sa
     )
 
 
-def _with_steps(sampling: Sampling, student: StudentInfo | None, steps: int) -> Sampling:
+def _with_steps(sampling: Sampling, model: Model, steps: int) -> Sampling:
     """Choose between a model and its student, and scheduler and steps with it."""
+    student, tuned = model.student_info, model.tuned
     if sampling.distilled and student and _fits(sampling, student):
         student.check_guidance(sampling.guidance)
         scheduler = student.scheduler or sampling.scheduler.replace("auto", "ddim")
@@ -111,6 +112,9 @@ def _with_steps(sampling: Sampling, student: StudentInfo | None, steps: int) -> 
         return replace(sampling, steps=steps, scheduler=scheduler, timesteps=own)
     if sampling.scheduler == "lcm":
         raise InputError("`scheduler` lcm: only for a distilled model of few steps; see `largegen distill`")
+    if tuned and not sampling.steps and sampling.scheduler == "auto" and not sampling.eta:
+        sampling = replace(sampling, timesteps=tuned.timesteps, guided=tuned.guided, rescale=tuned.rescale)
+        return replace(sampling, steps=len(tuned.timesteps), scheduler="ddim", distilled=False)
     scheduler = sampling.scheduler.replace("auto", "ddim")
     return replace(sampling, steps=sampling.steps or steps, scheduler=scheduler, distilled=False)
 

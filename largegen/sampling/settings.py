@@ -67,6 +67,10 @@ class Sampling:
     )
     stride: Annotated[int, Setting("Latents between overlapping windows.", min=0, unset="half a window")] = 0
     timesteps: tuple[int, ...] = ()  # of the steps, the noisiest first; none: those that the scheduler lays
+    guided: tuple[
+        int, ...
+    ] = ()  # of `timesteps`, the first that is guided, and the first after them that is not; none: all are
+    rescale: float = 0.0  # see denoise.guided
     decode_stride: int = 0  # latents between decoded windows; 0: half a window, with a margin of an eighth
     decode_margin: int = 0  # latents at a decoded window's inner edges that do not count: the decoder saw padding there
     batch_size: Annotated[
@@ -74,10 +78,17 @@ class Sampling:
     ] = 0
     seed: Annotated[int, SEED] = 0
 
+    def calls(self, steps: range) -> int:
+        """Count the calls of the denoiser for a window at some steps: two under guidance, unless it is distilled."""
+        if self.distilled or self.guidance in (0, 1):
+            return len(steps)
+        first, last = self.guided or (0, self.steps)
+        return len(steps) + sum(first <= step < last for step in steps)
+
     @property
-    def calls(self) -> int:
-        """Calls of the denoiser for a window at a step: two under guidance, unless it is distilled."""
-        return 1 if self.distilled or self.guidance in (0, 1) else 2
+    def guided_between(self) -> tuple[int, int] | None:
+        """The least and the greatest timestep that is guided; None: all are."""
+        return (self.timesteps[self.guided[1] - 1], self.timesteps[self.guided[0]]) if self.guided else None
 
     def check(self, window: int | None = None) -> None:
         """Raise InputError for invalid settings.

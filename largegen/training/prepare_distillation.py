@@ -43,7 +43,7 @@ def distillation_task(model_name: str, config: DistillationConfig, loop: LoopCon
     torch.manual_seed(loop.seed)  # of the first weights, the same in every process
     model = load_model(model_name, str(processes.device), "fp32")
     files = [EmbeddingFile(path) for path in find_embeddings(config.embeddings, config.recursive)]
-    _check_embeddings(model, files)
+    check_embeddings(model, files)
     for file in files:
         find_slide(file, config.slides).close()  # all are there before the long work begins
     dtype = resolve_precision("auto", processes.device)
@@ -77,7 +77,7 @@ def distillation_task(model_name: str, config: DistillationConfig, loop: LoopCon
     return DistillationTask(dataset, model, config, info, path, export, loop.accumulation, encode)
 
 
-def _check_embeddings(model: Model, files: list[EmbeddingFile]) -> None:
+def check_embeddings(model: Model, files: list[EmbeddingFile]) -> None:
     """Raise InputError for embeddings that the model was not trained on; warn of another resolution."""
     settings, info = check_together(files), model.info
     own, found = (info.encoder, info.embedding_dim, info.tile_px), (settings.encoder, settings.dim, settings.tile_px)

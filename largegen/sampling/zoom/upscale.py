@@ -210,7 +210,7 @@ def count_upscaling(work: Enlargement, sampling: Sampling, zooming: Zooming, inv
     seams = replace(on_canvas, steps=zooming.seam_steps)
     of_seams = count_calls(seams, model.window, rows * model.window, cols * model.window) if zooming.seam_steps else 0
     return work_of | {
-        "denoiser_calls": sampling.calls * each * (1 + 2 * inner) + of_seams,
+        "denoiser_calls": sampling.calls(range(1)) * each * (1 + 2 * inner) + of_seams,
         "decodes": each * inner,
         "encodes": patches + 2 * each * inner,
     }

@@ -38,10 +38,10 @@ def level_of(model: Model, size: tuple[int, int]) -> int:
 def resolve_zoom(sampling: Sampling, zooming: Zooming, model: Model) -> Sampling:
     """Fill in every setting whose default depends on the model or the method: see `generate.resolve_defaults`.
 
-    The published method knows no distilled models.
+    The published method knows neither distilled models nor tuned steps.
     """
     if zooming.method == "published":
-        sampling = replace(sampling, distilled=False)
+        sampling = replace(sampling, distilled=False, steps=sampling.steps or ZOOM_STEPS)
     return resolve_defaults(sampling, model, ZOOM_STEPS)
 
 
@@ -103,7 +103,9 @@ def count_work(model: Model, side: int, sampling: Sampling, zooming: Zooming) ->
     length = side * model.window
     on_canvas = zooming.canvas_sampling(sampling, model.window)
     if zooming.method == "fast":
-        calls = 2 * count_calls(on_canvas, model.window, length, length) + sampling.calls * guide_steps(sampling)
+        calls = 2 * count_calls(on_canvas, model.window, length, length) + sampling.calls(
+            range(sampling.steps)[-guide_steps(sampling) :]
+        )
         return {
             "denoiser_calls": calls,
             "decodes": 1 + count_decoded(sampling, model.window, length, length),
@@ -112,7 +114,7 @@ def count_work(model: Model, side: int, sampling: Sampling, zooming: Zooming) ->
     tiles, inner = sampling.steps * side**2, zooming.inner_steps
     seams = count_calls(replace(on_canvas, steps=zooming.seam_steps), model.window, length, length)
     return {
-        "denoiser_calls": sampling.calls * (sampling.steps + tiles * (1 + 2 * inner)) + seams,
+        "denoiser_calls": sampling.calls(range(1)) * (sampling.steps + tiles * (1 + 2 * inner)) + seams,
         "decodes": sampling.steps + tiles * inner,
         "encodes": 2 * tiles * inner,
     }
