@@ -166,6 +166,13 @@ class DistillationConfig:
     rank: Annotated[
         int, Setting("Rank of the changes to a layer (LoRA); 0 changes weights as a whole: a larger file.", min=0)
     ] = 32
+    images: Annotated[
+        bool,
+        Setting(
+            "Learn from the model's own samples of the regions (20 steps, made once), not from images: embeddings are"
+            " enough."
+        ),
+    ] = True
     target_decay: float = 0.95  # of the average of past weights that the student follows
     slides: Annotated[
         Path | None, Setting("Directory of the slides, if they are no longer where they were embedded.")

@@ -5,13 +5,14 @@ import hashlib
 import io
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
 from largegen.embeddings.file import EmbeddingFile
@@ -21,13 +22,15 @@ from largegen.models.pixels import to_network
 from largegen.runtime.files import write_errors
 from largegen.runtime.lock import lock
 from largegen.slides.slide import Slide
-from largegen.training.regions import TrainingRegions, find_regions
+from largegen.training.regions import EmbeddingGrids, TrainingRegions, find_regions
 from largegen.training.sampler import orient
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
 log = logging.getLogger(__name__)
+
+Sample = Callable[[Tensor, int, int], Tensor]  # see `sample_latents_of`
 
 # Orientations of a tile (arguments of sampler.orient): as it is; turned by half; and flipped; and by quarters.
 ORIENTATIONS = {1: (0,), 2: (0, 2), 4: (0, 2, 4, 6), 8: (0, 1, 2, 3, 4, 5, 6, 7)}
@@ -112,8 +115,40 @@ def cache_latents(
         orientations: 1, 2, 4 or 8, see ORIENTATIONS.
         batch_size: Images through the autoencoder at once.
     """
-    count, side = len(regions.cells), regions.file.settings.tile_px // autoencoder.factor
-    shape = (count, orientations, autoencoder.channels, side, side)
+    side = regions.file.settings.tile_px // autoencoder.factor
+    shape = len(regions.cells), orientations, autoencoder.channels, side, side
+
+    def encoded(numbers: range) -> Tensor:
+        images = [regions.image(n, slide) for n in numbers]
+        oriented = np.stack([orient(image, k) for image in images for k in ORIENTATIONS[orientations]])
+        return autoencoder.encode(to_network(oriented))
+
+    name = f"latents {slide.name} level {regions.level}"
+    _fill(path, shape, encoded, at_once=max(1, batch_size // orientations), name=name)
+
+
+def sample_latents_of(regions: TrainingRegions, sample: Sample, path: Path, shape: tuple[int, int, int]) -> None:
+    """Write a model's own samples of regions into a NumPy file, as `cache_latents` writes what their images hold.
+
+    Args:
+        regions: Of one level.
+        sample: Samples latents (N, C, h, w) under grids of embeddings (N, 2^level, 2^level, D) of a level; it is also
+            given the number of the first.
+        path: The file.
+        shape: (C, h, w) of a latent.
+    """
+    grids = EmbeddingGrids(regions.file)
+
+    def sampled(numbers: range) -> Tensor:
+        under = np.stack([grids.under(regions, n) for n in numbers])
+        return sample(torch.from_numpy(under), regions.level, numbers.start)
+
+    name = f"samples {regions.file.settings.source_name} level {regions.level}"
+    _fill(path, (len(regions.cells), 1, *shape), sampled, at_once=8, name=name)
+
+
+def _fill(path: Path, shape: tuple[int, ...], make: Callable[[range], Tensor], at_once: int, name: str) -> None:
+    """Write rows of an array of `shape` as `make` makes them, where the file is not complete yet."""
     partial = path.with_name(f"{path.name}.partial")
     if path.exists() and not path.with_name(f"{path.name}.lock").exists():
         return
@@ -122,15 +157,11 @@ def cache_latents(
             return
         with partial.open("ab") as cache:
             done = _continue(cache, shape)
-            tiles_at_once = max(1, batch_size // orientations)
             quiet = None if log.isEnabledFor(logging.WARNING) else True
-            name = f"latents {slide.name} level {regions.level}"
-            with tqdm(total=count, initial=done, desc=name, unit="region", disable=quiet) as bar:
-                for start in range(done, count, tiles_at_once):
-                    numbers = range(start, min(start + tiles_at_once, count))
-                    images = [regions.image(n, slide) for n in numbers]
-                    oriented = np.stack([orient(image, k) for image in images for k in ORIENTATIONS[orientations]])
-                    cache.write(autoencoder.encode(to_network(oriented)).cpu().numpy().astype("<f2").tobytes())
+            with tqdm(total=shape[0], initial=done, desc=name, unit="region", disable=quiet) as bar:
+                for start in range(done, shape[0], at_once):
+                    numbers = range(start, min(start + at_once, shape[0]))
+                    cache.write(make(numbers).cpu().numpy().astype("<f2").tobytes())
                     cache.flush()
                     bar.update(len(numbers))
         partial.replace(path)

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from largegen.conditioning.reference import warn_of_resolution
 from largegen.embeddings.cohort import check_together, find_embeddings
@@ -16,13 +17,18 @@ from largegen.models.model import Model, load_model
 from largegen.models.student import StudentInfo
 from largegen.runtime.device import export_dtype, resolve_precision
 from largegen.runtime.fingerprints import network_checksum
+from largegen.sampling.generate import resolve_defaults
+from largegen.sampling.patches import sample_patches
+from largegen.sampling.settings import Sampling
 from largegen.training.accelerator import make_accelerator
 from largegen.training.config import DistillationConfig, LoopConfig
 from largegen.training.consistency import TeacherPath, few_ends
 from largegen.training.dataset import GuidedRegions
-from largegen.training.latents import encode_sources, latent_sources
+from largegen.training.latents import Sample, encode_sources, latent_sources, sample_latents_of
 from largegen.training.tasks.distillation import DistillationTask
 from largegen.version import __version__
+
+SAMPLE_STEPS = 20  # of a teacher's samples that stand for images
 
 log = logging.getLogger(__name__)
 
@@ -44,20 +50,30 @@ def distillation_task(model_name: str, config: DistillationConfig, loop: LoopCon
     model = load_model(model_name, str(processes.device), "fp32")
     files = [EmbeddingFile(path) for path in find_embeddings(config.embeddings, config.recursive)]
     check_embeddings(model, files)
-    for file in files:
-        find_slide(file, config.slides).close()  # all are there before the long work begins
-    dtype = resolve_precision("auto", processes.device)
-    cache = config.cache or out / "latents"
-    fingerprint = copy.deepcopy(model.autoencoder).fingerprint
-    sources = latent_sources(files, model.levels, fingerprint, cache, config.orientations, dtype, config.regions)
+    dtype, cache = resolve_precision("auto", processes.device), config.cache or out / "latents"
+    checksum = network_checksum(model.unet)
+    if config.images:
+        for file in files:
+            find_slide(file, config.slides).close()  # all are there before the long work begins
+    fingerprint = model.autoencoder.fingerprint if config.images else f"samples {checksum} {SAMPLE_STEPS} {loop.seed}"
+    orientations = config.orientations if config.images else 1
+    sources = latent_sources(files, model.levels, fingerprint, cache, orientations, dtype, config.regions)
     arrange = copy.deepcopy(model.conditioner).to("meta").arrange  # no weights go to the workers: a GPU's cannot
     dataset = GuidedRegions(sources, model.levels, arrange, config.held_out, loop.seed, config.finest)
     for level, name in enumerate(model.level_names):
         counts = len(dataset.training[level]), len(dataset.validation[level])
         log.info("level %d (%s): %d regions to learn from, %d held out", level, name, *counts)
 
-    def encode() -> None:
-        encode_sources(sources, model.autoencoder, config.slides, config.orientations, dtype, processes)
+    def make_latents() -> None:
+        if config.images:
+            encode_sources(sources, model.autoencoder, config.slides, orientations, dtype, processes)
+        else:
+            own = load_model(model_name, str(processes.device))
+            form = own.autoencoder.channels, own.window, own.window
+            for number, (regions, path) in enumerate(sources):
+                if number % processes.num_processes == processes.process_index:  # its share of the work
+                    sample_latents_of(regions, _sampler(own, (loop.seed << 40) + (number << 20)), path, form)
+            processes.wait_for_everyone()
 
     path = TeacherPath(model.scheduler)
     if config.target == "steps":
@@ -66,7 +82,7 @@ def distillation_task(model_name: str, config: DistillationConfig, loop: LoopCon
         guidance=(config.guidance_min, config.guidance_max),
         rank=config.rank,
         teacher=model.info.name,
-        teacher_checksum=network_checksum(model.unet),
+        teacher_checksum=checksum,
         licence=model.info.licence,
         scheduler={"guidance": "", "steps": "ddim", "lcm": "lcm"}[config.target],
         steps=0 if config.target == "guidance" else config.few,
@@ -74,7 +90,17 @@ def distillation_task(model_name: str, config: DistillationConfig, loop: LoopCon
         trained_on=tuple(file.settings.source_name for file in files),
         largegen_version=__version__,
     )
-    return DistillationTask(dataset, model, config, info, path, export, loop.accumulation, encode)
+    return DistillationTask(dataset, model, config, info, path, export, loop.accumulation, make_latents)
+
+
+def _sampler(model: Model, seed: int) -> Sample:
+    """Sample patches with the model itself, each batch of them from noise of its own."""
+    settings = resolve_defaults(Sampling(steps=SAMPLE_STEPS, distilled=False), model)
+
+    def sample(grids: Tensor, level: int, first: int) -> Tensor:
+        return sample_patches(model, grids, level, replace(settings, seed=seed + first))
+
+    return sample
 
 
 def check_embeddings(model: Model, files: list[EmbeddingFile]) -> None:

@@ -11,7 +11,9 @@ from largegen.models.autoencoder import Autoencoder
 from largegen.models.denoiser import PRESETS
 from largegen.models.encoder import load_encoder
 from largegen.models.info import ModelInfo, TrainingSlide
-from largegen.models.model import Model, build_model
+from largegen.models.model import Model, build_model, load_model
+from largegen.models.student import Changes, StudentInfo, save_student, takes_guidance
+from largegen.runtime.fingerprints import network_checksum
 from largegen.sampling.generate import resolve_defaults
 from largegen.sampling.settings import Sampling
 from largegen.training.config import AUTOENCODER_PRESETS
@@ -54,6 +56,20 @@ def save_model(directory: Path, encoder: Path, seed: int = 0, levels: int = 1) -
     conditioner = "PatchConditioner" if levels == 1 else "Summarizer"
     model = build_model(PRESETS["tiny"], conditioner, Autoencoder(vae), WIDTH, TILE_PX, info, levels)
     model.save(directory, encoder=encoder)
+    return directory
+
+
+def save_with_student(directory: Path, teacher: Path, **info) -> Path:
+    """Write a copy of a model directory with a student of small random changes; of four steps, by default."""
+    model = load_model(teacher, "cpu", "fp32")
+    torch.manual_seed(0)
+    changes = Changes(takes_guidance(model.unet), 2)
+    for change in changes.parameters():
+        change.data += 0.02 * torch.randn_like(change)
+    usual = {"guidance": (1.0, 4.0), "scheduler": "ddim", "steps": 4, "timesteps": (999, 559, 239, 59)}
+    checksum = network_checksum(model.unet)
+    told = StudentInfo(**usual | {"rank": 2, "teacher": model.info.name, "teacher_checksum": checksum} | info)
+    save_student(directory, teacher, told, changes.requires_grad_(False))
     return directory
 
 

@@ -1,7 +1,9 @@
 """What distill makes, and how its student is used."""
 
 import json
+import shutil
 
+import h5py
 import numpy as np
 import pytest
 import torch
@@ -51,6 +53,22 @@ def test_a_killed_distillation_resumes_bit_for_bit(distil, fast, tmp_path):
     assert losses(out) == losses(fast)
     kept = [(each / "model" / FOLDER / "changes.safetensors").read_bytes() for each in (out, fast)]
     assert kept[0] == kept[1]
+
+
+def test_embeddings_alone_are_enough(distil, embeddings, tmp_path, capsys):
+    alone = tmp_path / "alone"
+    shutil.copytree(embeddings, alone)
+    (gone := alone / "a.h5").chmod(0o644)
+    with h5py.File(gone, "r+") as file:
+        file.attrs["source_path"] = "/gone.tif"
+    command = distil("--data", alone, "--cache", tmp_path / "latents", "--regions", "3", "--validation", "0")
+    command.remove(str(embeddings))
+    command.remove("--data")
+    assert run([*command, "--no-images", "--steps", "1", "--out", str(tmp_path / "out")]) == 0
+    fails(capsys, [*command, "--out", str(tmp_path / "other")], 2, "its slide /gone.tif is not there")
+    [latents] = (tmp_path / "latents").glob("*.npy")
+    made = np.load(latents)
+    assert made.shape[:2] == (3, 1) and 0.3 < made.std() < 3 and not np.allclose(made[0], made[1], atol=0.1)
 
 
 def test_minutes_end_a_run_that_can_go_on(distil, tmp_path):
