@@ -10,7 +10,7 @@ from largegen.images.part import Bands, Edit, Part, estimate_part, make_part
 from largegen.images.run import Writing
 from largegen.images.write import check_lossless
 from largegen.models.model import Model
-from largegen.sampling.edit import check_edit, edit_sampling
+from largegen.sampling.edit import box_around, check_edit, edit_sampling
 from largegen.sampling.original import BAND_PX, Original
 from largegen.sampling.settings import Sampling
 from largegen.slides.mask import Mask
@@ -57,7 +57,7 @@ def edit_file(
         _part_of(slide, mask, model, edit.margin),
         edit,
         out,
-        edit_sampling(sampling, model),
+        edit_sampling(sampling, model, edit.strength),
         writing,
         encoder_weights=encoder_weights,
         embed_new=True,
@@ -66,11 +66,8 @@ def edit_file(
 
 
 def _part_of(slide: Slide, mask: Mask, model: Model, margin: int) -> Part:
-    """Find what a model must see to make what is under a mask anew: a window more on each side."""
-    left, top, right, bottom = mask.bounds
-    around, f = max(margin, model.tile_px), model.factor
-    x, y = (max(0, (v - around) // f * f) for v in (left, top))
-    width, height = min(slide.width, right + around) - x, min(slide.height, bottom + around) - y
+    """Find what a model must see to make what is under a mask anew."""
+    x, y, width, height = box_around(mask.bounds, (slide.width, slide.height), model, margin)
     original = Original(
         (height, width),
         lambda first, last: slide.read(x, y + first, width, last - first),
@@ -94,4 +91,5 @@ def _part_of(slide: Slide, mask: Mask, model: Model, margin: int) -> Part:
 
 def estimate_edit(model: Model, slide: Slide, mask: Mask, edit: Edit, sampling: Sampling, out: Path) -> dict[str, Any]:
     """Estimate what `edit_file` would take: see `estimate_part`."""
-    return estimate_part(model, _part_of(slide, mask, model, edit.margin), edit, edit_sampling(sampling, model), out)
+    part, sampling = _part_of(slide, mask, model, edit.margin), edit_sampling(sampling, model, edit.strength)
+    return estimate_part(model, part, edit, sampling, out)

@@ -23,7 +23,16 @@ from largegen.runtime.files import write_json
 from largegen.runtime.fingerprints import content_digest
 from largegen.sampling.content import Content
 from largegen.sampling.cost import about, canvas_cost, count_calls, count_decoded, trial
-from largegen.sampling.edit import BLEND_ROWS, MARGIN_PX, edit_latents, edited_bands, new_share, tile_embeddings
+from largegen.sampling.edit import (
+    BLEND_ROWS,
+    MARGIN_PX,
+    edit_latents,
+    edited_bands,
+    last_steps,
+    new_share,
+    part_latents,
+    tile_embeddings,
+)
 from largegen.sampling.original import Original
 from largegen.sampling.settings import Sampling
 from largegen.sampling.zoom.consistency import Likeness
@@ -100,9 +109,9 @@ def make_part(
     with running(out, info, fingerprint, writing, ["known"], made) as run:
         if run.kept:
             return report | {"kept": True}
-        touched = original.touched(model.tile_px)
+        changed = original.changed(model.tile_px)
         encoder = load_encoder(encoder_of(model), encoder_weights, model.device)
-        features = edit.content(tile_embeddings(model, original, encoder, None if embed_new else ~touched), touched)
+        features = edit.content(tile_embeddings(model, original, encoder, None if embed_new else ~changed), changed)
         edited = edit_latents(
             model,
             original,
@@ -198,11 +207,9 @@ def estimate_part(model: Model, part: Part, edit: Edit, sampling: Sampling, out:
 
     sampling: resolved.
     """
-    height, width = (max(model.window, -(-side // model.factor)) for side in part.original.size)
-    kept = np.ones((height, width), bool)
-    touched = part.original.touched(model.factor)
-    kept[: touched.shape[0], : touched.shape[1]] = ~touched
-    steps = max(1, round(edit.strength * sampling.steps))
+    kept = ~part_latents(part.original, model, edit.margin)[1]
+    height, width = kept.shape
+    steps = last_steps(sampling, edit.strength)
     calls = round(count_calls(sampling, model.window, height, width, kept) * steps / sampling.steps)
     decoded, cost = count_decoded(sampling, model.window, height, width, kept), trial(model, 2 * sampling.batch_size)
     canvas = canvas_cost(model, sampling, height, width)

@@ -29,6 +29,15 @@ class CorrectRows(Protocol):
         ...
 
 
+@runtime_checkable
+class CorrectOfStep(Protocol):
+    """A `Correct` that differs from step to step."""
+
+    def at(self, step: int) -> Correct:
+        """Return that of a step, from 0."""
+        ...
+
+
 def is_by_rows(correct: Correct) -> TypeGuard[CorrectRows]:
     """Tell whether rows can be corrected each by itself."""
     return isinstance(correct, CorrectRows) and correct.by_rows

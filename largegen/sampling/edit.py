@@ -32,6 +32,8 @@ from largegen.sampling.windows import Place
 from largegen.sampling.zoom.consistency import Likeness
 
 MARGIN_PX = 32  # over which what is made is blended with what is there
+JOINING = 0.3  # of the steps, the last ones, in which what is within the margin joins what is new
+CONTEXT_TILES = 4  # on each side of a part that is made anew, whose embeddings tell what goes with it
 EMBED_BATCH = 8  # tiles at once
 BLEND_ROWS = 64  # px that are blended at once: distances take room
 
@@ -76,18 +78,56 @@ def edit(
         raise InputError(
             f"`mask` {mask.dtype} of shape {mask.shape}: must be bool {image.shape[:2]}, and not all False"
         )
-    sampling = edit_sampling(Sampling(**settings), model)
+    sampling = edit_sampling(Sampling(**settings), model, strength)
     check_edit(strength, margin)
-    original = Original.of_arrays(image, mask)
+    (rows, cols), f = (np.flatnonzero(mask.any(axis)) for axis in (1, 0)), model.factor
+    bounds = int(cols[0]), int(rows[0]), int(cols[-1]) + 1, int(rows[-1]) + 1
+    x, y, width, height = box_around(bounds, (image.shape[1], image.shape[0]), model, margin)
+    part = slice(y, y + height), slice(x, x + width)
+    original = Original.of_arrays(image[part], mask[part])
     features = tile_embeddings(model, original, encoder)
-    features = (content or surroundings)(features, original.touched(model.tile_px))
-    edited = edit_latents(model, original, features, sampling, strength, margin, progress=progress)
-    return np.concatenate([band for _, band in edited_bands(model, original, edited, sampling, margin, progress)])
+    features = (content or surroundings)(features, original.changed(model.tile_px))
+    origin = y // f, x // f
+    edited = edit_latents(model, original, features, sampling, strength, margin, origin=origin, progress=progress)
+    bands = edited_bands(model, original, edited, sampling, margin, progress)
+    found = image.copy()
+    found[part] = np.concatenate([band for _, band in bands])
+    return found
 
 
-def edit_sampling(sampling: Sampling, model: Model) -> Sampling:
-    """Return how a part is sampled: by overlapping windows, defaults filled in."""
-    return resolve_defaults(replace(sampling, windows="overlap"), model)
+def edit_sampling(sampling: Sampling, model: Model, strength: float) -> Sampling:
+    """Return how a part is sampled, defaults filled in: where not all steps are taken, by overlapping windows."""
+    if last_steps(sampling, strength) < sampling.steps:
+        sampling = replace(sampling, windows="overlap")
+    return resolve_defaults(sampling, model)
+
+
+def last_steps(sampling: Sampling, strength: float) -> int:
+    """Count the steps that are taken."""
+    return max(1, round(strength * sampling.steps))
+
+
+def box_around(
+    bounds: tuple[int, int, int, int], size: tuple[int, int], model: Model, margin: int
+) -> tuple[int, int, int, int]:
+    """Find what a model must see to make what is inside some bounds anew: some tiles more on each side.
+
+    Tiles that lie side by side from its corner on begin where the bounds do, but near the image's upper and left edge.
+
+    Args:
+        bounds: left, top, right and bottom of what is made anew, in px.
+        size: (width, height) of the image.
+        model: whose tiles they are.
+        margin: px around it that are blended.
+
+    Returns:
+        (x, y, width, height) of the rectangle; its corner lies on the image's latents.
+    """
+    f, tile = model.factor, model.tile_px
+    more = max(CONTEXT_TILES, -(-margin // tile))
+    x, y = (v // f * f - min(more, v // tile) * tile if v >= tile else 0 for v in bounds[:2])
+    right, bottom = (min(length, v + more * tile) for length, v in zip(size, bounds[2:], strict=True))
+    return x, y, right - x, bottom - y
 
 
 def check_edit(strength: float, margin: int) -> None:
@@ -124,8 +164,8 @@ class Edited:
     """The latents of an image of which a part was made anew."""
 
     latents: Latents  # (1, C, h, w), of the image extended to what the model can sample; far from the part they are 0
-    new: np.ndarray  # (h, w) bool, of the part
-    shown: np.ndarray  # (h, w) bool, of the part, the margin around it, and a little more
+    changed: np.ndarray  # (h, w) bool: of the part and the margin around it
+    shown: np.ndarray  # (h, w) bool, of these and a little more
 
 
 def edit_latents(
@@ -142,6 +182,8 @@ def edit_latents(
 ) -> Edited:
     """Sample the latents of an image anew where a mask touches them.
 
+    Those of the margin stay as they are until the last steps, in which they join what is new.
+
     Args:
         model: whose denoiser samples.
         original: the image and its mask.
@@ -155,16 +197,14 @@ def edit_latents(
     """
     f = model.factor
     height, width = (max(model.tile_px, -(-side // f) * f) for side in original.size)
-    new = np.zeros((height // f, width // f), bool)
-    touched = original.touched(f)
-    new[: touched.shape[0], : touched.shape[1]] = touched
-    shown = _around(new, -(-margin // f) + model.window // 2)
+    new, free = part_latents(original, model, margin)
+    shown = _around(free, model.window // 2)
     wanted = _around(shown, model.window)  # all that windows see which are sampled or decoded
-    last = max(1, round(strength * sampling.steps))
+    last = last_steps(sampling, strength)
     if last == sampling.steps:
         wanted &= ~new
     known = encode_image(model, original, (height, width), wanted, checkpoint and checkpoint.part("known"))
-    free, options = torch.from_numpy(new), {}
+    changed, options = torch.from_numpy(free), {}
     if last < sampling.steps:
         scheduler = make_scheduler(sampling.scheduler, model.scheduler, sampling.steps, sampling.timesteps)
         timestep, channels = scheduler.timesteps[-last, None], known.shape[1]
@@ -180,8 +220,8 @@ def edit_latents(
         height,
         width,
         sampling,
-        correct=Keep(known, ~free),
-        background=Background(~new),  # windows of nothing new need no denoiser
+        correct=Keep(known, torch.from_numpy(~new), ~changed, round((1 - JOINING) * sampling.steps)),
+        background=Background(~free),  # windows of nothing that changes need no denoiser
         origin=origin,
         checkpoint=checkpoint,
         progress=progress,
@@ -189,9 +229,20 @@ def edit_latents(
     )
 
     def joined(top: int, bottom: int) -> Tensor:
-        return torch.where(free[top:bottom], rows_of(sampled, top, bottom), rows_of(known, top, bottom))
+        return torch.where(changed[top:bottom], rows_of(sampled, top, bottom), rows_of(known, top, bottom))
 
-    return Edited(ComputedLatents((1, known.shape[1], *new.shape), joined), new, shown)
+    return Edited(ComputedLatents((1, known.shape[1], *new.shape), joined), free, shown)
+
+
+def part_latents(original: Original, model: Model, margin: int) -> tuple[np.ndarray, np.ndarray]:
+    """Find the latents that a mask touches, and those that its margin touches, too: (h, w) bool each.
+
+    h, w: of the image extended to what the model can sample.
+    """
+    f, touched = model.factor, original.touched(model.factor)
+    new = np.zeros([max(model.window, -(-side // f)) for side in original.size], bool)
+    new[: touched.shape[0], : touched.shape[1]] = touched
+    return new, _around(new, -(-margin // f))
 
 
 def _around(mask: np.ndarray, reach: int) -> np.ndarray:

@@ -58,8 +58,8 @@ def grow(
     old = image.shape[1], image.shape[0]
     x, y = place_in(model, old, new_size, place)
     original = laid(lambda top, bottom: image[top:bottom], old, new_size, (x, y))
-    touched = original.touched(model.tile_px)
-    features = (content or surroundings)(tile_embeddings(model, original, encoder, ~touched), touched)
+    changed = original.changed(model.tile_px)
+    features = (content or surroundings)(tile_embeddings(model, original, encoder, ~changed), changed)
     edited = edit_latents(model, original, features, sampling, margin=margin, progress=progress)
     return np.concatenate([band for _, band in edited_bands(model, original, edited, sampling, margin, progress)])
 

@@ -19,7 +19,13 @@ class Keep:
 
     latents: Latents  # (1, C, H, W)
     mask: Tensor  # (H, W) bool: True where they stay
+    late_mask: Tensor | None = None  # likewise, from `late` on: what stays no longer joins what is new
+    late: int = 0  # step, from 0
     by_rows: ClassVar[bool] = True  # see CorrectRows
+
+    def at(self, step: int) -> "Keep":
+        """Return what keeps them at a step: see CorrectOfStep."""
+        return self if self.late_mask is None or step < self.late else Keep(self.latents, self.late_mask)
 
     def __call__(self, clean: Tensor) -> Tensor:
         """Return predicted clean latents (1, C, H, W) with the known ones in their places."""

@@ -7,6 +7,7 @@ import numpy as np
 
 from largegen.slides.lazy_image import ReadRows, read_mirrored
 
+MOSTLY_NEW = 0.25  # of a tile, from which on its old embedding no longer says what it shows
 BAND_PX = 256  # rows of an image that are read at once, where nothing else tells
 
 
@@ -33,6 +34,23 @@ class Original:
         """Find the squares of `side` px that the mask touches: (ceil(H / side), ceil(W / side)) bool."""
         squares = [pooled(self.mask(*band), side) for band in self.bands(side * max(1, BAND_PX // side))]
         return np.concatenate(squares)
+
+    def changed(self, side: int) -> np.ndarray:
+        """Find the tiles of `side` px that will show something else: (ceil(H / side), ceil(W / side)) bool.
+
+        They are those of which the mask covers `MOSTLY_NEW` or more; if there is none, those of which it covers most.
+        """
+        tops, lefts = (np.arange(0, length, side) for length in self.size)
+        heights, widths = (np.diff([*starts, length]) for starts, length in zip((tops, lefts), self.size, strict=True))
+        counts = [
+            np.add.reduceat(
+                np.add.reduceat(self.mask(*band).astype(np.int64), range(0, band[1] - band[0], side)), lefts, 1
+            )
+            for band in self.bands(side * max(1, BAND_PX // side))
+        ]
+        shares = np.concatenate(counts) / heights[:, None] / widths
+        found: np.ndarray = shares >= min(MOSTLY_NEW, shares.max())
+        return found
 
     def extended(self, top: int, bottom: int, width: int) -> np.ndarray:
         """Read rows of the image, mirrored at its end where they lie beyond: (bottom - top, width, 3) uint8."""

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from largegen.errors import LargegenError
-from largegen.sampling.denoise import Correct, WindowBatches, is_by_rows
+from largegen.sampling.denoise import Correct, CorrectOfStep, WindowBatches, is_by_rows
 from largegen.sampling.exchange import exchange
 from largegen.sampling.rows import CANVAS, Rows, runs
 from largegen.sampling.schedulers import RowScheduler, added_noise, clean_of, eps_of
@@ -119,7 +119,8 @@ class CanvasWalk:
         self.scheduler.turn()
 
     def _correct_at(self, step: int) -> Correct | None:
-        return self.correct if self.correct_steps is None or step < self.correct_steps else None
+        correct = self.correct if self.correct_steps is None or step < self.correct_steps else None
+        return correct.at(step) if isinstance(correct, CorrectOfStep) else correct
 
     def _predicted(self, step: int, share: StepShare, done: int) -> Iterator[tuple[Place, Tensor]]:
         """Predict the windows of this process, in whole batches, but for those of which all rows are written."""

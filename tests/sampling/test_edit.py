@@ -11,7 +11,7 @@ from helpers.slides import tissue_like
 import largegen
 from largegen.errors import InputError
 from largegen.sampling.content import from_donor, imagined, moved, surroundings
-from largegen.sampling.edit import edit_latents, edit_sampling, new_share
+from largegen.sampling.edit import box_around, edit_latents, edit_sampling, new_share
 from largegen.sampling.encode import encode_image
 from largegen.sampling.keep import Keep
 from largegen.sampling.original import Original
@@ -57,28 +57,39 @@ def test_outside_the_margin_no_bit_changes(model, image, mask):
     assert (other[mask] != new[mask]).any()
 
 
-def test_latents_outside_the_mask_are_untouched(model, image, mask):
-    sampling, original = edit_sampling(Sampling(**QUICK), model), Original.of_arrays(image, mask)
+@pytest.mark.parametrize(("margin", "count"), [(0, 6 * 9), (8, 8 * 11)])  # rows 64 to 112, columns 80 to 152 px
+def test_latents_outside_the_mask_and_its_margin_are_untouched(model, image, mask, margin, count):
+    sampling, original = edit_sampling(Sampling(**QUICK), model, 1.0), Original.of_arrays(image, mask)
     features = torch.randn(3, 4, WIDTH, generator=torch.Generator().manual_seed(0))
-    edited = edit_latents(model, original, features, sampling, margin=300)
-    assert edited.latents.shape[-2:] == (22, 25) and edited.new.sum() == 6 * 9  # rows 64 to 112, columns 80 to 152 px
+    edited = edit_latents(model, original, features, sampling, margin=margin)
+    assert edited.latents.shape[-2:] == (22, 25) and edited.changed.sum() == count
     known, found = encode_image(model, original, (176, 200)), in_memory(edited.latents)
-    old = torch.from_numpy(~edited.new)
-    assert edited.shown.all() and torch.equal(found[..., old], known[..., old])
+    old = torch.from_numpy(~edited.changed)
+    assert torch.equal(found[..., old], known[..., old])
+
+
+def test_in_the_last_steps_the_margin_joins_what_is_new():
+    known = torch.randn(1, 3, 40, 28, generator=torch.Generator().manual_seed(5))
+    stays = torch.arange(28).expand(40, 28) < 12
+    hard, joined = (run(correct=Keep(known, stays, stays & (torch.arange(28) < 8), late)) for late in (99, 3))
+    torch.testing.assert_close(hard[..., :12], known[..., :12], atol=2e-3, rtol=1e-3)
+    torch.testing.assert_close(joined[..., :8], known[..., :8], atol=2e-3, rtol=1e-3)
+    apart = (joined[..., 8:12] - known[..., 8:12]).abs().mean()
+    assert 0.01 < apart < (run()[..., 8:12] - known[..., 8:12]).abs().mean()
 
 
 def test_what_is_far_from_the_mask_is_neither_encoded_nor_decoded(model, image):
     mask = np.zeros((170, 200), bool)
     mask[:10, :10] = True
     original, features = Original.of_arrays(image, mask), torch.zeros(3, 4, WIDTH)
-    edited = edit_latents(model, original, features, edit_sampling(Sampling(steps=1), model), margin=8)
+    edited = edit_latents(model, original, features, edit_sampling(Sampling(steps=1), model, 1.0), margin=8)
     assert edited.shown[:7, :7].all() and edited.shown.sum() == 49  # 2 latents, 1 of margin, half a window
     found = in_memory(edited.latents)  # a window more, and what shares a window with that
     assert (found[..., 20:] == 0).all() and (found[..., :15, :15] != 0).all()
 
 
 def test_less_strength_stays_nearer_to_what_is_there(model, image, mask):
-    sampling, features = edit_sampling(Sampling(steps=10), model), torch.zeros(3, 4, WIDTH)
+    sampling, features = edit_sampling(Sampling(steps=10, windows="overlap"), model, 1.0), torch.zeros(3, 4, WIDTH)
     original = Original.of_arrays(image, mask)
     known = encode_image(model, original, (176, 200))
     far = [
@@ -92,6 +103,22 @@ def test_the_share_of_the_new_is_the_same_in_bands(image, mask):
     original = Original.of_arrays(image, mask)
     bands = [new_share(original, top, bottom, 8) for top, bottom in original.bands(30)]
     assert np.array_equal(np.concatenate(bands), new_share(original, 0, len(mask), 8))
+
+
+def test_a_part_is_seen_with_what_is_around_on_a_grid_of_tiles_that_begins_with_it(model):
+    assert box_around((700, 30, 900, 100), (2000, 1500), model, 32) == (696 - 256, 0, 900 - 440 + 256, 356)
+    assert box_around((70, 64, 90, 80), (100, 90), model, 32) == (0, 0, 100, 90)
+    assert box_around((1000, 1000, 1001, 1001), (9999, 9999), model, 400)[2] == 448 + 448 + 1
+
+
+def test_a_tile_that_is_hardly_touched_shows_what_it_did(image):
+    mask = np.zeros((170, 200), bool)
+    mask[60:128, 64:140] = True  # 4 rows of the first tiles, 12 columns of the last
+    original = Original.of_arrays(image, mask)
+    assert np.argwhere(original.changed(64)).tolist() == [[1, 1]]
+    assert original.touched(64).sum() == 4
+    mask[:], mask[60:70, 60:70] = False, True
+    assert np.argwhere(original.changed(64)).tolist() == [[1, 1]]
 
 
 def test_what_the_surroundings_tell():
