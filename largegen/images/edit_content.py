@@ -94,9 +94,10 @@ class EditRequest:
     @staticmethod
     def warn_of_scale(model: Model, slide: Slide) -> None:
         """Say where an image is not at the resolution that a model makes."""
-        own = {"um": model.mpp, "m": model.info.base_gsd}.get(slide.scale.unit)
+        mpp, gsd = model.mpp, model.info.base_gsd
+        own = {"um": mpp, "m": gsd}.get(slide.scale.unit)
         if own is None or abs(slide.scale.size / own - 1) > NEAR:
-            made = f"{own:.3g} {slide.scale.unit}/px" if own else "another kind of image, or no known resolution"
+            made = f"{mpp:.3g} um/px" if mpp else f"{gsd:.3g} m/px" if gsd else "images of no known resolution"
             log.warning("%s: %s, but model %s makes %s", slide.path, slide.scale, model.info.name, made)
 
 

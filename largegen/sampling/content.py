@@ -87,9 +87,15 @@ def imagined(prior: GridPrior, imagining: Imagining, seed: int, progress: bool =
 
     def content(features: Tensor, touched: np.ndarray) -> Tensor:
         known = torch.from_numpy(~touched)
-        around = prior.to_canvas(features.to(prior.device), torch.ones_like(known).to(prior.device))[None].cpu()
+
+        def canvas_of(grid: Tensor) -> Tensor:
+            return prior.to_canvas(grid.to(prior.device), torch.ones_like(known).to(prior.device))[None].cpu()
+
+        asked = imagining.label is not None or imagining.prompt is not None
+        guess = canvas_of(surroundings(features, touched)) if known.any() and not asked else None
         rows, cols = touched.shape
-        canvas = sample_cells(prior, rows, cols, imagining, seed, progress=progress, known=(around, known))
+        around = (canvas_of(features), known) if known.any() else None
+        canvas = sample_cells(prior, rows, cols, imagining, seed, progress=progress, known=around, guess=guess)
         found, _ = prior.from_canvas(canvas.to(prior.device))
         return torch.where(known[..., None], features, found[0].cpu())
 

@@ -32,7 +32,7 @@ from largegen.sampling.windows import Place
 from largegen.sampling.zoom.consistency import Likeness
 
 MARGIN_PX = 32  # over which what is made is blended with what is there
-JOINING = 0.3  # of the steps, the last ones, in which what is within the margin joins what is new
+JOINING = 0.5  # of the steps, the last ones, in which what is within the margin joins what is new
 CONTEXT_TILES = 4  # on each side of a part that is made anew, whose embeddings tell what goes with it
 EMBED_BATCH = 8  # tiles at once
 BLEND_ROWS = 64  # px that are blended at once: distances take room

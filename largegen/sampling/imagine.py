@@ -4,6 +4,7 @@ import json
 import math
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,9 +26,13 @@ from largegen.runtime.lock import lock
 from largegen.runtime.outputs import check_writable
 from largegen.sampling.canvas import sample_canvas
 from largegen.sampling.keep import Keep
+from largegen.sampling.noise import GOING_ON, noise
 from largegen.sampling.rows import in_memory
+from largegen.sampling.schedulers import make_scheduler
 from largegen.sampling.settings import Imagining
 from largegen.slides.resolution import mag_of
+
+ROUNDS, ROUND = 4, 0.7  # how often a grid is harmonised with what is known of it, each time by this part of the steps
 
 
 def find_prior(model: Model, imagining: Imagining) -> GridPrior:
@@ -191,6 +196,7 @@ def sample_cells(
     scale: int = 0,
     progress: bool = False,
     known: tuple[Tensor, Tensor] | None = None,
+    guess: Tensor | None = None,
 ) -> Tensor:
     """Sample a canvas of a prior: windows every half window, whose noise is averaged where they overlap [L, sec. 3].
 
@@ -204,7 +210,10 @@ def sample_cells(
         seed: Of the noise.
         scale: Which of the prior's scales.
         progress: Show a progress bar.
-        known: A canvas (1, K + 1, rows, cols), and where it stays, (rows, cols) bool: the rest goes on with it.
+        known: A canvas (1, K + 1, rows, cols), and where it stays, (rows, cols) bool: the rest goes on with it. The
+            first steps of a sampler are blind to what is known, as it is drowned in noise; so the canvas is noised
+            again, and sampled from there, `ROUNDS` times.
+        guess: With `known`, a canvas to begin these rounds with; None: a sample.
 
     Returns:
         (1, K + 1, rows, cols) float32 on the CPU.
@@ -217,24 +226,39 @@ def sample_cells(
     height, width = max(rows, window), max(cols, window)
     top, left = (height - rows) // 2, (width - cols) // 2
     inside = (..., slice(top, top + rows), slice(left, left + cols))
-    keep = None
-    if known is not None:
-        around, stays = torch.zeros(1, prior.channels, height, width), torch.zeros(height, width, dtype=torch.bool)
-        around[inside], stays[inside] = known
-        keep = Keep(around, stays)
-    latents = sample_canvas(
-        prior.eps,
-        lambda places: condition.expand(len(places), -1, -1),
-        SCHEDULE,
-        (prior.channels, height, width),
-        imagining.sampling(window, seed),
-        window=window,
-        null=condition_of(prior, Imagining(), scale),
-        device=prior.device,
-        correct=keep,
-        progress=progress,
-    )
-    return in_memory(latents)[inside]
+    keep, sampling, shape = None, imagining.sampling(window, seed), (prior.channels, height, width)
+
+    def laid(values: Tensor) -> Tensor:
+        whole = torch.zeros(*values.shape[:-2], height, width, dtype=values.dtype)
+        whole[inside] = values
+        return whole
+
+    def sample(**start: Any) -> Tensor:
+        latents = sample_canvas(
+            prior.eps,
+            lambda places: condition.expand(len(places), -1, -1),
+            SCHEDULE,
+            shape,
+            sampling,
+            window=window,
+            null=condition_of(prior, Imagining(), scale),
+            device=prior.device,
+            correct=keep,
+            progress=progress,
+            **start,
+        )
+        return in_memory(latents)
+
+    if known is None:
+        return sample()[inside]
+    keep = Keep(*map(laid, known))
+    canvas, last = sample() if guess is None else laid(guess), max(1, round(ROUND * sampling.steps))
+    scheduler = make_scheduler(sampling.scheduler, SCHEDULE, sampling.steps)
+    for number in range(ROUNDS):
+        again = noise(seed, GOING_ON - number, 0, 0, height, width, prior.channels)
+        start = scheduler.add_noise(canvas, again, scheduler.timesteps[-last, None])
+        canvas = sample(latents=start, last_steps=last)
+    return canvas[inside]
 
 
 @torch.inference_mode()

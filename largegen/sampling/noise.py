@@ -7,6 +7,7 @@ BLOCK = 8  # side of the square of latents that shares a key
 INITIAL = -1  # the step whose noise is the canvas that sampling starts from
 SEAM = -2  # the step whose noise a finished canvas gets before the pass against seams
 TOKENS = -3  # the step whose noise the tokens of single patches start from
+GOING_ON = -(2**16)  # steps below: the noise that a grid gets before it is harmonised with what is known of it
 INVERSION = -(2**32)  # steps below: the noise under which the condition of an image is sought
 
 

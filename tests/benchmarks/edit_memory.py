@@ -1,7 +1,7 @@
 """Parts of large images made anew, by `largegen edit` and `largegen grow` with a tiny model: time and memory.
 
 Each run is a process of its own. The model is that of gigapixel.py, of random weights; the mask of `edit` is all but
-the outermost 2048 px, and `grow` lays an image of a quarter of the side into the middle.
+an eighth of the side at each border, and `grow` lays an image of a quarter of the side into the middle.
 """
 
 import argparse
@@ -14,15 +14,13 @@ from typing import Any
 from gigapixel import save_half_glass, save_tiny_model
 from measure import machine, report, run, run_measured
 
-EDGE = 2048
-
 
 def measured(folder: Path, model: Path, name: str, size: int, more: list[str]) -> dict[str, Any]:
     """One image of `size` px a side: what the dry run predicts, and what the run took."""
     old = size if name == "edit" else size // 4 // 512 * 512
     image, out = save_half_glass(folder / f"{name}-{size}.tif", old, old), folder / "out.tif"
-    inner = size - 2 * EDGE
-    what = ["--mask", f"{EDGE},{EDGE},{inner},{inner}"] if name == "edit" else ["--size", str(size)]
+    edge = size // 8
+    what = ["--mask", f"{edge},{edge},{size - 2 * edge},{size - 2 * edge}"] if name == "edit" else ["--size", str(size)]
     command = [sys.executable, "-m", "largegen", name, str(image), *what, "--model", str(model), "--device", "cpu"]
     command += ["--out", str(out), "--json", *more]
     predicted = json.loads(run_measured([*command, "--dry-run"])[0])

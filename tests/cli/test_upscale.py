@@ -73,6 +73,16 @@ def test_a_scene_keeps_its_place(zoom_model, scene_path, tmp_path):
         assert scene.georeference.transform == (2.5, 0, 485900 + 300 * 5, 0, -2.5, 5209245 - 200 * 5)
 
 
+def test_in_bands_and_a_file_it_is_the_same(upscale, patch, in_bands, tmp_path, monkeypatch):
+    found = []
+    for bounded in (False, True):
+        if bounded:
+            in_bands(monkeypatch)
+        assert upscale(patch, "--factor", 4, "--out", tmp_path / "a.png", "--overwrite", "-q") == 0
+        found.append(np.asarray(Image.open(tmp_path / "a.png")))
+    assert np.array_equal(*found) and not list(tmp_path.glob(".*"))
+
+
 def test_a_dry_run_tells_the_work_and_does_none(upscale, patch, tmp_path, capsys):
     assert upscale(patch, "--factor", 4, "--dry-run") == 0
     report = json.loads(capsys.readouterr().out)

@@ -161,6 +161,22 @@ def test_a_prior_goes_on_with_what_is_around():
     assert not torch.allclose(imagined(prior, quick, 0)(other, touched)[:, 4:], found[:, 4:])
 
 
+def test_what_is_around_is_not_drowned_in_noise():
+    """The mean of what is known is where the rounds begin; under a label a sample is."""
+    prior, features = random_prior(), torch.zeros(3, 10, WIDTH)
+    features[..., 0] = 3
+    touched = np.zeros((3, 10), bool)
+    touched[:, 6:] = True
+    new = torch.from_numpy(touched)
+    found = {
+        label: imagined(prior, Imagining(label=label, prior_steps=4), 0)(features, touched)[new]
+        for label in (None, "liver")
+    }
+    assert all(torch.isfinite(one).all() for one in found.values())
+    far = {label: (one - features[new]).square().mean().item() for label, one in found.items()}
+    assert far[None] < far["liver"]
+
+
 @pytest.mark.parametrize(
     ("changes", "text"),
     [
