@@ -22,6 +22,7 @@ class CanvasPlan:
     blended: bool  # whether the last step's windows are blended, because no later step would hide where they meet
     seed: int  # of the noise
     origin: Place  # (row, column) of the canvas in the noise field
+    shared: int = 0  # latents that overlapping windows share, over which their weights rise linearly; 0: they do not
 
     @property
     def steps(self) -> int:
@@ -43,6 +44,8 @@ class CanvasPlan:
         """Compute the weights (h, w), positive, of a window's latents in the mean over windows at one step."""
         if self.blended and step == self.steps - 1:
             return _taper(self.window, self.around)
+        if self.shared:
+            return _ramp(self.window, self.around, self.shared)
         return torch.ones(self.window)
 
 
@@ -69,7 +72,8 @@ def plan_canvas(
     s = sampling
     places, around = plan_windows(s.windows, height, width, window, s.stride, s.seed, s.steps, background)
     size = min(window, height), min(window, width)
-    return CanvasPlan(shape, around, size, places, s.windows == "shift", s.seed, origin)
+    shared = window - s.stride if s.distilled and s.windows == "overlap" else 0  # few steps: few windows are averaged
+    return CanvasPlan(shape, around, size, places, s.windows == "shift", s.seed, origin, shared)
 
 
 def _taper(size: tuple[int, int], around: tuple[int, int]) -> Tensor:
@@ -80,5 +84,16 @@ def _taper(size: tuple[int, int], around: tuple[int, int]) -> Tensor:
     rows, cols = (
         torch.sin(torch.pi * (torch.arange(side) + 0.5) / side).square() if ring > side else torch.ones(side)
         for side, ring in zip(size, around, strict=True)
+    )
+    return rows[:, None] * cols
+
+
+def _ramp(size: tuple[int, int], around: tuple[int, int], shared: int) -> Tensor:
+    """Compute weights (h, w) that rise linearly from a window's border where it has neighbours."""
+    rows, cols = (
+        ((torch.arange(side).minimum(torch.arange(side).flip(0)) + 0.5) / shared).clamp(max=1)
+        if length > side
+        else torch.ones(side)
+        for side, length in zip(size, around, strict=True)
     )
     return rows[:, None] * cols

@@ -99,7 +99,7 @@ def run(denoise=mixing, condition_at=place_contexts, name="ddim", steps=5, shape
     if "checkpoint" in options:
         options["path"] = options.pop("checkpoint")
         options["checkpoint"] = Checkpoint(**_taken(options, Checkpoint))
-    sampling = Sampling(steps=steps, scheduler=name, **_taken(options, Sampling))
+    sampling = Sampling(steps=steps, scheduler=name, **{"distilled": False} | _taken(options, Sampling))
     return in_memory(sample_canvas(denoise, condition_at, TRAIN, shape, sampling, **options))
 
 

@@ -3,6 +3,8 @@
 A consistency function takes noisy latents to where the path without noise (the probability flow) leads them.
 """
 
+from dataclasses import replace
+
 import pytest
 import torch
 from helpers.denoisers import ALPHA_BAR, NULL, TRAIN, mixing, no_contexts, pixels, run, unpixels
@@ -11,6 +13,7 @@ from largegen.errors import InputError
 from largegen.sampling.canvas import sample_canvas
 from largegen.sampling.denoise import guided
 from largegen.sampling.noise import noise
+from largegen.sampling.plan import plan_canvas
 from largegen.sampling.rows import in_memory
 from largegen.sampling.schedulers import added_noise, make_scheduler
 from largegen.sampling.settings import Sampling
@@ -74,7 +77,7 @@ def test_mean_and_covariance_of_gaussian_data_under_guidance(steps, windows):
     root = torch.randn(4, 4, generator=torch.Generator().manual_seed(0))
     covariance = root @ root.T + torch.eye(4)
     denoise = gaussian(mean, null_mean, covariance)
-    options = {"window": 8, "windows": windows, "stride": 4, "guidance": 2.5, "batch_size": 64}
+    options = {"window": 8, "windows": windows, "stride": 6, "guidance": 2.5, "batch_size": 64, "distilled": True}
     samples = pixels(run(denoise, no_contexts, "lcm", steps, (4, 64, 64), **options))
     n, variance = len(samples), covariance.diag()
     error = ((variance[:, None] * variance + covariance**2) / n).sqrt()  # of a sample covariance
@@ -124,6 +127,17 @@ def test_a_distilled_denoiser_is_called_once_and_needs_no_null_condition():
     assert in_memory(canvas).shape == (1, 3, 32, 32) and calls == [(4, 3.0)] * 2
     with pytest.raises(InputError, match="`guidance` 5"):
         guided(Distilled(None), NULL, 5.0)
+
+
+def test_overlapping_windows_of_students_rise_from_their_borders():
+    settings = Sampling(steps=4, windows="overlap", stride=6)
+    plan, thin = (plan_canvas((3, *shape), settings, 8) for shape in ((20, 20), (20, 8)))
+    ramp = torch.tensor([0.25, 0.75, 1, 1, 1, 1, 0.75, 0.25])
+    assert torch.equal(plan.weight(0), ramp[:, None] * ramp)
+    assert torch.equal(plan.weight(0)[6:] + plan.weight(0)[:2], ramp.expand(2, 8))  # they add up to one
+    assert torch.equal(thin.weight(3), ramp[:, None].expand(8, 8))  # without neighbours to the left and right
+    own = plan_canvas((3, 20, 20), replace(settings, distilled=False), 8)
+    assert torch.equal(own.weight(0), torch.ones(8, 8))
 
 
 def test_more_steps_than_the_path_has_are_refused():
