@@ -24,6 +24,7 @@ RUN_KEYS = ("seed", "batch_size")
 TASK_KEYS = (
     *("kind", "encoder_fingerprint", "embedding_dim", "tile_px", "prediction", "channels", "latent_channels"),
     *("autoencoder", "conditioner", "levels", "trained_on", "slides", "held_out", "places"),
+    *("target", "few", "rank", "guidance_min", "guidance_max"),  # of a student
 )
 DATA_KEY = "data"  # a digest of the data: another version may read the same pixels a little differently
 

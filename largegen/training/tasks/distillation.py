@@ -150,11 +150,8 @@ class DistillationTask(Task):
         at = (torch.arange(VALIDATED, device=device) * TIMESTEPS + TIMESTEPS // 2) // VALIDATED
         student, teacher = self._student_under(self.changes, context, scale), self._teacher_under(context, null, scale)
         if self.config.target == "guidance":
-            return {
-                "validation_loss": guidance_loss(self.model.scheduler, student, teacher, latents, noise, at)
-                .mean()
-                .item()
-            }
+            losses = guidance_loss(self.model.scheduler, student, teacher, latents, noise, at)
+            return {"validation_loss": losses.mean().item()}
         start, noisy, end = self.path.point(latents, noise, at)
         if self._ends is None:  # the teacher's stay the same
             self._ends = self.path.follow(teacher, noisy, start, end)

@@ -46,9 +46,12 @@ def test_a_student_is_a_small_part_of_its_teachers_directory(short, fast):
     assert sizes[0] < sizes[1] / 2
 
 
-def test_a_killed_distillation_resumes_bit_for_bit(distil, fast, tmp_path):
+def test_a_killed_distillation_resumes_bit_for_bit(distil, fast, tmp_path, capsys):
     out = tmp_path / "a"
     assert run(distil("--steps", "2", "--out", out)) == 0
+    fails(
+        capsys, distil("--target", "steps", "--resume", "latest", "--out", out), 2, "that run has target lcm, not steps"
+    )
     assert run(distil("--resume", "latest", "--out", out)) == 0
     assert losses(out) == losses(fast)
     kept = [(each / "model" / FOLDER / "changes.safetensors").read_bytes() for each in (out, fast)]
