@@ -1,27 +1,34 @@
 """The examples in Python that need no bundled model run with a tiny one; the others: models/test_starter.py."""
 
+import shutil
 import sys
 from importlib.util import module_from_spec, spec_from_file_location
 
 import numpy as np
 import pytest
 from helpers import ROOT
-from helpers.priors import save_grid
+from helpers.priors import save_grid, save_prior
 from helpers.slides import tissue_like
 from PIL import Image
 
+from largegen import load_model
 from largegen.embeddings.directions import Directions
 
 pytest.importorskip("sklearn", reason="largegen[probe] is not installed")
 
 
 @pytest.fixture
-def counterfactual(model, tmp_path, monkeypatch):
+def example():
+    spec = spec_from_file_location("counterfactual", ROOT / "examples/counterfactual/counterfactual.py")
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def counterfactual(example, model, tmp_path, monkeypatch):
     """Runs the example on a tiny image, with a tiny model: gives what it left."""
     Image.fromarray(tissue_like(700, 500, 0)[100:292, 100:292]).save(tmp_path / "image.png")
-    spec = spec_from_file_location("counterfactual", ROOT / "examples/counterfactual/counterfactual.py")
-    example = module_from_spec(spec)
-    spec.loader.exec_module(example)
 
     def run(*more):
         options = ["--model", model.directory, "--image", tmp_path / "image.png", "--at", "64,64", "--steps", 1]
@@ -49,3 +56,11 @@ def test_a_part_is_moved_between_labelled_files(counterfactual, model, tmp_path)
     way = Directions.read(tmp_path / "out" / "directions.npz")
     np.testing.assert_allclose(way.ways["tumour"], 1, atol=0.15)
     assert way.encoder_fingerprint == model.info.encoder_fingerprint
+
+
+def test_a_prior_imagines_grids_of_labels(example, model, tmp_path, monkeypatch):
+    shutil.copytree(model.directory, tmp_path / "model")
+    save_prior(tmp_path / "model" / "prior")
+    monkeypatch.setattr(example, "GRIDS", 1)
+    labelled, bags = example.imagine(load_model(tmp_path / "model", "cpu"), ["liver", "kidney"])
+    assert labelled.names == ("kidney", "liver") and labelled.labels.tolist() == [0, 1] and len(bags.bags) == 2

@@ -97,7 +97,7 @@ def read(folder: Path, labels: Path) -> tuple[Labelled, Bags]:
     """Read embedding files and their labels."""
     files = [EmbeddingFile(path) for path in find_files([folder], (".h5", ".hdf5"), what="embedding files")]
     labelled, chosen = read_labels(labels, {"files": files})
-    return labelled, read_bags("files", chosen["files"], MOST_TILES, 0)
+    return labelled, read_bags("files", chosen["files"], MOST_TILES, 0, labelled.cells)
 
 
 def imagine(model: Model, classes: list[str]) -> tuple[Labelled, Bags]:
@@ -110,7 +110,8 @@ def imagine(model: Model, classes: list[str]) -> tuple[Labelled, Bags]:
             grid = imagine_grid(prior, asked, grid_settings(prior, asked, SIDE, SIDE, seed), seed)
             found.append(grid.features[grid.tissue])
     numbers = np.arange(len(found))
-    return Labelled(names, tuple(map(str, numbers)), numbers // GRIDS, numbers, None), Bags("imagined", found)
+    about = {"names": names, "slides": tuple(map(str, numbers)), "cells": (None,) * len(found), "test": None}
+    return Labelled(**about, labels=numbers // GRIDS, patients=numbers), Bags("imagined", found)
 
 
 if __name__ == "__main__":
