@@ -18,7 +18,7 @@ from largegen.embeddings.grid import EmbeddingGrid
 from largegen.errors import LargegenError
 from largegen.images.finished import lock_outputs
 from largegen.images.provenance import image_info
-from largegen.images.write import write_image
+from largegen.images.write import seconds_of_writing, write_image
 from largegen.models.model import Model
 from largegen.runtime.distributed import min_over_processes, process_group, run_on_main
 from largegen.runtime.fingerprints import content_digest
@@ -172,6 +172,7 @@ def estimate_generate(
     calls = count_calls(sampling, model.window, height, width, skip)
     windows = count_calls(replace(sampling, guidance=1.0), model.window, height, width, skip)
     decoded = count_decoded(sampling, model.window, height, width, skip)
+    seconds = calls * cost.call + windows * seconds_of_walk(model, sampling) + decoded * cost.decode
     return {
         **about(model, out),
         "settings": asdict(sampling),
@@ -179,7 +180,7 @@ def estimate_generate(
         "tiles": area.rows * area.cols,
         "tissue_tiles": int(tissue.sum()),
         "denoiser_calls": calls,
-        "seconds": round(calls * cost.call + windows * seconds_of_walk(model, sampling) + decoded * cost.decode, 1),
+        "seconds": round(seconds + area.width * area.height * seconds_of_writing(out), 1),
         **canvas_cost(model, sampling, height, width),
         "sent_mb_per_step": sent_mb_per_step(model, sampling, height, width, skip),
         "disk_mb": round(DISK_BYTES_PER_PX * area.width * area.height / 1e6, 1),

@@ -6,11 +6,13 @@ slides/image_info.py and headers.py.
 """
 
 import logging
+import time
 import warnings
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -44,6 +46,7 @@ TILE_PX = 256
 JPEG_MAX_PX = 65500  # libjpeg's limit for a side
 CLASSIC_TIFF_BYTES = 2**31  # from this much raw data on, write BigTIFF (offsets of 64 bits)
 EXIF_BYTES = 60_000  # a JPEG's EXIF segment holds 64 kB
+TRIAL_PX = 1024  # side of the image whose writing is timed
 UNKNOWN_DPI = 72  # what PNG and JPEG files conventionally say when they mean nothing by it
 
 
@@ -156,6 +159,15 @@ def write_image(
                 partial_tiles.replace(tiles_directory(path))
         finally:
             remove(partial_tiles)
+
+
+def seconds_of_writing(path: Path) -> float:
+    """Time the writing of an image of the format of `path` on this machine: seconds per px."""
+    pixels = np.random.default_rng(0).normal(170, 25, (TRIAL_PX, TRIAL_PX, 3)).clip(0, 255).astype(np.uint8)
+    with TemporaryDirectory() as folder:
+        started = time.perf_counter()
+        write_image(Path(folder) / path.name, [(0, pixels)], ImageInfo(TRIAL_PX, TRIAL_PX))
+        return (time.perf_counter() - started) / TRIAL_PX**2
 
 
 def _save_tiff(image: "pyvips.Image", path: Path, info: ImageInfo, quality: int | None) -> None:

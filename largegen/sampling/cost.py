@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from largegen.sampling.canvas import sample_canvas
+from largegen.sampling.generate import decode_bands, decoded_at_once, interpolated
 from largegen.sampling.plan import plan_canvas
 from largegen.sampling.rows import file_bytes
 from largegen.sampling.schedulers import RowScheduler, make_scheduler
@@ -34,15 +35,17 @@ class Cost:
 
 
 def trial(model: "Model", windows: int) -> Cost:
-    """Time a batch of `windows` through the denoiser, and a few through the autoencoder."""
-    latents = torch.zeros(windows, model.autoencoder.channels, model.window, model.window)
+    """Time a batch of `windows` through the denoiser, and a few through the autoencoder, blended as they are."""
+    channels, side, few = model.autoencoder.channels, model.window, decoded_at_once(model)
+    latents = torch.zeros(windows, channels, side, side)
     contexts = model.null_context().expand(windows, -1, -1)
-    few = latents[:4]
-    image = torch.zeros(len(few), 3, model.tile_px, model.tile_px)
+    row = torch.zeros(1, channels, side, side * few)
+    image = torch.zeros(few, 3, model.tile_px, model.tile_px)
+    apart = Sampling(decode_stride=side)
     return Cost(
         call=_seconds(lambda: model.eps(latents, 0, contexts).cpu()) / windows,
-        decode=_seconds(lambda: model.autoencoder.decode(few).cpu()) / len(few),
-        encode=_seconds(lambda: model.autoencoder.encode(image).cpu()) / len(few),
+        decode=_seconds(lambda: list(decode_bands(model, row, apart))) / few,
+        encode=_seconds(lambda: model.autoencoder.encode(image).cpu()) / few,
     )
 
 
@@ -57,8 +60,10 @@ def about(model: "Model", out: Path) -> dict[str, Any]:
 
 
 PROCESSES = (2, 4, 8)  # for which a dry run tells what they would send one another
-COPIES_OF_A_BAND = 8  # of latents: their sums, what they were and become, and what is between
-COPIES_OF_A_ROW = 2.7  # of decoded windows: their sums, what is left of these for the next row, grey levels
+COPIES_OF_A_BAND = 16  # of latents: their sums, what they were and become, and what is between
+COPIES_OF_A_ROW = 1.6  # of decoded windows: their sums, and grey levels
+WRITER_BYTES, WRITER_BYTES_PER_COLUMN = 20_000_000, 4400  # of libvips: rows of tiles of each level of a pyramid
+LATER_BYTES = 130_000_000  # of code that is read after a `trial`, most of it as a process ends
 
 
 def canvas_cost(model: "Model", sampling: Sampling, height: int, width: int) -> dict[str, float]:
@@ -71,7 +76,7 @@ def canvas_cost(model: "Model", sampling: Sampling, height: int, width: int) -> 
         width: of the image, in latents.
 
     Returns:
-        `memory_mb`, and `canvas_file_mb` on disk until the image is written.
+        `memory_mb`, of the GPU or else of the process, and `canvas_file_mb` on disk until the image is written.
     """
     channels = model.autoencoder.channels
     plan = plan_canvas((channels, height, width), sampling, model.window)
@@ -80,10 +85,15 @@ def canvas_cost(model: "Model", sampling: Sampling, height: int, width: int) -> 
     shape = (channels, *plan.around)
     values = channels * plan.around[0] * plan.around[1]
     band = min(values, BAND_VALUES + channels * model.window * plan.around[1])
-    held = COPIES_OF_A_BAND * band + (0 if needs_file(plan) else 2 * fields * values)
-    decoded = COPIES_OF_A_ROW * 3 * min(model.window, height) * width * model.factor**2
+    sampled = 4 * (COPIES_OF_A_BAND * band + (0 if needs_file(plan) else 2 * fields * values))
+    decoded = 4 * COPIES_OF_A_ROW * 3 * min(model.window, height) * width * model.factor**2
+    written = WRITER_BYTES + WRITER_BYTES_PER_COLUMN * width * model.factor
+    if model.device.type == "cpu":
+        later = max(sampled, decoded + written) + LATER_BYTES
+    else:
+        later = 0 if needs_file(plan) else sampled  # pixels are put together on the host, and so is a canvas in a file
     return {
-        "memory_mb": round((_peak_memory(model) + 4 * max(held, decoded)) / 1e6, 1),
+        "memory_mb": round((_peak_memory(model) + later) / 1e6, 1),
         "canvas_file_mb": round(file_bytes(shape, fields) / 1e6, 1) if needs_file(plan) else 0.0,
     }
 
@@ -97,15 +107,15 @@ def sent_mb_per_step(
 
 
 def seconds_of_walk(model: "Model", sampling: Sampling) -> float:
-    """Time what a window costs beside the networks, in seconds: the sums, the scheduler's step, the noise."""
+    """Time what a window costs beside the denoiser, in seconds: its condition, sums, the scheduler's step, noise."""
     side, few = 4 * model.window, replace(sampling, steps=2, timesteps=(), guided=(), guidance=1.0, distilled=False)
     shape = (model.autoencoder.channels, side, side)
-    null = model.null_context()
+    condition_at = interpolated(model, torch.zeros(4, 4, model.info.embedding_dim + model.region_dim))
 
     def walk() -> None:
         sample_canvas(
             lambda latents, timestep, contexts: latents,
-            lambda places: null.expand(len(places), -1, -1),
+            condition_at,
             model.scheduler,
             shape,
             few,

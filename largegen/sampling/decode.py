@@ -11,7 +11,7 @@ from largegen.models.pixels import to_uint8
 from largegen.sampling.rows import Latents, rows_of
 from largegen.sampling.windows import axis_starts
 
-PIECE_ROWS = 64  # px that sums become grey levels at once
+PIECE_ROWS = 16  # px that sums become grey levels at once
 SIGMA = 0.8  # width of the blending weight, in half windows [L]
 
 
@@ -87,11 +87,12 @@ def decode_canvas(
                 mean = part[:, y : y + len(total)] / total / col_total
                 image[y : y + len(total)] = to_uint8(mean).permute(1, 2, 0).numpy()  # (3, h, W) => (h, W, 3)
             painted = skip[start:end].repeat(factor, 0).repeat(factor, 1)
-            image[painted] = skip_colour
+            np.copyto(image, np.array(skip_colour, np.uint8), where=painted[..., None])
             yield start * factor, image
-        left = band.shape[1] - done
-        band[:, :left] = band[:, done:].clone()
-        band[:, left:] = 0
+        for y in range(0, band.shape[1], done):  # moved up in parts that do not overlap
+            moved = band[:, y + done : y + 2 * done]
+            band[:, y : y + moved.shape[1]] = moved
+        band[:, max(0, band.shape[1] - done) :] = 0
 
 
 def _weight(start: int, window: int, size: int, margin: int, factor: int) -> Tensor:

@@ -194,6 +194,11 @@ def auto_batch_size(model: Model) -> int:
     return 1 << room.bit_length() - 1
 
 
+def decoded_at_once(model: Model) -> int:
+    """Return how many windows the decoder takes at once."""
+    return 4 if model.device.type == "cpu" else 8
+
+
 def decode_bands(
     model: Model,
     canvas: Latents,
@@ -211,7 +216,7 @@ def decode_bands(
         window=model.window,
         stride=sampling.decode_stride,
         margin=sampling.decode_margin,
-        batch_size=4 if model.device.type == "cpu" else 8,
+        batch_size=decoded_at_once(model),
         device=model.device,
         skip=skip,
         skip_colour=colour,

@@ -65,6 +65,7 @@ class RollingSums:
         left_out: (H',) bool, rows of the canvas at which nothing is summed.
         channels: of a window.
         around: (height, width) of the canvas.
+        at_once: as many rows as are usually held, for which there is room from the start.
         device: of the sums.
     """
 
@@ -74,10 +75,11 @@ class RollingSums:
         left_out: np.ndarray,
         channels: int,
         around: tuple[int, int],
+        at_once: int,
         device: torch.device | str = "cpu",
     ) -> None:
         self.top, self.bottom = rows
-        self.left_out = left_out
+        self.left_out, self.at_once = left_out, at_once
         self.around = around
         self._total = torch.zeros(channels, 0, around[1], device=device)
         self._count = torch.zeros(0, around[1], device=device)
@@ -106,11 +108,11 @@ class RollingSums:
         return taken
 
     def _grow(self, bottom: int) -> None:
-        """Make room for rows up to `bottom`, and for some more, so that this happens seldom."""
+        """Make room for rows up to `bottom`."""
         room = bottom - self.top
         if room <= len(self._count):
             return
-        room = min(room + room // 2, self.bottom - self.top)
+        room = min(max(room, self.at_once), self.bottom - self.top)
         total = self._total.new_zeros(self._total.shape[0], room, self.around[1])
         count = self._count.new_zeros(room, self.around[1])
         total[:, : len(self._count)], count[: len(self._count)] = self._total, self._count

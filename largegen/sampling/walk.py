@@ -25,7 +25,7 @@ from largegen.sampling.windows import Place
 if TYPE_CHECKING:
     from accelerate import PartialState
 
-BAND_VALUES = 2**22  # latents' values that are finished at once: 16 MB; a smaller canvas is one band
+BAND_VALUES = 2**20  # latents' values that are finished at once: 4 MB; a smaller canvas is one band
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,8 @@ class CanvasWalk:
             alone, later = np.ones(height, bool), np.zeros(height, bool)
         first, last = self.strips.own
         rows = max(first, done), max(last, done)
-        rolling = RollingSums(rows, later, self.plan.shape[0], self.plan.around, self.rows.device)
+        at_once = band + self.plan.window[0]
+        rolling = RollingSums(rows, later, self.plan.shape[0], self.plan.around, at_once, self.rows.device)
         waiting: list[tuple[Place, Tensor]] = []
 
         def finish_before(row: int, least: int) -> None:
