@@ -49,8 +49,10 @@ def interpolate_grid(features: Tensor, y: Tensor, x: Tensor) -> Tensor:
     y, x = y.double().clamp(0, rows - 1), x.double().clamp(0, cols - 1)  # on the CPU: not every device has float64
     top, left = y.floor().long(), x.floor().long()
     bottom, right = (top + 1).clamp(max=rows - 1), (left + 1).clamp(max=cols - 1)
-    places = (top, left, bottom, right, (y - top).float(), (x - left).float())
-    top, left, bottom, right, v, u = (place.to(features.device) for place in places)
-    upper = slerp(features[top, left], features[top, right], u)
-    lower = slerp(features[bottom, left], features[bottom, right], u)
+    # Two copies to the device, whatever the number of places.
+    at = torch.stack((torch.stack((top, bottom, top, bottom)), torch.stack((left, left, right, right))))
+    row, col = at.to(features.device)
+    v, u = torch.stack(((y - top).float(), (x - left).float())).to(features.device)
+    lefts, rights = features[row, col].chunk(2)  # (2, N, D) each, of the upper row and of the lower one
+    upper, lower = slerp(lefts.flatten(0, 1), rights.flatten(0, 1), u.repeat(2)).chunk(2)
     return slerp(upper, lower, v)

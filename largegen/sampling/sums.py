@@ -1,10 +1,13 @@
 """Windows summed at every row of a canvas that they touch, in their order."""
 
+from collections.abc import Iterator
+
 import numpy as np
 import torch
 from torch import Tensor
 
-from largegen.sampling.windows import Place
+from largegen.sampling.rows import runs
+from largegen.sampling.windows import Place, stretches
 
 
 class RowSums:
@@ -30,16 +33,10 @@ class RowSums:
 
     def add(self, place: Place, window: Tensor, weight: Tensor) -> None:
         """Add the part of a window (C, h, w) that lies in these rows, by weights (h, w)."""
-        (top, left), (height, width) = place, weight.shape
-        at = self._at[np.arange(top, top + height) % self.around[0]]
-        inside = at >= 0
-        if not inside.any():
-            return
-        if not inside.all():
-            window, weight, at = window[:, inside], weight[inside], at[inside]
-        where = at[:, None], np.arange(left, left + width) % self.around[1]
-        self.total[(slice(None), *where)] += window * weight
-        self.count[where] += weight
+        for part, row, columns in _parts(place, weight.shape, self.around, self._at >= 0):
+            where = slice(self._at[row], self._at[row] + part[0].stop - part[0].start), columns
+            self.total[:, *where] += window[:, *part] * weight[part]
+            self.count[where] += weight[part]
 
     def part(self, rows: np.ndarray) -> tuple[Tensor, Tensor]:
         """Take the sums (C, n, W) and weights (n, W) at some of the rows."""
@@ -79,24 +76,19 @@ class RollingSums:
         device: torch.device | str = "cpu",
     ) -> None:
         self.top, self.bottom = rows
-        self.left_out, self.at_once = left_out, at_once
-        self.around = around
+        self.around, self.at_once = around, at_once
+        self._wanted = ~left_out & (np.arange(around[0]) < self.bottom)
         self._total = torch.zeros(channels, 0, around[1], device=device)
         self._count = torch.zeros(0, around[1], device=device)
 
     def add(self, place: Place, window: Tensor, weight: Tensor) -> None:
         """Add the part of a window (C, h, w) that lies in rows from `top` on, by weights (h, w)."""
-        (top, left), (height, width) = place, weight.shape
-        rows = np.arange(top, top + height) % self.around[0]
-        inside = (rows >= self.top) & (rows < self.bottom) & ~self.left_out[rows]
-        if not inside.any():
-            return
-        if not inside.all():
-            window, weight, rows = window[:, inside], weight[inside], rows[inside]
-        self._grow(int(rows.max()) + 1)
-        where = (rows - self.top)[:, None], np.arange(left, left + width) % self.around[1]
-        self._total[(slice(None), *where)] += window * weight
-        self._count[where] += weight
+        for part, row, columns in _parts(place, weight.shape, self.around, self._wanted, self.top):
+            count = part[0].stop - part[0].start
+            self._grow(row + count)
+            where = slice(row - self.top, row - self.top + count), columns
+            self._total[:, *where] += window[:, *part] * weight[part]
+            self._count[where] += weight[part]
 
     def take(self, bottom: int) -> tuple[Tensor, Tensor]:
         """Take the sums (C, n, W) and weights (n, W) of the rows from `top` to `bottom`, which becomes `top`."""
@@ -117,3 +109,26 @@ class RollingSums:
         count = self._count.new_zeros(room, self.around[1])
         total[:, : len(self._count)], count[: len(self._count)] = self._total, self._count
         self._total, self._count = total, count
+
+
+def _parts(
+    place: Place, size: tuple[int, ...], around: tuple[int, int], wanted: np.ndarray, first: int = 0
+) -> Iterator[tuple[tuple[slice, slice], int, slice]]:
+    """Cut a window into rectangles without a gap on the canvas: no index of single places has to be made, or copied.
+
+    Args:
+        place: of the window.
+        size: of the window.
+        around: (height, width) of the canvas.
+        wanted: (H',) bool, rows of the canvas that count.
+        first: the first row that counts.
+
+    Yields:
+        Rows and columns of the window, the row on the canvas where they begin, and the columns there.
+    """
+    for down, top, height in stretches(place[0], size[0], around[0]):
+        start = max(top, first)
+        for row, end in runs(wanted[start : top + height], start):
+            rows = slice(down + row - top, down + end - top)
+            for right, left, width in stretches(place[1], size[1], around[1]):
+                yield (rows, slice(right, right + width)), row, slice(left, left + width)

@@ -20,7 +20,7 @@ from largegen.sampling.rows import CANVAS, Rows, runs
 from largegen.sampling.schedulers import RowScheduler, added_noise, clean_of, eps_of
 from largegen.sampling.strips import Message, StepShare, Strips
 from largegen.sampling.sums import RollingSums, RowSums
-from largegen.sampling.windows import Place
+from largegen.sampling.windows import Place, stretches
 
 if TYPE_CHECKING:
     from accelerate import PartialState
@@ -253,11 +253,14 @@ class _Cutter:
         """Cut out a window (C, height, width); it may continue at the canvas' other edge."""
         top, left = place
         if top != self._top:
-            start, length = top % self.around[0], self.around[0]
-            parts = [(start, min(start + self.height, length)), (0, max(0, start + self.height - length))]
-            self._band = torch.cat([self.between(*part) for part in parts if part[1] > part[0]], 1)
+            parts = stretches(top, self.height, self.around[0])
+            self._band = _joined([self.between(row, row + count) for _, row, count in parts], 1)
             self._top = top
-        return self._band[:, :, np.arange(left, left + width) % self.around[1]]
+        return _joined([self._band[:, :, x : x + n] for _, x, n in stretches(left, width, self.around[1])], 2)
+
+
+def _joined(parts: list[Tensor], dim: int) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim)
 
 
 def _together(rows: np.ndarray) -> Iterator[tuple[int, int]]:

@@ -62,10 +62,16 @@ def shift_windows(height: int, width: int, window: int, seed: int, step: int, st
     return [(top, left) for top in tops for left in lefts]
 
 
-def span(place: Place, size: tuple[int, int], around: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """Index a window of `size` on a canvas of `around`: (rows, columns); it may continue at the other edge."""
-    (top, left), (height, width) = place, size
-    return (np.arange(top, top + height) % around[0])[:, None], np.arange(left, left + width) % around[1]
+def stretches(start: int, length: int, around: int) -> Iterator[tuple[int, int, int]]:
+    """Find where a side of a window lies on a ring: (offset in the window, place on the ring, length), one or two.
+
+    start: on the ring, also negative; length: at most that of the ring, `around`.
+    """
+    start %= around
+    first = min(length, around - start)
+    yield 0, start, first
+    if first < length:
+        yield first, 0, length - first
 
 
 def without_background(

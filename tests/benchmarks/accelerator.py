@@ -5,7 +5,7 @@
 
 `generate` with overlapping and shifted windows, `zoom`, the decoder, an encoder like a ViT-L, and one profile: what
 is copied to and from the device, and how long it waits. Weights and embeddings are random, which changes no time. bf16,
-channels-last, the denoiser as one CUDA graph. A few steps are measured; the time of all follows from the calls. What
+channels-last, the denoiser as CUDA graphs. A few steps are measured; the time of all follows from the calls. What
 there is no time for is left out, and said. Needs neither pyvips nor timm.
 """
 
@@ -16,13 +16,22 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from measure import counted, machine, options, run, table, timed
-from random_model import EMBEDDING_DIM, compile_denoiser, flop_per_call, graph_denoiser, matmul_rate, random_model
+from random_model import (
+    EMBEDDING_DIM,
+    compile_denoiser,
+    flop_per_call,
+    graph_denoiser,
+    matmul_rate,
+    pad_denoiser,
+    random_model,
+)
 from torch import nn
 
 from largegen import generate
@@ -40,6 +49,11 @@ from largegen.sampling.zoom.zoom import zoom_latents
 LEVELS = 5  # magnifications of the model: zoom makes images of 2 to 16 tiles a side
 LIKE_AN_IMAGE = (50, 12)  # steps of which the seconds are told: the default, and the fewest that are of use
 TRANSFERS = ("gpu_memcpy", "gpu_memset")
+WAYS = {
+    "graph": graph_denoiser,
+    "compile": compile_denoiser,
+    "padded": lambda model, windows: pad_denoiser(model, [windows, windows // 2], model.unet.forward),
+}
 
 
 class Clock:
@@ -101,8 +115,8 @@ def decoding_speed(model: Model, size: int) -> dict:
     return {"what": "decode", "px": size, "s": seconds, "Mpx/s": size**2 / seconds / 1e6}
 
 
-def embedding_speed(device: torch.device, smoke: bool) -> Iterator[dict]:
-    """Rows of an encoder of a ViT-L's size (torchvision's), from pixels on the CPU to embeddings there."""
+def embedding_speed(device: torch.device, batch: int, smoke: bool) -> dict:
+    """The row of an encoder of a ViT-L's size (torchvision's), from pixels on the CPU to embeddings there."""
     from torchvision.models import VisionTransformer
 
     layers, width = (1, 64) if smoke else (24, 1024)
@@ -110,12 +124,22 @@ def embedding_speed(device: torch.device, smoke: bool) -> Iterator[dict]:
     net.heads = nn.Identity()
     dtype = torch.float32 if device.type == "cpu" else torch.float16
     encoder = Encoder(REGISTRY["uni_v1"], net.eval().requires_grad_(False).to(device, dtype), device, dtype)
-    for batch in (32, 256) if not smoke else (2,):
-        tiles = np.random.default_rng(0).integers(0, 256, (batch, 256, 256, 3), dtype=np.uint8)
-        times = 1 if smoke else 10
-        encoder.encode(tiles)
-        _, seconds = timed(lambda tiles=tiles, times=times: [encoder.encode(tiles) for _ in range(times)])
-        yield {"what": f"embed, ViT-L, {batch} tiles at once", "s": seconds, "tiles/s": times * batch / seconds}
+    tiles = np.random.default_rng(0).integers(0, 256, (batch, 256, 256, 3), dtype=np.uint8)
+    times = 1 if smoke else 10
+    encoder.encode(tiles)
+    _, seconds = timed(lambda: [encoder.encode(tiles) for _ in range(times)])
+    return {"what": f"embed, ViT-L, {batch} tiles at once", "s": seconds, "tiles/s": times * batch / seconds}
+
+
+def whole_image(rows: list[dict], size: int) -> dict:
+    """The row of an image with the default windows, sampled and decoded."""
+    found = {one["what"]: one for one in rows if one.get("px") == size and "s" in one}
+    sampled, decoded = found.get("generate, shift"), found.get("decode")
+    if not (sampled and decoded):
+        return {"what": "image", "px": size, "said": "left out: its parts were not measured"}
+    return {"what": "image", "px": size} | {
+        f"s for {n} steps": sampled[f"s for {n} steps"] + decoded["s"] for n in LIKE_AN_IMAGE
+    }
 
 
 def profiled(work: Callable[[], Any], windows: int) -> dict:
@@ -166,12 +190,13 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--preset", default="published", choices=list(PRESETS))
     parser.add_argument("--sizes", "--size", type=int, nargs="+", default=[1024, 2048, 4096], help="px")
     parser.add_argument("--steps", type=int, default=4, help="that are measured")
-    parser.add_argument("--way", choices=["graph", "compile", "eager"], default="graph", help="of the denoiser")
+    parser.add_argument("--way", choices=[*WAYS, "eager"], default="graph", help="of the denoiser")
     parser.add_argument("--seconds", type=float, default=220, help="that the measurements may take")
     parser.add_argument("--smoke", action="store_true", help="on the CPU, in miniature: whether the script runs")
     args = parser.parse_args()
+    args.tiles = [2] if args.smoke else [32, 256]
     if args.smoke:
-        args.device, args.preset, args.sizes, args.steps, args.way = "cpu", "tiny", [128, 256], 2, "eager"
+        args.device, args.preset, args.sizes, args.steps, args.way = "cpu", "tiny", [128, 256], 2, "padded"
     elif args.device == "cuda" and not torch.cuda.is_available():
         sys.exit("no CUDA GPU here: nothing measured (--smoke tries the script itself)")
     return args
@@ -200,19 +225,23 @@ def main() -> None:
         _, seconds = timed(generate, model, tiles, **few)
     tell(row("generate, shift, without a graph", smallest, seen[0], seconds, flop, rate))
     if args.way != "eager":
-        _, seconds = timed({"graph": graph_denoiser, "compile": compile_denoiser}[args.way], model, 2 * about["batch"])
+        _, seconds = timed(WAYS[args.way], model, 2 * about["batch"])
         generate(model, tiles, **few)
         tell({"what": f"{args.way}: made", "s": seconds})
     tell(profiled(lambda: generate(model, tiles, **few), calls_of(model, smallest, "shift", 2) // 2))
     for found in sampling_speed(model, args.sizes, args.steps, flop, rate, clock):
         tell(found)
-    for size in args.sizes:
-        tell(decoding_speed(model, size))
-    for found in embedding_speed(device, args.smoke):
-        tell(found)
     zoomed = args.sizes[min(1, len(args.sizes) - 1)]
-    tell(zoom_speed(model, zoomed, args.steps, flop, rate))
-    for kind in ("generate", "decode", "embed", "zoom"):
+    others: list[tuple[str, Callable[[], dict]]] = [
+        *((f"decode, {size} px", partial(decoding_speed, model, size)) for size in args.sizes),
+        *((f"embed, ViT-L, {n} tiles at once", partial(embedding_speed, device, n, args.smoke)) for n in args.tiles),
+        (f"zoom, fast, {zoomed} px", partial(zoom_speed, model, zoomed, args.steps, flop, rate)),
+    ]
+    for what, measure in others:
+        tell(measure() if clock.left() > 0 else {"what": what, "said": "left out: no time"})
+    for size in args.sizes:
+        tell(whole_image(rows, size))
+    for kind in ("generate", "decode", "embed", "zoom", "image"):
         print(f"\n{table(alike([found for found in rows if found['what'].startswith(kind)]))}")
 
 

@@ -64,42 +64,53 @@ def matmul_rate(device: torch.device) -> float:
 
 def compile_denoiser(model: Model, windows: int) -> None:
     """Compile the denoiser for batches of `windows`, its conditions among them; smaller ones are padded."""
-    _replace_forward(model, windows, torch.compile(model.unet.forward, dynamic=False))
+    pad_denoiser(model, [windows], torch.compile(model.unet.forward, dynamic=False))
 
 
 @torch.inference_mode()
 def graph_denoiser(model: Model, windows: int) -> None:
-    """Record the denoiser's kernels for batches of `windows` as one CUDA graph; smaller ones are padded."""
-    forward, window = model.unet.forward, model.window
-    latents = torch.zeros(windows, model.autoencoder.channels, window, window, device=model.device, dtype=model.dtype)
-    latents = latents.contiguous(memory_format=torch.channels_last)
-    timestep = torch.zeros((), device=model.device, dtype=torch.long)
-    context = model.null_context().to(model.dtype).repeat(windows, 1, 1)
-    side = torch.cuda.Stream()
-    with torch.cuda.stream(side):
-        for _ in range(3):
-            forward(latents, timestep, context)
-    torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        output = forward(latents, timestep, context).sample
+    """Record the denoiser's kernels as CUDA graphs, for batches of `windows` and of its halves down to an eighth."""
+    sizes, pool = [windows // part for part in (1, 2, 4, 8) if windows % part == 0], torch.cuda.graph_pool_handle()
+    graphs = {size: _graph(model, size, pool) for size in sizes}  # the largest first: the others fit in its memory
 
     def replay(given: torch.Tensor, at: torch.Tensor, tokens: torch.Tensor) -> UNet2DConditionOutput:
+        graph, latents, timestep, context, output = graphs[len(given)]
         latents.copy_(given)
         context.copy_(tokens)
         timestep.fill_(int(at))  # a timestep on the CPU: nothing waits
         graph.replay()
         return UNet2DConditionOutput(output.clone())
 
-    _replace_forward(model, windows, replay)
+    pad_denoiser(model, sizes, replay)
 
 
-def _replace_forward(model: Model, windows: int, forward) -> None:
+def _graph(model: Model, windows: int, pool) -> tuple:
+    """A graph of one batch, and the tensors that it reads and writes."""
+    forward, window = model.unet.forward, model.window
+    latents = torch.zeros(windows, model.autoencoder.channels, window, window, device=model.device, dtype=model.dtype)
+    latents = latents.contiguous(memory_format=torch.channels_last)
+    timestep = torch.zeros((), device=model.device, dtype=torch.long)
+    context = model.null_context().to(model.dtype).repeat(windows, 1, 1)
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        for _ in range(3):
+            forward(latents, timestep, context)
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph, pool=pool):
+        output = forward(latents, timestep, context).sample
+    return graph, latents, timestep, context, output
+
+
+def pad_denoiser(model: Model, sizes: list[int], forward) -> None:
+    """Let the denoiser see batches of certain sizes alone, the largest of which none exceeds: others are padded."""
+
     def call(latents: torch.Tensor, timestep: torch.Tensor, context: torch.Tensor) -> UNet2DConditionOutput:
-        missing = windows - len(latents)
-        if missing:
+        count = len(latents)
+        if missing := min(size for size in sizes if size >= count) - count:
             latents, context = (torch.cat([x, x[:1].repeat(missing, *[1] * (x.ndim - 1))]) for x in (latents, context))
         latents = latents.contiguous(memory_format=torch.channels_last)  # another layout would be compiled anew
-        return UNet2DConditionOutput(forward(latents, timestep, context).sample[: windows - missing])
+        return UNet2DConditionOutput(forward(latents, timestep, context).sample[:count])
 
     model.unet.forward = call

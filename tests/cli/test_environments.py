@@ -2,6 +2,7 @@
 
 import os
 import socket
+import subprocess
 from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,6 +10,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from helpers.denoisers import TRAIN
+from helpers.disk import small_disk
 from helpers.embeddings import MeanColour
 from helpers.training import LineTask, config, forget_accelerate
 
@@ -147,6 +149,17 @@ def test_a_cache_that_cannot_be_written_is_done_without(tmp_path, on_demand, cap
     found = on_demand(tmp_path / "file" / "cache")
     assert (found.features == wanted.features).all()
     assert "cannot be used" in caplog.text and "are not kept" in caplog.text
+
+
+def test_a_cache_on_a_disk_that_is_read_only(tmp_path, on_demand, caplog):
+    """Filled, it is read; else it is done without."""
+    with small_disk(tmp_path / "disk", 400) as folder:
+        wanted = on_demand(folder / "filled")
+        (folder / "empty").mkdir()
+        subprocess.run(["mount", "-o", "remount,ro", str(folder)], check=True)
+        assert (on_demand(folder / "filled").features == wanted.features).all() and not caplog.text
+        assert (on_demand(folder / "empty").features == wanted.features).all()
+        assert "are not kept" in caplog.text
 
 
 def test_a_filled_cache_is_read_without_writing(tmp_path, on_demand, monkeypatch):

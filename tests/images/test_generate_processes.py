@@ -7,6 +7,8 @@ import sys
 from helpers import ROOT, TESTS
 
 PROGRAM = """
+import os
+import signal
 import sys
 from pathlib import Path
 
@@ -20,6 +22,8 @@ from largegen.errors import LargegenError
 from largegen.images.generate_file import generate_file
 from largegen.models.autoencoder import Autoencoder
 from largegen.models.model import Model
+from largegen.runtime import lock
+from largegen.sampling import stored_canvas
 from largegen.sampling.settings import Sampling
 from largegen.slides.slide import open_slide
 
@@ -62,7 +66,29 @@ for failing in ((Model, "eps", 1), (Autoencoder, "decode", 1), (Autoencoder, "de
     assert fork_group(2, make("again.png", failing)) == [7, 7], failing
     assert sorted(p.name for p in folder.glob("*again*")) == [".again.png.partial", ".again.png.partial.rows"]
 assert fork_group(1, make("again.png")) == [0]
-for name in ("three.png", "again.png"):  # libvips' threads do not survive a fork: all of these are over
+
+
+def interrupted_twice(rank, state):
+    # by Ctrl-C in the network, and again while the lock is let go
+    work, owner_of, calls = make("twice.png"), lock.owner_of, iter(range(5))
+
+    def eps(*arguments, original=Model.eps):
+        if next(calls, None) is None:
+            lock.owner_of = lambda file: os.kill(os.getpid(), signal.SIGINT) or owner_of(file)
+            os.kill(os.getpid(), signal.SIGINT)
+        return original(*arguments)
+
+    Model.eps, stored_canvas.MAX_MEMORY_CANVAS_VALUES = eps, 0
+    try:
+        return work(rank, state)
+    except KeyboardInterrupt:
+        return 130
+
+
+assert fork_group(1, interrupted_twice) == [130]
+assert (folder / ".twice.png.partial.rows").exists() and (folder / "twice.png.lock").exists()
+assert fork_group(1, make("twice.png")) == [0] and not (folder / "twice.png.lock").exists()
+for name in ("three.png", "again.png", "twice.png"):  # libvips' threads do not survive a fork: all of these are over
     assert np.array_equal(pixels("one.png"), pixels(name)), name
 assert not list(folder.glob(".*"))
 """
