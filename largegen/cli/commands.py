@@ -106,6 +106,7 @@ STAGES = {
     },
 }
 OF_MANY_JOBS = ("embed", "generate", "zoom", "upscale", "edit", "grow")
+OF_SEVERAL_PROCESSES = ("generate",)
 COMMANDS = {name: stage for stage, names in STAGES.items() for name in names}
 
 
@@ -140,6 +141,10 @@ def _make(name: str, stage: str) -> Any:
         from largegen.cli.jobs import with_jobs
 
         command = with_jobs(command)
+    if name in OF_SEVERAL_PROCESSES:
+        from largegen.cli.processes import with_processes
+
+        command = with_processes(command)
     app = typer.Typer(add_completion=False, rich_markup_mode=None)
     app.command(
         name,

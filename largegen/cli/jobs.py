@@ -37,7 +37,7 @@ KINDS = {
     "edit": "edited",
     "grow": "grown",
 }  # in the name of an output
-HOW = ("jobs", "keep_going", "dry_run", "json", "config", "verbose", "quiet", "overwrite", "recursive")
+HOW = ("jobs", "processes", "keep_going", "dry_run", "json", "config", "verbose", "quiet", "overwrite", "recursive")
 NO_WEIGHT = (*HOW, "out", "device", "save_every", "cache", "batch_size")  # what an output does not depend on
 TRUE, FALSE = ("1", "true", "yes"), ("0", "false", "no")
 

@@ -13,3 +13,8 @@ def wait_asleep() -> None:
     """
     if not any(name in os.environ for name in CHOSEN):
         os.environ["OMP_WAIT_POLICY"] = "passive"
+
+
+def cores() -> int:
+    """Count the cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

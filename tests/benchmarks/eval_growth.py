@@ -27,7 +27,7 @@ def main() -> None:
     command += ["--metrics", METRICS, "--replicates", "0", "--device", args.device, "--json", *more]
     rows = []
     for count in args.counts:
-        printed, seconds, peak_mb = run_measured([*command, "--crops", str(count)])
+        printed, seconds, peak_mb, _ = run_measured([*command, "--crops", str(count)])
         counted = json.loads(printed)["fake"]["crops"]
         rows.append(
             {

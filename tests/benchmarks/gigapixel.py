@@ -1,7 +1,8 @@
 """A made-up whole slide, half glass, through `largegen generate --size full` with a tiny model: time, memory and disk.
 
-Each size is a process of its own, and so is its dry run, whose predictions stand beside what it took. The model has
-random weights: windows of 512 px, 8 px and 4 channels a latent, as published models have, but hardly any network.
+Each size is a process of its own, as are its embedding and its dry run, whose predictions stand beside what it took.
+The model has random weights: windows of 512 px, 8 px and 4 channels a latent, as published models have, but hardly any
+network.
 """
 
 import argparse
@@ -23,9 +24,10 @@ from largegen.models.encoder import load_encoder
 from largegen.models.info import ModelInfo, TrainingSlide
 from largegen.models.local_autoencoder import LocalAutoencoder
 from largegen.models.model import build_model
+from largegen.runtime.files import write_json
 
 TILE_PX, DIM = 512, 16
-SIZES = [(10_240, 7_680), (20_480, 15_360)]  # px: 0.08 and 0.31 gigapixels
+SIZES = [(20_000, 15_000), (40_000, 30_000)]  # px: 0.3 and 1.2 gigapixels
 
 
 def save_tiny_model(folder: Path) -> Path:
@@ -77,42 +79,62 @@ def measured(folder: Path, model: Path, width: int, height: int, more: list[str]
     import openslide
 
     ref, out = save_half_glass(folder / f"{width}.tif", width, height), folder / f"{width}-made.tif"
-    command = [sys.executable, "-m", "largegen", "generate", "--ref", str(ref), "--size", "full", "--json"]
-    command += ["--model", str(model), "--device", "cpu", "--cache", str(folder / "cache"), "--out", str(out), *more]
-    predicted = json.loads(run_measured([*command, "--dry-run"])[0])
-    printed, wall, peak_mb = run_measured(command)
-    done = json.loads(printed)
+    largegen = [sys.executable, "-m", "largegen"]
+    encoder = ["--encoder", f"local-dir:{folder / 'encoder'}", "--tile-px", str(TILE_PX), "--mpp", "0.5"]
+    embedding = run_measured([*largegen, "embed", str(ref), "--out", str(folder), "--device", "cpu", *encoder, "-q"])
+    command = [*largegen, "generate", "--embeddings", str(folder / f"{width}.h5"), "--size", "full", "--json"]
+    command += ["--model", str(model), "--device", "cpu", "--out", str(out), *more]
+    dry = run_measured([*command, "--dry-run"])
+    took, predicted = run_measured(command), json.loads(dry.printed)
+    done = json.loads(took.printed)
     with openslide.OpenSlide(out) as slide:
         assert slide.dimensions == (done["width"], done["height"]), slide.dimensions
     ref.unlink()
-    return {
+    tissue = predicted["tissue_tiles"] * TILE_PX**2 / 1e9
+    found = {
         "px": f"{done['width']:,} x {done['height']:,}",
         "gigapixels": done["width"] * done["height"] / 1e9,
+        "of tissue": tissue,
         "denoiser calls": done["denoiser_calls"],
+        "embedding, processor s": embedding.processor_seconds,
+        "embedding, peak MB": embedding.peak_mb,
+        "processor s": took.processor_seconds,
         "sampling, s": done["sample_seconds"],
         "decoding and writing, s": done["decode_seconds"],
-        "s per gigapixel": (done["sample_seconds"] + done["decode_seconds"]) / done["width"] / done["height"] * 1e9,
+        "all, s": took.seconds,
+        "processor s per gigapixel of tissue": (took.processor_seconds - dry.processor_seconds) / tissue,
         "predicted, s": predicted["seconds"],
-        "peak memory, MB": peak_mb,
+        "peak memory, MB": took.peak_mb * 2**20 / 1e6,
         "predicted memory, MB": predicted["memory_mb"],
         "canvas file, MB": predicted["canvas_file_mb"],
         "image, MB": out.stat().st_size / 1e6,
         "predicted image at most, MB": predicted["disk_mb"],
-        "all, s": wall,
     }
+    out.unlink()
+    return found
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", type=Path, help="also write the numbers to this file")
-    parser.add_argument("--sizes", nargs="+", help="WxH in px, such as 40960x30720", default=None)
+    parser.add_argument("--sizes", nargs="+", help="WxH in px, such as 40000x30000", default=None)
     args, more = parser.parse_known_args()
     sizes = [tuple(map(int, size.split("x"))) for size in args.sizes] if args.sizes else SIZES
-    more = more or ["--steps", "2", "--windows", "overlap", "--stride", "64", "--guidance", "1"]
+    more = more or ["--steps", "1", "--windows", "overlap", "--stride", "64", "--guidance", "1"]
     with tempfile.TemporaryDirectory() as folder:
         model = save_tiny_model(Path(folder))
-        rows = [measured(Path(folder), model, *size, more) for size in sizes]
-    report(rows, args.json, machine=machine(), options=more)
+        rows = []
+        for size in sizes:
+            rows.append(measured(Path(folder), model, *size, more))
+            print(json.dumps(rows[-1]), flush=True)
+    report([dict(zip(("", *(row["px"] for row in rows)), line, strict=True)) for line in turned(rows)], None)
+    if args.json:
+        write_json(args.json, {"machine": machine(), "options": more, "rows": rows})
+
+
+def turned(rows: list[dict[str, Any]]) -> list[tuple]:
+    """What was measured as lines, sizes side by side."""
+    return [(name, *(row[name] for row in rows)) for name in rows[0] if name != "px"]
 
 
 if __name__ == "__main__":

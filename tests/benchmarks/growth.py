@@ -27,7 +27,7 @@ def generate_once(args: argparse.Namespace, more: list[str], size: int) -> dict[
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "largegen", "generate", "--ref", str(args.ref), "--size", str(size), "--json"]
         command += ["--model", args.model, "--device", args.device, "--cache", f"{folder}/cache"]
-        printed, seconds, peak_mb = run_measured([*command, "--out", f"{folder}/image.tif", *more])
+        printed, seconds, peak_mb, _ = run_measured([*command, "--out", f"{folder}/image.tif", *more])
     done = json.loads(printed)
     work = done["sample_seconds"] + done["decode_seconds"]
     return {"wall": seconds, "work": work, "peak_mb": peak_mb, "calls": done["denoiser_calls"]}

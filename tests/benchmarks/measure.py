@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -95,8 +95,17 @@ def synchronize() -> None:
         torch.cuda.synchronize()
 
 
-def run_measured(command: Sequence[str]) -> tuple[str, float, float]:
-    """Run a command to its end: (what it printed, wall seconds, peak resident memory in MB).
+class Measured(NamedTuple):
+    """What a command printed, and what it took."""
+
+    printed: str
+    seconds: float
+    peak_mb: float  # resident memory
+    processor_seconds: float
+
+
+def run_measured(command: Sequence[str]) -> Measured:
+    """Run a command to its end.
 
     Raises LargegenError where it fails; what it says on stderr goes to ours.
     """
@@ -109,7 +118,7 @@ def run_measured(command: Sequence[str]) -> tuple[str, float, float]:
             raise LargegenError(f"{' '.join(command)}: exit code {process.returncode}")
         printed.seek(0)
         per_mb = 2**20 if sys.platform == "darwin" else 2**10  # ru_maxrss is in bytes there, in kB elsewhere
-        return printed.read(), seconds, usage.ru_maxrss / per_mb
+        return Measured(printed.read(), seconds, usage.ru_maxrss / per_mb, usage.ru_utime + usage.ru_stime)
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -55,8 +55,8 @@ def test_ctrl_c(arguments, tmp_path):
 
 
 def test_two_processes_make_the_same_image(arguments, generate, tmp_path):
-    command = arguments("--cache", tmp_path / "cache", "--batch-size", 3, "--windows", "overlap", "--json")
-    both = start(command, "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m")
+    more = ("--batch-size", 3, "--windows", "overlap", "--json", "--processes", 2)
+    both = start(arguments("--cache", tmp_path / "cache", *more))
     out, err = both.communicate(timeout=200)
     assert both.returncode == 0, err
     assert json.loads(out)["out"] == str(tmp_path / "a.png")  # printed once
