@@ -1,7 +1,7 @@
 """Processes of a stored canvas that are killed at a moment.
 
-Run as `python -m helpers.kill_moments FOLDER WORLD WHO MOMENT...`: WHO is `one` or `all`, MOMENT the number of a call
-of the denoiser or of a write, in the process that is killed. It fails where what resumes is not what was never killed.
+Run as `python -m helpers.kill_moments FOLDER MOMENT...`, for each of CASES: MOMENT is the number of a call of the
+denoiser or of a write, in the process that is killed. It fails where what resumes is not what was never killed.
 """
 
 import os
@@ -18,14 +18,16 @@ from largegen.sampling import memory_canvas, rows, stored_canvas, walk
 
 OPTIONS = {"windows": "shift", "name": "dpm++", "shape": (3, 60, 28), "batch_size": 2, "steps": 3}
 ENDED, OTHER_ENDED = 0, 7
+CASES = [(1, "all"), (2, "one"), (2, "all")]  # how many processes, and which of them are killed
 
 
-def main(folder: Path, world: int, who: str, moments: list[int]) -> None:
+def main(folder: Path, moments: list[int]) -> None:
     walk.BAND_VALUES = memory_canvas.BAND_VALUES = 5 * 3 * 48
     stored_canvas.MAX_MEMORY_CANVAS_VALUES = 0
     whole = run(**OPTIONS)
-    for moment in moments:
-        survive(folder / str(moment), world, who, moment, whole)
+    for world, who in CASES:
+        for moment in moments:
+            survive(folder / f"{world}-{who}-{moment}", world, who, moment, whole)
 
 
 def survive(path: Path, world: int, who: str, moment: int, whole: torch.Tensor) -> None:
@@ -36,10 +38,10 @@ def survive(path: Path, world: int, who: str, moment: int, whole: torch.Tensor) 
         return sampled(path, state, None, whole)
 
     codes = fork_group(world, killed)
-    assert -signal.SIGKILL in codes, f"moment {moment}: nobody came so far, {codes}"
-    assert set(codes) <= {-signal.SIGKILL, OTHER_ENDED, ENDED}, f"moment {moment}: {codes}"
+    assert -signal.SIGKILL in codes, f"{path.name}: nobody came so far, {codes}"
+    assert set(codes) <= {-signal.SIGKILL, OTHER_ENDED, ENDED}, f"{path.name}: {codes}"
     found = fork_group(1 if moment % 2 else world, again)
-    assert set(found) == {ENDED}, f"moment {moment}: {found} after {codes}"
+    assert set(found) == {ENDED}, f"{path.name}: {found} after {codes}"
 
 
 def sampled(path: Path, state: object, moment: int | None, whole: torch.Tensor | None = None) -> int:
@@ -71,4 +73,4 @@ def sampled(path: Path, state: object, moment: int | None, whole: torch.Tensor |
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3], [int(moment) for moment in sys.argv[4:]])
+    main(Path(sys.argv[1]), [int(moment) for moment in sys.argv[2:]])

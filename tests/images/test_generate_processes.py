@@ -1,13 +1,16 @@
-"""An image's file made by several processes."""
+"""An image's file made by several processes, and the memory that one takes."""
 
 import os
 import subprocess
 import sys
 
+import pytest
 from helpers import ROOT, TESTS
 
 PROGRAM = """
+import json
 import os
+import resource
 import signal
 import sys
 from pathlib import Path
@@ -19,11 +22,12 @@ from helpers.models import flat_grid, save_encoder, save_model
 from largegen import load_model
 from largegen.conditioning.area import ImageArea
 from largegen.errors import LargegenError
-from largegen.images.generate_file import generate_file
+from largegen.images.generate_file import estimate_generate, generate_file
 from largegen.models.autoencoder import Autoencoder
 from largegen.models.model import Model
 from largegen.runtime import lock
 from largegen.sampling import stored_canvas
+from largegen.sampling.generate import resolve_defaults
 from largegen.sampling.settings import Sampling
 from largegen.slides.slide import open_slide
 
@@ -88,15 +92,44 @@ def interrupted_twice(rank, state):
 assert fork_group(1, interrupted_twice) == [130]
 assert (folder / ".twice.png.partial.rows").exists() and (folder / "twice.png.lock").exists()
 assert fork_group(1, make("twice.png")) == [0] and not (folder / "twice.png.lock").exists()
+
+
+def in_child(work):
+    read, write = os.pipe()
+    if not os.fork():
+        os.write(write, json.dumps(work()).encode())
+        os._exit(0)
+    os.wait()
+    return json.loads(os.read(read, 1000))
+
+
+def memory_of(width):
+    # MB that are predicted and taken for a low, wide image, nearly all glass
+    wide = ImageArea(width, 128, 0, 0, 2, width // 64, full=True)
+    tissue = np.zeros((2, width // 64), bool)
+    tissue[0, :2] = True
+    sampling, out = resolve_defaults(Sampling(steps=1, batch_size=2), model), folder / f"{width}.tif"
+    settings = flat_grid(model, *tissue.shape, tissue=tissue), wide, out, sampling
+
+    def taken():
+        generate_file(model, *settings)
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
+
+    predicted = in_child(lambda: estimate_generate(model, wide, tissue, sampling, out)["memory_mb"])
+    return predicted, in_child(taken)
+
+
+print("memory", *memory_of(4096), *memory_of(32768))
 for name in ("three.png", "again.png", "twice.png"):  # libvips' threads do not survive a fork: all of these are over
     assert np.array_equal(pixels("one.png"), pixels(name)), name
 assert not list(folder.glob(".*"))
 """
 
 
-def test_strips_and_pieces_make_the_image_of_one_process_and_failures_end_all(tmp_path):
+@pytest.fixture(scope="module")
+def printed(tmp_path_factory):
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, str(tmp_path)],
+        [sys.executable, "-c", PROGRAM, str(tmp_path_factory.mktemp("made"))],
         cwd=TESTS,
         env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
         capture_output=True,
@@ -104,4 +137,16 @@ def test_strips_and_pieces_make_the_image_of_one_process_and_failures_end_all(tm
         timeout=300,
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("gave up") == 4 and len(done.stdout.splitlines()) == 6, done.stdout
+    return done.stdout.splitlines()
+
+
+def test_strips_and_pieces_make_the_image_of_one_process_and_failures_end_all(printed):
+    said = [line for line in printed if not line.startswith("memory")]
+    assert sum("gave up" in line for line in said) == 4 and len(said) == 6, printed
+
+
+def test_a_dry_run_knows_the_memory_that_a_wider_image_takes(printed):
+    """Beside what networks and libraries take, which a process of its own has in full."""
+    (line,) = (line for line in printed if line.startswith("memory"))
+    predicted, taken, predicted_wide, taken_wide = map(float, line.split()[1:])
+    assert predicted_wide - predicted == pytest.approx(taken_wide - taken, rel=0.2)

@@ -16,7 +16,9 @@ from largegen.runtime.lock import lock, owner_of
 
 HOLD = """
 import errno, os, sys, time
+from largegen.runtime import lock as locks
 from largegen.runtime.lock import lock
+locks.BEAT_S = float(sys.argv[4])
 if sys.argv[2] != "0":
     import fcntl
     def flock(*_):
@@ -37,7 +39,7 @@ def names(folder):
 
 def hold(path, error=0, then=""):
     """Start a process that holds the lock of `path` until it is killed; flock gives it `error`."""
-    command = [sys.executable, "-c", HOLD, str(path), str(error), then]
+    command = [sys.executable, "-c", HOLD, str(path), str(error), then, str(locks.BEAT_S)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=True)
     assert process.stdout.readline() == b"held\n"
     return process
@@ -257,7 +259,7 @@ print(taken)
 
 
 @pytest.mark.parametrize("error", WITHOUT_FLOCK)
-def test_on_a_file_system_without_locks_the_file_is_the_lock(tmp_path, no_flock, error):
+def test_on_a_file_system_without_locks_the_file_is_the_lock(tmp_path, no_flock, short_lease, error):
     no_flock(error)
     with lock(tmp_path / "out"):
         assert owner(tmp_path / "out.lock")[0] == os.getpid()

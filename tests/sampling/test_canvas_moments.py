@@ -42,8 +42,8 @@ def test_mean_and_variance_of_gaussian_data(name, eta, steps, windows):
 @pytest.mark.parametrize(
     ("windows", "stride", "split", "join"),
     [
-        ("overlap", 4, blocks, unblocks),  # a stride at which windows cut no block
-        ("overlap", 4, pixels, unpixels),
+        ("overlap", 8, blocks, unblocks),  # a stride at which windows cut no block
+        ("overlap", 8, pixels, unpixels),
         ("shift", None, pixels, unpixels),
     ],
     ids=["overlap-blocks", "overlap-channels", "shift-channels"],
@@ -56,8 +56,8 @@ def test_covariance_of_correlated_gaussian_data(name, eta, steps, windows, strid
     root = torch.randn(4, 4, generator=torch.Generator().manual_seed(0))
     covariance = root @ root.T + torch.eye(4)
     denoise = gaussian(mean, covariance, split, join)
-    options = {"window": 8, "windows": windows, "stride": stride, "guidance": 1, "eta": eta, "batch_size": 64}
-    samples = split(run(denoise, no_contexts, name, steps, (4, 72, 72), **options))
+    options = {"window": 16, "windows": windows, "stride": stride, "guidance": 1, "eta": eta, "batch_size": 64}
+    samples = split(run(denoise, no_contexts, name, steps, (4, 96, 96), **options))
     n, variance = len(samples), covariance.diag()
     error = ((variance[:, None] * variance + covariance**2) / n).sqrt()  # of a sample covariance
     tolerance = 4 * error + 0.02 * (variance[:, None] * variance).sqrt()

@@ -8,8 +8,8 @@ import pytest
 from helpers import ROOT, TESTS
 
 
-def survive(folder, world, who, moments):
-    program = [sys.executable, "-m", "helpers.kill_moments", str(folder), str(world), who]
+def survive(folder, moments):
+    program = [sys.executable, "-m", "helpers.kill_moments", str(folder)]
     done = subprocess.run(
         [*program, *map(str, moments)],
         cwd=TESTS,
@@ -21,15 +21,10 @@ def survive(folder, world, who, moments):
     assert done.returncode == 0, done.stderr
 
 
-CASES = [(1, "all"), (2, "one"), (2, "all")]
-
-
-@pytest.mark.parametrize(("world", "who"), CASES)
-def test_a_few_moments(tmp_path, world, who):
-    survive(tmp_path, world, who, (1, 12, 31))
+def test_a_few_moments(tmp_path):
+    survive(tmp_path, (1, 12, 31))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("world", "who"), CASES)
-def test_twenty_moments(tmp_path, world, who):
-    survive(tmp_path, world, who, range(1, 41, 2))
+def test_twenty_moments(tmp_path):
+    survive(tmp_path, range(1, 41, 2))
