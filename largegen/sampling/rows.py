@@ -16,7 +16,9 @@ from torch import Tensor
 from largegen.runtime.files import write_errors
 
 CANVAS = "canvas"  # the field that is the canvas; the others are of the scheduler
-HEADER_BYTES = 4096  # at the start of a file of rows, with its mark
+HEADER_BYTES = 4096  # at the start of a file of rows: its mark, and notes of processes
+MARK_BYTES, NOTE_BYTES = 1024, 64
+NOTES = (HEADER_BYTES - MARK_BYTES) // NOTE_BYTES
 VALUE_BYTES = 4  # float32
 
 
@@ -112,7 +114,7 @@ class FileRows:
             path: of the file.
             shape: see FileRows.
             names: see FileRows.
-            mark: what tells this file from others of its name; 1 to HEADER_BYTES bytes.
+            mark: what tells this file from others of its name; 1 to MARK_BYTES bytes.
 
         Raises:
             OutputError: where the disk has no such room; then there is no file.
@@ -137,7 +139,18 @@ class FileRows:
     def mark(self) -> bytes:
         """Read the mark that the file was made with."""
         self._file.seek(0)
-        return (self._file.read(HEADER_BYTES) or b"").rstrip(b"\0")
+        return (self._file.read(MARK_BYTES) or b"").rstrip(b"\0")
+
+    def read_note(self, number: int) -> bytes:
+        """Read one of the NOTES that the header has room for, of NOTE_BYTES."""
+        self._file.seek(MARK_BYTES + number * NOTE_BYTES)
+        return self._file.read(NOTE_BYTES) or b""
+
+    def write_note(self, number: int, content: bytes) -> None:
+        """Write one of them."""
+        with write_errors(self.path):
+            self._file.seek(MARK_BYTES + number * NOTE_BYTES)
+            self._file.write(content)
 
     def is_whole(self) -> bool:
         """Tell whether the file has the size that it was made with."""

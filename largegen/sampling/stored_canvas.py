@@ -1,4 +1,4 @@
-"""A canvas in a file, which is its own checkpoint: a kill at any moment loses a band of rows at most.
+"""A canvas in a file, which is its own checkpoint: a kill at any moment loses a band of rows of each process at most.
 
 Beside the file of rows lies a small one, at the checkpoint's path, that says which rows of it are finished. What a
 killed process wrote, the system still has; what a machine that lost its power wrote is on the disk for certain only
@@ -26,6 +26,7 @@ from largegen.sampling.plan import CanvasPlan
 from largegen.sampling.resume import Checkpoint, load_progress, part_path
 from largegen.sampling.rows import CANVAS, FileRows, Latents, StoredLatents, file_bytes
 from largegen.sampling.schedulers import RowScheduler, Scheduler
+from largegen.sampling.strip_notes import StripNote, machine_digest, read_note, write_note
 from largegen.sampling.strips import Strips
 
 if TYPE_CHECKING:
@@ -109,7 +110,7 @@ class StoredCanvas:
         self.rows = self._open()
         self.rows.resume(self.state.generation, set(self.state.fields))
         self.batch_size, self.numbers, self.rows_done = self.state.batch_size, self.state.numbers, self.state.rows
-        self._synced_at = time.monotonic()
+        self._synced_at, self._synced = time.monotonic(), self.state.synced
 
     def _on_main(self, compute: Callable[[], StoredState]) -> StoredState:
         return compute() if self.processes is None else run_on_main(self.processes, compute)
@@ -186,7 +187,12 @@ class StoredCanvas:
         if self.state.step < 0:
             write_start(self.rows, strips, latents)
             self.step_finished(start, {})
-        elif self.state.step > start or self.rows_done:
+            return self.state.step
+        if self.processes is not None and (note := read_note(self.rows, strips.rank)):
+            now = self.state.step, strips.world, strips.batch_size
+            if (note.step, note.world, note.batch_size) == now:
+                self.rows_done = max(self.rows_done, note.here(_machine()))
+        if self.state.step > start or self.rows_done:
             log.info("%s: resuming after step %d of %d", self.checkpoint.path, self.state.step, self.plan.steps)
         return self.state.step
 
@@ -199,20 +205,23 @@ class StoredCanvas:
         return StoredLatents(self.rows, (self.plan.shape[1], self.plan.shape[2]))
 
     def rows_finished(self, rows: int) -> None:
-        """Note that so many rows of the next step, from the top, are written; of one process alone."""
-        if self.processes is not None:
-            return
-        every_s = self.checkpoint.save_every_s
-        if time.monotonic() - self._synced_at >= every_s:
+        """Note that the next step's rows before this one are written; of several processes, see `StripNote.rows`."""
+        sync = time.monotonic() - self._synced_at >= self.checkpoint.save_every_s
+        if sync:
             self.rows.sync()
-            self._synced_at = time.monotonic()
-            self._note(sync=True, rows=rows, synced=rows)
-        else:
-            self._note(rows=rows)
+            self._synced_at, self._synced = time.monotonic(), rows
+        if self.processes is None:
+            self._note(sync=sync, rows=rows, synced=self._synced)
+            return
+        world, batch_size = self.processes.num_processes, self.state.batch_size
+        machine = machine_digest(_machine())
+        note = StripNote(self.state.step, world, batch_size, rows, self._synced, machine)
+        write_note(self.rows, self.processes.process_index, note)
 
     def step_finished(self, step: int, numbers: dict[str, Any]) -> None:
         """Note that so many steps are done; called by all processes, each with its strip written and turned."""
         self.rows.sync()
+        self._synced = 0
         fields, generation = sorted(self.rows.fields), self.rows.generation
         self._wait()  # until all have synced
         if self.main:

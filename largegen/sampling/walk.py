@@ -77,8 +77,8 @@ class CanvasWalk:
 
         Args:
             step: from 0.
-            done: rows that are written already, from the top.
-            on_rows: is told how many rows from the top are written, after each band.
+            done: rows before this one are written already, but for those that windows of others touch, too.
+            on_rows: is told the same after each band; with one process of all rows.
 
         Raises:
             LargegenError: where the denoiser gives NaN or infinite values, or another process has ended.
@@ -88,7 +88,8 @@ class CanvasWalk:
         correct = self._correct_at(step)
         band = height if correct and not is_by_rows(correct) else self.band
         alone, later = share.alone, share.later
-        known = int(np.flatnonzero([*later, True])[0])  # rows from here on may be written last, and are not reported
+        # Rows from here on may be written last: what one process reports is true for any number of them.
+        known = int(np.flatnonzero([*later, True])[0]) if self.strips.world == 1 else height
         whole = self.strips.world == 1 and done == 0 and band >= height
         if whole:  # one band, in which the ring is closed at once
             alone, later = np.ones(height, bool), np.zeros(height, bool)
@@ -125,10 +126,10 @@ class CanvasWalk:
 
     def _predicted(self, step: int, share: StepShare, done: int) -> Iterator[tuple[Place, Tensor]]:
         """Predict the windows of this process, in whole batches, but for those of which all rows are written."""
-        height = self.plan.window[0]
-        batches = [
-            batch for batch in share.batches if not done or any(top < 0 or top + height > done for top, _ in batch)
-        ]
+        left = share.later | (np.arange(self.plan.around[0]) >= done)  # rows that are not
+        tops = {top for batch in share.batches for top, _ in batch}
+        needed = {top for top in tops if left[np.arange(top, top + self.plan.window[0]) % len(left)].any()}
+        batches = [batch for batch in share.batches if any(top in needed for top, _ in batch)]
         cutter = _Cutter(self.plan.window[0], self.plan.around, self._source(share))
         window = self.plan.window[1]
         timestep = self.scheduler.scheduler.timesteps[step]

@@ -21,6 +21,8 @@ OPTIONS = {
     "background": {"windows": "shift", "name": "unipc", "shape": (3, 90, 40), "batch_size": 2, "skip": slice(30, 70)},
 }
 
+IN_A_STEP = {"shape": (3, 400, 28), "steps": 1, "batch_size": 3}  # 49 batches
+
 PROGRAM = """
 import sys
 from pathlib import Path
@@ -28,7 +30,7 @@ from pathlib import Path
 import torch
 from helpers.denoisers import run
 from helpers.forked import fork_group
-from sampling.test_canvas_processes import killed_and_resumed, sampled
+from sampling.test_canvas_processes import IN_A_STEP, in_small_bands, killed_and_resumed, killed_in_a_step, sampled
 
 one = sampled() | {"killed": run(name="unipc", batch_size=3)}
 for world in (2, 4):
@@ -40,6 +42,15 @@ for world in (2, 4):
 
     assert fork_group(world, work) == [0] * world
     assert torch.equal(run(name="unipc", batch_size=3, checkpoint=path), one["killed"])  # by one, what several began
+
+in_small_bands()
+whole = run(**IN_A_STEP)
+path = Path(sys.argv[1]) / "step"
+assert fork_group(2, lambda rank, state: killed_in_a_step(path, state, 20)) == [20, 20]
+assert max(fork_group(2, lambda rank, state: killed_in_a_step(path, state, 99, whole))) <= 10  # of 25
+path = Path(sys.argv[1]) / "by one"
+assert fork_group(1, lambda rank, state: killed_in_a_step(path, state, 40)) == [40]
+assert max(fork_group(2, lambda rank, state: killed_in_a_step(path, state, 99, whole))) <= 14
 """
 
 
@@ -72,6 +83,32 @@ def killed_and_resumed(path, state):
     found = run(lambda *given: calls.append(1) or mixing(*given), **options)
     assert len(calls) < 5 * 3
     return found
+
+
+def in_small_bands():
+    from largegen.sampling import memory_canvas, stored_canvas, walk
+
+    walk.BAND_VALUES = memory_canvas.BAND_VALUES = 5 * 3 * 28
+    stored_canvas.MAX_MEMORY_CANVAS_VALUES = 0
+
+
+def killed_in_a_step(path, state, moment, whole=None):
+    """How often the denoiser was called, which fails at a moment; and 100 for another image than `whole`."""
+    from helpers.denoisers import Killed, mixing
+
+    calls = []
+
+    def denoise(*given):
+        if len(calls) == moment:
+            raise Killed
+        calls.append(1)
+        return mixing(*given)
+
+    try:
+        found = run(denoise, **IN_A_STEP, processes=state, checkpoint=path, save_every_s=1e6)
+    except Killed:
+        return len(calls)
+    return len(calls) if torch.equal(found, whole) else 100
 
 
 def test_same_image_for_several_processes_also_when_killed(tmp_path):
