@@ -79,7 +79,7 @@ def test_a_device_without_float64_sees_none(monkeypatch):
     }
     meta = torch.device("meta")  # shapes only
     model = SimpleNamespace(device=meta, context=lambda found: found, null_context=lambda: None, **names)
-    condition_at = sample_latents(model, torch.randn(2, 3, 16), 128, 192, Sampling())
+    condition_at = sample_latents(model, torch.randn(2, 3, 16), 128, 192, Sampling(distilled=False))
     with NoDoubles():
         found = condition_at([(0, 0), (3, 5)])
     assert found.shape == (2, 16) and found.device == meta

@@ -104,9 +104,9 @@ def in_child(work):
 
 
 def memory_of(width):
-    # MB that are predicted and taken for a low, wide image, nearly all glass
-    wide = ImageArea(width, 128, 0, 0, 2, width // 64, full=True)
-    tissue = np.zeros((2, width // 64), bool)
+    # MB that are predicted and taken for a wide image, nearly all glass
+    wide = ImageArea(width, 768, 0, 0, 12, width // 64, full=True)
+    tissue = np.zeros((12, width // 64), bool)
     tissue[0, :2] = True
     sampling, out = resolve_defaults(Sampling(steps=1, batch_size=2), model), folder / f"{width}.tif"
     settings = flat_grid(model, *tissue.shape, tissue=tissue), wide, out, sampling
@@ -119,7 +119,7 @@ def memory_of(width):
     return predicted, in_child(taken)
 
 
-print("memory", *memory_of(4096), *memory_of(32768))
+print("memory", *memory_of(2048), *memory_of(24576))
 for name in ("three.png", "again.png", "twice.png"):  # libvips' threads do not survive a fork: all of these are over
     assert np.array_equal(pixels("one.png"), pixels(name)), name
 assert not list(folder.glob(".*"))

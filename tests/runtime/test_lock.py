@@ -259,7 +259,8 @@ print(taken)
 
 
 @pytest.mark.parametrize("error", WITHOUT_FLOCK)
-def test_on_a_file_system_without_locks_the_file_is_the_lock(tmp_path, no_flock, short_lease, error):
+def test_on_a_file_system_without_locks_the_file_is_the_lock(tmp_path, no_flock, monkeypatch, error):
+    monkeypatch.setattr(locks, "BEAT_S", 0.3)
     no_flock(error)
     with lock(tmp_path / "out"):
         assert owner(tmp_path / "out.lock")[0] == os.getpid()

@@ -10,9 +10,27 @@ from largegen.sampling.windows import (
     plan_windows,
     ring,
     shift_windows,
-    span,
+    stretches,
     without_background,
 )
+
+
+def span(place, size, around):
+    """Index a window on a ring: (rows, columns)."""
+    rows, columns = (
+        np.concatenate([np.arange(at, at + count) for _, at, count in stretches(*side)])
+        for side in zip(place, size, around, strict=True)
+    )
+    return rows[:, None], columns
+
+
+@pytest.mark.parametrize(("start", "length", "around"), [(0, 16, 16), (3, 16, 40), (-5, 16, 40), (30, 16, 40)])
+def test_a_side_of_a_window_goes_on_at_the_ring_s_other_end(start, length, around):
+    parts = list(stretches(start, length, around))
+    found = np.concatenate([np.arange(at, at + count) for _, at, count in parts])
+    assert (found == np.arange(start, start + length) % around).all()
+    assert [offset for offset, *_ in parts] == np.cumsum([0, *(count for *_, count in parts)])[:-1].tolist()
+    assert len(parts) == (1 if 0 <= start <= around - length else 2)
 
 
 def covered(places, height, width, window):
