@@ -54,7 +54,7 @@ def test_a_file_of_settings_may_begin_with_a_mark(toml):
         (b"steps = true", "steps: takes a value, not true"),
         (b"size = true", "size: takes a value, not true"),
         (b"overwrite = 1", "overwrite: takes true or false, not 1"),
-        (b"steps = 2.5", "steps: 2.5 is no whole number"),
+        (b"seed = 2.5", "seed: 2.5 is no whole number"),
         (b"steps = [1, 2]", "steps: takes one value, not a list"),
         (b"steps = 1979-05-27", "none of text, number"),
     ],
