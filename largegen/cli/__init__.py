@@ -17,7 +17,10 @@ from largegen.runtime.signals import EXIT_TERMINATED, heed_sigterm
 from largegen.runtime.threads import wait_asleep
 from largegen.version import __version__
 
-RESUMABLE = ("embed", "train", "train-vae", "train-encoder", "generate", "zoom")
+RESUMABLE = (
+    *("embed", "features", "generate", "zoom", "upscale", "edit", "grow", "augment"),
+    *("train", "train-vae", "train-encoder", "train-prior", "distill"),
+)
 RESUME_HINT = "the same command again resumes where it stopped (training: with --resume latest)"
 START_OVER_HINT = "nothing is kept, and the same command starts over"
 
