@@ -3,8 +3,9 @@
     python report.py run/organ/probed
 
 A file is named <share>-<seed>-<arm>.json. Each figure is the mean over the seeds and, in brackets, their lowest and
-highest; of an arm with variations also the mean difference to the real tiles alone, seed by seed, and its 95 % interval
-(Student's t). Where there is one seed only the interval is the probe's own, of a bootstrap over blocks of tiles.
+highest; where there is one seed only, the probe's own interval, of a bootstrap over blocks of tiles. The last column is
+the mean difference in accuracy, seed by seed, with its 95 % interval (Student's t): of an arm with variations to the
+real tiles alone, of other features to the encoder's.
 """
 
 import json
@@ -40,13 +41,13 @@ def read(folder: Path) -> dict[tuple[str, str, str, str], dict[int, dict[str, An
 
 def text(found) -> str:
     lines = [
-        "| real tiles | arm | features | classifier | accuracy | AUC | accuracy - real |",
+        "| real tiles | arm | features | classifier | accuracy | AUC | difference |",
         "|---|---|---|---|---|---|---|",
     ]
     for (share, arm, name, classifier), by_seed in sorted(found.items(), key=lambda item: (float(item[0][0]), item[0])):
         cells = [f"{100 * float(share):g} %", arm, name, classifier, *(spread(by_seed, f) for f in FIGURES)]
-        real = found.get((share, REAL, name, classifier), {})
-        cells.append(gain(by_seed, real) if arm != REAL else "")
+        plain = (share, REAL, "encoder", classifier)
+        cells.append("" if (arm, name) == plain[1:3] else gain(by_seed, found.get(plain, {})))
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -60,11 +61,11 @@ def spread(by_seed: dict[int, dict[str, Any]], figure: str) -> str:
     return f"{np.mean(values):.3f} ({low:.3f}-{high:.3f})"
 
 
-def gain(by_seed: dict[int, dict[str, Any]], real: dict[int, dict[str, Any]]) -> str:
-    if len(real) == 1:  # all tiles are one draw only
-        real = dict.fromkeys(by_seed, *real.values())
-    common = sorted(by_seed.keys() & real.keys())
-    differences = np.array([by_seed[n]["accuracy"]["value"] - real[n]["accuracy"]["value"] for n in common])
+def gain(by_seed: dict[int, dict[str, Any]], plain: dict[int, dict[str, Any]]) -> str:
+    if len(plain) == 1:  # all tiles are one draw only
+        plain = dict.fromkeys(by_seed, *plain.values())
+    common = sorted(by_seed.keys() & plain.keys())
+    differences = np.array([by_seed[n]["accuracy"]["value"] - plain[n]["accuracy"]["value"] for n in common])
     if len(differences) < 2:
         return f"{differences.mean():+.3f}" if len(differences) else ""
     half = t.ppf(0.975, len(differences) - 1) * differences.std(ddof=1) / np.sqrt(len(differences))
