@@ -1,17 +1,15 @@
 """The examples in Python that need no bundled model run with a tiny one; the others: models/test_starter.py."""
 
-import shutil
 import sys
 from importlib.util import module_from_spec, spec_from_file_location
 
 import numpy as np
 import pytest
 from helpers import ROOT
-from helpers.priors import save_grid, save_prior
+from helpers.priors import save_grid
 from helpers.slides import tissue_like
 from PIL import Image
 
-from largegen import load_model
 from largegen.embeddings.directions import Directions
 
 pytest.importorskip("sklearn", reason="largegen[probe] is not installed")
@@ -58,9 +56,6 @@ def test_a_part_is_moved_between_labelled_files(counterfactual, model, tmp_path)
     assert way.encoder_fingerprint == model.info.encoder_fingerprint
 
 
-def test_a_prior_imagines_grids_of_labels(example, model, tmp_path, monkeypatch):
-    shutil.copytree(model.directory, tmp_path / "model")
-    save_prior(tmp_path / "model" / "prior")
-    monkeypatch.setattr(example, "GRIDS", 1)
-    labelled, bags = example.imagine(load_model(tmp_path / "model", "cpu"), ["liver", "kidney"])
-    assert labelled.names == ("kidney", "liver") and labelled.labels.tolist() == [0, 1] and len(bags.bags) == 2
+def test_a_part_is_moved_towards_the_dark_tiles_of_the_image(counterfactual):
+    table = counterfactual("--towards", "dense")
+    assert float(table[4][1]) > float(table[3][1]) == float(table[2][1].split(" ")[0])

@@ -77,13 +77,6 @@ def test_generation_in_memory(tmp_path):
 
 
 @pytest.mark.slow
-def test_counterfactuals_of_labels_of_the_prior(tmp_path):
-    pytest.importorskip("sklearn", reason="largegen[probe] is not installed")
-    python(ROOT / "examples/counterfactual/counterfactual.py", "--steps", 2, "--amounts", 0, 1, "--out", tmp_path)
-    assert "| 1 | " in (tmp_path / "scores.md").read_text(encoding="utf-8")
-
-
-@pytest.mark.slow
 def test_the_workflow_runs_in_miniature(tmp_path):
     shutil.copytree(ROOT / "examples/workflow", tmp_path / "workflow")
     largegen = f"LARGEGEN={sys.executable} -m largegen"
