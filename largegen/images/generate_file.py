@@ -41,6 +41,7 @@ from largegen.sampling.walk import Background
 from largegen.slides.image_info import ImageInfo
 
 DISK_BYTES_PER_PX = 4  # of an image file at most: a pyramid of a third more than 3 bytes per pixel
+GLASS_BYTES_PER_PX = 0.1  # where all is of one colour
 
 
 def generate_file(
@@ -172,6 +173,8 @@ def estimate_generate(
     calls = count_calls(sampling, model.window, height, width, skip)
     windows = count_calls(replace(sampling, guidance=1.0), model.window, height, width, skip)
     decoded = count_decoded(sampling, model.window, height, width, skip)
+    glass = 0.0 if skip is None else float(skip.mean())
+    bytes_per_px = (1 - glass) * DISK_BYTES_PER_PX + glass * GLASS_BYTES_PER_PX
     seconds = calls * cost.call + windows * seconds_of_walk(model, sampling) + decoded * cost.decode
     return {
         **about(model, out),
@@ -183,7 +186,7 @@ def estimate_generate(
         "seconds": round(seconds + area.width * area.height * seconds_of_writing(out), 1),
         **canvas_cost(model, sampling, height, width),
         "sent_mb_per_step": sent_mb_per_step(model, sampling, height, width, skip),
-        "disk_mb": round(DISK_BYTES_PER_PX * area.width * area.height / 1e6, 1),
+        "disk_mb": round(bytes_per_px * area.width * area.height / 1e6, 1),
     }
 
 

@@ -97,7 +97,7 @@ def measured(folder: Path, model: Path, width: int, height: int, more: list[str]
         "of tissue": tissue,
         "denoiser calls": done["denoiser_calls"],
         "embedding, processor s": embedding.processor_seconds,
-        "embedding, peak MB": embedding.peak_mb,
+        "embedding, peak MB": embedding.peak_mb * 2**20 / 1e6,
         "processor s": took.processor_seconds,
         "sampling, s": done["sample_seconds"],
         "decoding and writing, s": done["decode_seconds"],
