@@ -160,7 +160,7 @@ class DistillationConfig:
     ] = "steps"
     few: Annotated[
         int, Setting("Steps that it samples in: with the target lcm, by default.", min=1, max=MAX_STUDENT_STEPS)
-    ] = 6
+    ] = 4
     guidance_min: Annotated[float, Setting("Smallest guidance scale that it knows.", min=0.0)] = 1.0
     guidance_max: Annotated[float, Setting("Largest guidance scale that it knows.", min=0.0)] = 4.0
     rank: Annotated[

@@ -10,8 +10,6 @@ from torch import Tensor
 from largegen.models.denoiser import TIMESTEPS, to_eps
 
 HUBER = 1e-3  # c of the pseudo-Huber loss sqrt(d^2 + c^2) - c
-WARP = 1.5
-LEAST_SIGNAL = 0.2  # errors of noisy ends are told relative to the part of clean latents in them, or to this
 
 Predict = Callable[[Tensor, Tensor], Tensor]  # (noisy latents (B, C, h, w), timesteps (B,)) -> a denoiser's output
 
@@ -19,11 +17,11 @@ Predict = Callable[[Tensor, Tensor], Tensor]  # (noisy latents (B, C, h, w), tim
 def few_ends(few: int, steps: int) -> tuple[int, ...]:
     """Cut a path of `steps` steps into `few` parts, shorter towards the clean end: there a step errs the most.
 
-    Their ends are even parts of the whole to the power of WARP.
+    They begin and end at the squares of even parts of the whole.
     """
     ends = [0]
     for number in range(1, few):
-        ends.append(max(ends[-1] + 1, round(steps * (number / few) ** WARP)))
+        ends.append(max(ends[-1] + 1, round(steps * (number / few) ** 2)))
     return tuple(ends)
 
 
@@ -61,7 +59,7 @@ class TeacherPath:
             before = self._before(start)
             closer = self.move(teacher(noisy, start), noisy, start, before)
             target = self.move(past(closer, before.clamp(min=0)), closer, before, end)
-        error = self.relative(self.move(student(noisy, start), noisy, start, end) - target, end)
+        error = self.move(student(noisy, start), noisy, start, end) - target
         return (error.square() + HUBER**2).sqrt() - HUBER
 
     def point(self, clean: Tensor, noise: Tensor, at: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -70,15 +68,6 @@ class TeacherPath:
         ends = torch.tensor(self.ends, device=at.device)
         start, end = map(self._timestep, (number, ends[torch.bucketize(number, ends) - 1]))
         return start, self.scheduler.add_noise(clean, noise, start), end
-
-    def relative(self, error: Tensor, end: Tensor) -> Tensor:
-        """Tell an error at ends (B,) relative to the clean latents in them: in much noise a small one is large."""
-        return error / self._kept(end, error).sqrt().clamp(min=LEAST_SIGNAL)
-
-    def _kept(self, timestep: Tensor, like: Tensor) -> Tensor:
-        """Return the cumulative alpha (B, 1, 1, 1) of timesteps; 1 for the clean end."""
-        kept = torch.cat([self.scheduler.alphas_cumprod, torch.ones(1)]).to(like)  # the last one for -1
-        return kept[timestep][:, None, None, None]
 
     def follow(self, teacher: Predict, noisy: Tensor, start: Tensor, end: Tensor) -> Tensor:
         """Take all the teacher's steps from timesteps to others (B,)."""
@@ -102,7 +91,8 @@ class TeacherPath:
 
     def move(self, output: Tensor, noisy: Tensor, start: Tensor, end: Tensor) -> Tensor:
         """Take a step of DDIM from timesteps to others (B,), or stay where they are the same."""
-        a, b = self._kept(start, noisy), self._kept(end, noisy)
+        kept = torch.cat([self.scheduler.alphas_cumprod, torch.ones(1)]).to(noisy)  # the last one for -1
+        a, b = (kept[timestep][:, None, None, None] for timestep in (start, end))
         eps = to_eps(output, noisy, start.clamp(min=0), self.scheduler)
         clean = (noisy - (1 - a).sqrt() * eps) / a.sqrt()
         moved = b.sqrt() * clean + (1 - b).sqrt() * eps

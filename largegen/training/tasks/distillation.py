@@ -156,7 +156,7 @@ class DistillationTask(Task):
         if self._ends is None:  # the teacher's stay the same
             self._ends = self.path.follow(teacher, noisy, start, end)
         arrived = self.path.move(student(noisy, start), noisy, start, end)
-        return {"validation_distance": self.path.relative(arrived - self._ends, end).square().mean().sqrt().item()}
+        return {"validation_distance": (arrived - self._ends).square().mean().sqrt().item()}
 
     def preview(self, path: Path) -> None:
         """Draw regions as the autoencoder gives them; the teacher's samples of them; and the student's."""

@@ -79,7 +79,7 @@ def test_minutes_end_a_run_that_can_go_on(distil, tmp_path):
     assert run(distil("--target", "steps", "--few", "3", "--minutes", "1e-6", "--out", out)) == 0
     assert len(losses(out)) == 1 and (out / "checkpoint-1").is_dir()
     model = load_model(out, "cpu", "fp32")
-    assert (model.student_info.scheduler, model.student_info.timesteps) == ("ddim", (999, 539, 199))
+    assert (model.student_info.scheduler, model.student_info.timesteps) == ("ddim", (999, 439, 119))
     for given, found in (
         ({}, ("ddim", 3, True)),
         ({"steps": 20}, ("ddim", 20, False)),
