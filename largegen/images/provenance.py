@@ -59,7 +59,8 @@ class Provenance:
         """Return how the canvas was sampled, defaults filled in."""
         known = {field.name for field in fields(Sampling)}
         values = {name: value for name, value in (self.sampling or {}).items() if name in known}
-        return Sampling(**values, seed=self.seed or 0)
+        values = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+        return Sampling(**{"distilled": False} | values, seed=self.seed or 0)  # earlier versions knew no students
 
     def record(self) -> dict[str, Any]:
         """Return the keys and JSON values that image files carry."""
@@ -117,7 +118,11 @@ def image_info(
         tile_px=model.tile_px,
         latent_px=model.factor,
         seed=sampling.seed,
-        sampling={name: value for name, value in asdict(sampling).items() if name != "seed"},
+        sampling={
+            name: list(value) if isinstance(value, tuple) else value
+            for name, value in asdict(sampling).items()
+            if name != "seed"
+        },
         precision=str(model.dtype).removeprefix("torch."),
         versions={"largegen": __version__, "torch": torch.__version__, "diffusers": diffusers.__version__},
         **more,

@@ -215,7 +215,7 @@ def test_settings_that_make_no_sense_are_refused(option):
 
 
 def test_the_walk_has_its_canvas_after_every_step():
-    plan = plan_canvas((3, 40, 28), Sampling(steps=4, windows="overlap", stride=8), 16)
+    plan = plan_canvas((3, 40, 28), Sampling(steps=4, windows="overlap", stride=8, distilled=False), 16)
 
     def walk(canvas, first):
         rows, strips = MemoryRows((0, 40)), Strips(plan, batch_size=8)

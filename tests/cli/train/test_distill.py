@@ -92,6 +92,7 @@ def test_minutes_end_a_run_that_can_go_on(distil, tmp_path):
 def test_generate_takes_the_student_by_itself(fast, embeddings, tmp_path, capsys):
     ref = next(embeddings.glob("*.h5"))
     command = ["generate", "--embeddings", str(ref), "--size", "128", "--model", str(fast), "--device", "cpu"]
+    shift = ["--windows", "shift"]
 
     def planned(*more):
         capsys.readouterr()
@@ -100,9 +101,9 @@ def test_generate_takes_the_student_by_itself(fast, embeddings, tmp_path, capsys
         settings = plan["settings"]
         return settings["scheduler"], settings["steps"], settings["distilled"], plan["denoiser_calls"]
 
-    windows = planned()[3]
-    assert planned() == ("lcm", 4, True, windows)
-    assert planned("--no-distilled", "--steps", "4") == ("ddim", 4, False, 2 * windows)
+    windows = planned(*shift)[3]
+    assert planned(*shift) == ("lcm", 4, True, windows) and planned()[:3] == ("lcm", 4, True)
+    assert planned("--no-distilled", "--steps", "4", *shift) == ("ddim", 4, False, 2 * windows)
     assert planned("--steps", "20")[:3] == ("ddim", 20, False)
     assert planned("--scheduler", "dpm++")[:3] == ("dpm++", 50, False)
     assert planned("--scheduler", "lcm", "--steps", "12")[:3] == ("lcm", 12, True)

@@ -119,10 +119,10 @@ def test_tiles_side_by_side():
 
 
 def test_overlapping_windows_begin_and_end_at_multiples_of_the_stride():
-    overlap = Sampling(windows="overlap", stride=2)
+    overlap = Sampling(steps=2, windows="overlap", stride=2)
     found = window_borders(128, 64, 32, 8, overlap)
     assert found == ((16, 32, 48), (16, 32, 48, 64, 80, 96, 112), 8)
-    assert window_borders(128, 64, 32, 8, Sampling(windows="overlap", stride=3)).cols == (
+    assert window_borders(128, 64, 32, 8, Sampling(steps=2, windows="overlap", stride=3)).cols == (
         24,
         32,
         48,
