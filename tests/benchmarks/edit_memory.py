@@ -24,7 +24,7 @@ def measured(folder: Path, model: Path, name: str, size: int, more: list[str]) -
     command = [sys.executable, "-m", "largegen", name, str(image), *what, "--model", str(model), "--device", "cpu"]
     command += ["--out", str(out), "--json", *more]
     predicted = json.loads(run_measured([*command, "--dry-run"])[0])
-    printed, wall, peak_mb = run_measured(command)
+    printed, wall, peak_mb, *_ = run_measured(command)
     done = json.loads(printed)
     for path in (image, out, folder / "out_made.geojson"):
         path.unlink()
