@@ -52,8 +52,8 @@ def main() -> None:
     ways = {f"{steps} steps": Sampling(steps=steps, distilled=False) for steps in args.steps}
     if model.student_info:
         ways["student"] = Sampling()
-        if args.overlap:
-            ways["student, overlap"] = Sampling(windows="overlap", stride=model.window * 3 // 4)
+        if args.shift:
+            ways["student, shift"] = Sampling(windows="shift")
     ways = {name: resolve_defaults(replace(way, guidance=args.guidance), model) for name, way in ways.items()}
     rows, features = [], {name: [] for name in ways}
     for path in test_images(args.data, args.kind):
