@@ -39,9 +39,7 @@ def main() -> None:
     parser.add_argument("--stride", type=int, default=64, help="px between the distance's crops")
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--steps", type=int, nargs="+", default=[50, 20, 12, 8], help="of the model itself")
-    parser.add_argument(
-        "--overlap", action="store_true", help="the student with windows that overlap by a quarter, too"
-    )
+    parser.add_argument("--shift", action="store_true", help="the student with shifted windows, too")
     parser.add_argument("--guidance", type=float, default=Sampling.guidance)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--out", type=Path, help="directory for the images")
