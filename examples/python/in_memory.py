@@ -20,7 +20,7 @@ def main() -> None:
     parser.add_argument("embeddings", type=Path, help="embedding file, made with the model's encoder")
     parser.add_argument("out", type=Path, help="directory of the images")
     parser.add_argument("--model", default="starter", help="bundled model's name or model directory")
-    parser.add_argument("--steps", type=int, default=50, help="of each image: fewer are quicker, and coarser")
+    parser.add_argument("--steps", type=int, default=0, help="of each image; 0: as the model suggests")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
 

@@ -91,7 +91,7 @@ def resolve_defaults(sampling: Sampling, model: Model, steps: int = STEPS) -> Sa
         InputError: for settings that the model cannot be sampled with.
     """
     sampling.check(model.window)
-    sampling = _with_windows(_with_steps(sampling, model, steps), model)
+    sampling = _with_steps(sampling, model, steps)
     make_scheduler(sampling.scheduler, model.scheduler, sampling.steps, sampling.timesteps)
     return replace(
         sampling,
@@ -117,15 +117,6 @@ def _with_steps(sampling: Sampling, model: Model, steps: int) -> Sampling:
         return replace(sampling, steps=len(tuned.timesteps), scheduler="ddim", distilled=False)
     scheduler = sampling.scheduler.replace("auto", "ddim")
     return replace(sampling, steps=sampling.steps or steps, scheduler=scheduler, distilled=False)
-
-
-def _with_windows(sampling: Sampling, model: Model) -> Sampling:
-    """Choose how windows lie: side by side, or so that the few steps of a student average enough of them."""
-    if sampling.windows != "auto":
-        return sampling
-    if sampling.distilled and sampling.steps <= MAX_STUDENT_STEPS:
-        return replace(sampling, windows="overlap", stride=max(1, model.window * 3 // 4))
-    return replace(sampling, windows="shift")
 
 
 def _fits(sampling: Sampling, student: StudentInfo) -> bool:

@@ -62,13 +62,9 @@ class Sampling:
     distilled: Annotated[
         bool, Setting("Take the model itself, not its distilled form of few steps with guidance in one call.")
     ] = True
-    windows: Annotated[
-        str,
-        Setting(
-            "overlap: every `stride`; shift: side by side, moved at random at every step; auto: shift, but overlap by a"
-            " quarter for the few steps of a distilled model."
-        ),
-    ] = "auto"
+    windows: Annotated[str, Setting("overlap: every `stride`; shift: side by side, moved at random at every step.")] = (
+        "shift"
+    )
     stride: Annotated[int, Setting("Latents between overlapping windows.", min=0, unset="half a window")] = 0
     timesteps: tuple[int, ...] = ()  # of the steps, the noisiest first; none: those that the scheduler lays
     guided: tuple[
@@ -102,7 +98,7 @@ class Sampling:
         """
         if self.scheduler not in ("auto", *SCHEDULERS, "lcm"):
             raise InputError(f"`scheduler` {self.scheduler}: use one of auto, {', '.join(SCHEDULERS)}, lcm")
-        if self.windows not in ("auto", *WINDOWS):
+        if self.windows not in WINDOWS:
             raise InputError(f"`windows` {self.windows}: use one of auto, {', '.join(WINDOWS)}")
         if not 0 <= self.steps <= MAX_STEPS:
             raise InputError(f"`steps` {self.steps}: must be between 1 and {MAX_STEPS}, or 0 for the default")

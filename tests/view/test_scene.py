@@ -161,7 +161,7 @@ def test_the_edited_part_is_outlined(slide_path, tmp_path):
     mask = np.zeros((30, 40), bool)
     mask[10:20, 10:30] = True
     mask[12:15, 12:15] = False
-    features = outlines(mask, 100, 200, "made by largegen")
+    features = outlines([mask.astype(np.uint8)], (30, 40), (100, 200), ("made by largegen",))
     made_path(made).write_text(json.dumps({"type": "FeatureCollection", "features": features}))
     data = open_scene(made).overlay("edited").data()
     (shape,) = data["shapes"]

@@ -30,7 +30,7 @@ def _one_thread():
 def folder(tmp_path_factory):
     """The starter's image, in pixels alone, and the place in the slide that it was made after."""
     folder = tmp_path_factory.mktemp("order")
-    options = ["--region", "0,0", "--size", SIZE, "--steps", 20, "--cache", folder, "--out", folder / "made.tif"]
+    options = ["--region", "0,0", "--size", SIZE, "--cache", folder, "--out", folder / "made.tif"]
     assert run(["generate", "-q", *map(str, ["--ref", EXAMPLE, "--device", "cpu", *options])]) == 0
     for name, path in (("made", folder / "made.tif"), ("real", EXAMPLE)):
         with open_slide(path) as slide:
