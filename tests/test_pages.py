@@ -68,7 +68,9 @@ def python_blocks():
 def test_python_imports_names_that_exist(block):
     for node in ast.walk(ast.parse(block)):
         if isinstance(node, ast.ImportFrom):
-            module = importlib.import_module(node.module)
+            name = node.module or ""
+            found = pytest.importorskip if name.split(".")[0] == "wsidata" else importlib.import_module  # of LazySlide
+            module = found(name)
             assert all(hasattr(module, alias.name) for alias in node.names)
 
 
