@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import rasterio
 import tifffile
+from helpers.forked import check_reads
 
 from largegen.errors import SlideError
 from largegen.slides.scene_reader import colour_bands
@@ -181,31 +182,8 @@ def test_a_damaged_scene_is_one_line_that_names_it(tmp_path, land, compress, cap
     assert capfd.readouterr() == ("", "")
 
 
-FORKED = """
-import multiprocessing, sys
-from concurrent.futures import ThreadPoolExecutor
-from largegen.slides.slide import open_slide
-
-slide = open_slide(sys.argv[1])
-places = [(x, y) for x in range(0, 500, 100) for y in range(0, 400, 50)]
-
-def total(place):
-    return int(slide.read(*place, 128, 128, 1.5).sum())
-
-expected = [total(place) for place in places]
-with ThreadPoolExecutor(4) as pool:
-    assert list(pool.map(total, places)) == expected
-queue = (context := multiprocessing.get_context("fork")).Queue()
-worker = context.Process(target=lambda: queue.put([total(place) for place in places]), daemon=True)
-worker.start()
-assert queue.get(timeout=60) == expected
-"""
-
-
 def test_threads_and_forked_workers_read_the_same_of_a_scene(scene_path):
-    """In a process that has run nothing else, whose threads a fork would lose."""
-    done = subprocess.run([sys.executable, "-c", FORKED, str(scene_path)], capture_output=True, text=True, timeout=90)
-    assert done.returncode == 0, done.stderr
+    check_reads(scene_path, (500, 400), (100, 50))
 
 
 def test_slides_do_without_rasterio(slide_path):

@@ -1,13 +1,12 @@
 """Files that libvips opens: what their headers say, and damage to them."""
 
-import multiprocessing
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 import tifffile
+from helpers.forked import check_reads
 from helpers.slides import save_slide, tissue_like
 
 from largegen.errors import SlideError
@@ -97,23 +96,7 @@ def test_a_damaged_tile_is_an_error_and_not_a_black_square(tmp_path):
 
 
 def test_threads_and_forked_workers_read_the_same(slide_path):
-    slide = open_slide(slide_path)
-    places = [(x, y) for x in range(0, 1200, 200) for y in range(0, 900, 150)]
-
-    def total(place):
-        return int(slide.read(*place, 128, 128, 1.5).sum())
-
-    expected = [total(place) for place in places]
-    with ThreadPoolExecutor(4) as pool:
-        assert list(pool.map(total, places)) == expected
-    context = multiprocessing.get_context("fork")
-    queue = context.Queue()
-    worker = context.Process(target=lambda: queue.put([total(place) for place in places]))
-    worker.start()
-    try:
-        assert queue.get(timeout=60) == expected
-    finally:
-        worker.join(10)
+    check_reads(slide_path, (1200, 900), (200, 150))
 
 
 def test_a_bigtiff_of_either_byte_order_is_read(tmp_path):
