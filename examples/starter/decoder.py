@@ -29,6 +29,8 @@ from largegen.models.local_autoencoder import LocalAutoencoder
 from largegen.models.model import LINEAR_DECODER, Model
 from largegen.models.perceptual import load_perceptual
 from largegen.models.storage import save_network
+from largegen.sampling.denoise import guided
+from largegen.sampling.schedulers import make_scheduler
 
 WINDOWS, BATCH = 1680, 8  # that are denoised
 LEVEL_ODDS = {"tissue": (0.6, 0.2, 0.1, 0.06, 0.04), "aerial": (0.6, 0.2, 0.12, 0.08)}
@@ -112,21 +114,16 @@ def denoised(
     model: Model, windows: Tensor, grids: Tensor, level: int, start: int, generator: torch.Generator
 ) -> Tensor:
     """Latents (fp16) of windows (B, 3, 256, 256), noised up to timestep `start` and denoised under their embeddings."""
-    device = model.device
-    context, null = model.context(grids, level), model.null_context()
-    context = torch.cat([context, null.expand_as(context)])
-    alphas = model.scheduler.alphas_cumprod.to(device)
-    latents = model.autoencoder.encode(to_float(windows.to(device)))
-    noise = torch.randn(latents.shape, generator=generator).to(device)
-    x = alphas[start].sqrt() * latents + (1 - alphas[start]).sqrt() * noise
+    denoise, context = guided(model.eps, model.null_context(), GUIDANCE), model.context(grids, level)
+    latents = model.autoencoder.encode(to_float(windows.to(model.device)))
+    noise = torch.randn(latents.shape, generator=generator).to(model.device)
+    x = model.scheduler.add_noise(latents, noise, torch.tensor([start]))
     steps = max(2, round(start * STEPS_PER_1000 / 1000))
-    times = [round(start * (1 - n / steps)) for n in range(steps)]
-    for time, following in zip(times, [*times[1:], None], strict=True):
-        under, without = model.eps(torch.cat([x, x]), torch.full((2 * len(x),), time), context).chunk(2)
-        noise, a = without + GUIDANCE * (under - without), alphas[time]
-        x = (x - (1 - a).sqrt() * noise) / a.sqrt()
-        if following is not None:
-            x = alphas[following].sqrt() * x + (1 - alphas[following]).sqrt() * noise
+    scheduler = make_scheduler(
+        "ddim", model.scheduler, steps, tuple(round(start * (1 - n / steps)) for n in range(steps))
+    )
+    for timestep in scheduler.timesteps:
+        x = scheduler.step(denoise(x, timestep, context), timestep, x).prev_sample
     return x.half().cpu()
 
 
