@@ -73,14 +73,8 @@ def command_line() -> str:
     return shlex.join(["largegen", *(job.arguments if job else sys.argv[1:])])
 
 
-OUTPUTS = (
-    "out",
-    "report",
-    "save_stats",
-    "save_directions",
-    "cache",
-    "export",
-)  # name what is written; other paths are inputs
+# These name what is written; other paths are inputs.
+OUTPUTS = ("out", "report", "save_stats", "save_directions", "cache", "export")
 INPUTS = ("source", "mask", "model", "vae", "init_from")  # texts that may be paths
 
 

@@ -30,7 +30,7 @@ def tune(
     --steps auto takes them there.
     """
     sampling.check()
-    from largegen.embeddings.cohort import check_together, find_embeddings
+    from largegen.embeddings.cohort import find_embeddings
     from largegen.embeddings.file import EmbeddingFile
     from largegen.models.model import load_model
     from largegen.runtime.distributed import require_single_process
@@ -42,7 +42,6 @@ def tune(
     network = load_model(model, device, precision)
     require_single_process(network.device)
     files = [EmbeddingFile(path) for path in find_embeddings(tuple(data), recursive=False)]
-    check_together(files)
     check_embeddings(network, files)
     contexts = some_contexts(network, (file.features() for file in files), samples, sampling.seed)
     found = search(network, contexts, sampling.guidance, sampling.seed, common.show_progress())

@@ -12,10 +12,10 @@ import numpy as np
 
 from largegen.conditioning.area import ImageArea
 from largegen.conditioning.reference import encoder_of
-from largegen.embeddings.grid import EmbeddingGrid, SourceInfo
+from largegen.embeddings.grid import SourceInfo
 from largegen.images.generate_file import DISK_BYTES_PER_PX, fingerprint_of, job_of
 from largegen.images.provenance import image_info
-from largegen.images.run import Writing, running
+from largegen.images.run import Writing, grid_to_come, running
 from largegen.images.write import write_image
 from largegen.models.encoder import load_encoder
 from largegen.models.model import Model
@@ -163,18 +163,7 @@ def _describe(
     """Say what the result says of itself, and fingerprint all that it depends on beside the settings."""
     original = part.original
     rows, cols = (-(-side // model.tile_px) for side in original.size)
-    grid = EmbeddingGrid(
-        features=np.zeros((rows, cols, 0), np.float32),  # not known yet
-        tissue=np.ones((rows, cols), bool),
-        background=np.zeros(model.info.embedding_dim, np.float32),
-        tile_px=model.tile_px,
-        overlap_px=0,
-        downsample=1.0,
-        origin_xy=part.origin_xy,
-        encoder=model.info.encoder,
-        licence=model.info.encoder_licence,
-        source=SourceInfo.of(slide),
-    )
+    grid = grid_to_come(model, rows, cols, SourceInfo.of(slide), part.origin_xy)
     area, made_px = ImageArea(*part.size, 0, 0, rows, cols, full=True), 0
 
     def contents() -> Iterator[bytes]:

@@ -6,7 +6,11 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+
+from largegen.embeddings.grid import EmbeddingGrid, SourceInfo
 from largegen.images.finished import lock_outputs
+from largegen.models.model import Model
 from largegen.runtime.outputs import check_writable
 from largegen.sampling.resume import Checkpoint, part_path
 from largegen.sampling.stored_canvas import rows_path
@@ -36,6 +40,24 @@ class Run:
         """Note the time since the stage before as `<name>_seconds`."""
         now = time.perf_counter()
         self.seconds[f"{name}_seconds"], self._since = round(now - self._since, 2), now
+
+
+def grid_to_come(
+    model: Model, rows: int, cols: int, source: SourceInfo, origin_xy: tuple[int, int], downsample: float = 1.0
+) -> EmbeddingGrid:
+    """Describe the grid under an image whose embeddings (rows, cols, 0) are not known yet; all is tissue."""
+    return EmbeddingGrid(
+        features=np.zeros((rows, cols, 0), np.float32),
+        tissue=np.ones((rows, cols), bool),
+        background=np.zeros(model.info.embedding_dim, np.float32),
+        tile_px=model.tile_px,
+        overlap_px=0,
+        downsample=downsample,
+        origin_xy=origin_xy,
+        encoder=model.info.encoder,
+        licence=model.info.encoder_licence,
+        source=source,
+    )
 
 
 @contextmanager

@@ -5,14 +5,11 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from largegen.conditioning.area import ImageArea
 from largegen.conditioning.low_image import LowImage
-from largegen.embeddings.grid import EmbeddingGrid
 from largegen.images.generate_file import DISK_BYTES_PER_PX, fingerprint_of, job_of
 from largegen.images.provenance import image_info
-from largegen.images.run import Writing, running
+from largegen.images.run import Writing, grid_to_come, running
 from largegen.images.write import write_image
 from largegen.models.model import Model
 from largegen.runtime.fingerprints import content_digest
@@ -87,18 +84,7 @@ def _describe(
 ) -> tuple[ImageInfo, str]:
     """Say what the result says of itself, and fingerprint all that it depends on beside the settings."""
     model, (height, width), (rows, cols) = work.model, work.size, work.tiles
-    grid = EmbeddingGrid(
-        features=np.zeros((rows, cols, 0), np.float32),  # not known yet
-        tissue=np.ones((rows, cols), bool),
-        background=np.zeros(model.info.embedding_dim, np.float32),
-        tile_px=model.tile_px,
-        overlap_px=0,
-        downsample=low.downsample / work.factor,
-        origin_xy=low.origin_xy,
-        encoder=model.info.encoder,
-        licence=model.info.encoder_licence,
-        source=low.source,
-    )
+    grid = grid_to_come(model, rows, cols, low.source, low.origin_xy, low.downsample / work.factor)
     area = ImageArea(width, height, 0, 0, rows, cols, full=False)
     pixels = (low.pixels[top : top + BAND_PX].tobytes() for top in range(0, len(low.pixels), BAND_PX))
     fingerprint = content_digest(chain([fingerprint_of(model, grid, area).encode()], pixels), ())

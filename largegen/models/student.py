@@ -59,7 +59,8 @@ class StudentInfo:
         if not path.exists():
             return None
         try:
-            values = {f.name: value for f in fields(cls) if (value := json.loads(path.read_bytes()).get(f.name))}
+            said = json.loads(path.read_bytes())
+            values = {f.name: value for f in fields(cls) if (value := said.get(f.name))}
             (low, high), lists = values["guidance"], ("trained_on", "timesteps")
             values |= {name: tuple(values.get(name, ())) for name in lists}
             info = cls(**values | {"guidance": (float(low), float(high))})
