@@ -44,6 +44,8 @@ class HasResolution(Protocol):
     """What is asked of an open slide, see slide.py."""
 
     kind: str
+    mpp: float | None
+    gsd_m: float | None
 
     def downsample_for(self, mag: float | None, mpp: float | None, gsd_m: float | None) -> float:
         """Find how many level-0 pixels make a pixel of a resolution."""
@@ -85,8 +87,12 @@ class Resolution(NamedTuple):
         return self.mpp if self.mpp is not None else mpp_of(self.mag) if self.mag is not None else None
 
     def magnification(self, slide: HasResolution) -> float | None:
-        """Return the magnification to work at, if it is one: DEFAULT_MAG for a slide where nothing is given."""
-        return DEFAULT_MAG if self == UNKNOWN and slide.kind != "scene" else self.mag
+        """Return the magnification to work at, if it is one: DEFAULT_MAG for a slide where nothing is given.
+
+        An image of which only metres per pixel are known counts as a scene.
+        """
+        in_metres = slide.kind == "scene" or (slide.mpp is None and slide.gsd_m is not None)
+        return DEFAULT_MAG if self == UNKNOWN and not in_metres else self.mag
 
     def downsample(self, slide: HasResolution) -> float:
         """Return the level-0 px per pixel to work at; a scene's own where nothing is given."""

@@ -42,3 +42,5 @@ def test_slides_are_worked_on_at_20x_and_scenes_as_they_are(make_slide, scene_pa
         assert (slide.scale, scene.scale) == (Scale("um", 0.25), Scale("m", 5.0))
     with open_slide(make_slide(300, 300, mpp=None, name="bare.svs")) as bare:
         assert bare.scale == PIXELS
+    with open_slide(make_slide(300, 300, mpp=None, name="bare.svs"), source_gsd=0.1) as photograph:
+        assert (Resolution().magnification(photograph), Resolution().downsample(photograph)) == (None, 1)
