@@ -6,7 +6,6 @@ import json
 import logging
 from collections.abc import Sequence
 from dataclasses import asdict, replace
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +14,12 @@ import numpy as np
 from largegen.augmenting import checks
 from largegen.augmenting.items import Item
 from largegen.augmenting.options import AugmentOptions
-from largegen.augmenting.originals import Originals, evenly, read_tiles
+from largegen.augmenting.originals import Originals, evenly
 from largegen.augmenting.plan import Variation, vary
 from largegen.augmenting.variations import STAIN_TILES, mixed, restained
 from largegen.conditioning.reference import file_reference
 from largegen.embeddings.embed import embed_slide
-from largegen.embeddings.file import EmbeddingFile, write_embeddings
+from largegen.embeddings.file import write_embeddings
 from largegen.embeddings.options import EmbedOptions
 from largegen.errors import InputError, LargegenError
 from largegen.images.generate_file import generate_file
@@ -80,8 +79,9 @@ class Augmenter:
         command: str = "",
     ) -> None:
         options.check()
-        if wrong := [item.label for item in items if Path(item.label).name != item.label]:
-            raise InputError(f"label {wrong[0]!r}: cannot be the name of a folder")
+        labels = sorted({item.label for item in items})
+        if wrong := [label for label in labels if label in (".", "..") or Path(label).name != label]:
+            raise InputError(f"{len(wrong)} labels cannot be names of folders, {wrong[0]!r} first")
         self.items, self.held_out, self.out, self.model = list(items), list(held_out), out, model
         self.options, self.sampling, self.command = options, sampling, command
         self.originals = Originals(
@@ -98,7 +98,7 @@ class Augmenter:
     def run(
         self, *, keep_going: bool = False, overwrite: bool = False, progress: bool = False
     ) -> tuple[list[Record], dict[str, Any]]:
-        """Make all variations that are not there, and `labels.csv`.
+        """Make all variations that are not there, and, where others are not still at work, `labels.csv`.
 
         Images go to `train/<label>/<name>-<n>.png`, of slides `.tif`, and their embeddings to
         `embeddings/<name>-<n>.h5`; the embeddings that they are made of to `embeddings/conditions/<name>-<n>.h5`, and
@@ -117,7 +117,11 @@ class Augmenter:
             InputError: Where no image is left to vary.
             Exception: Of a variation that failed, unless `keep_going`.
         """
-        held_out = self._readable(self.held_out) if self.options.compare else []
+        held_out: list[Item] = []
+        if self.options.compare:
+            held_out, lost = self._readable(self.held_out, keep_going=True)
+            if lost:
+                log.warning("%d images that are not in train are not compared with: %s", len(lost), lost[0])
         varied = self._without_shown(held_out, keep_going)
         variations = vary(varied, self.options, self.sampling.seed)
         by_output = {self._output(variation): variation for variation in variations}
@@ -133,36 +137,31 @@ class Augmenter:
         done = [(by_output[record.output], record.report) for record in records if record.state == "done"]
         rows = [report | {"file": self._output(v), "split": SPLIT} for v, report in done]
         found: dict[str, Any] = {}
-        if self.options.compare and rows and all(record.state in ("done", "failed") for record in records):
-            found = self._compare([v for v, _ in done], rows, varied, held_out)
-        self._write_labels(rows)
+        if all(record.state in ("done", "failed") for record in records):  # else whoever is still at work does it
+            if self.options.compare and rows:
+                made, images = [v for v, _ in done], not self.options.embeddings_only
+                found = checks.compare(self.originals, self.out, made, rows, varied, held_out, images)
+            self._write_labels(rows)
         return records, found
 
-    def _readable(self, items: Sequence[Item]) -> list[Item]:
-        """Embed images that are held out; leave out, and count, those that cannot be."""
+    def _readable(self, items: Sequence[Item], keep_going: bool) -> tuple[list[Item], list[str]]:
+        """Embed images: those that can be, and what was wrong with the others."""
         found, lost = [], []
         for item in items:
             try:
                 self.originals.file(item)
                 found.append(item)
             except LargegenError as error:
+                if not keep_going:
+                    raise
                 lost.append(str(error))
-        if lost:
-            log.warning("%d images that are not in train are not compared with: %s", len(lost), lost[0])
-        return found
+        return found, lost
 
     def _without_shown(self, held_out: Sequence[Item], keep_going: bool) -> list[Item]:
         """Leave out images that show what one that is held out shows."""
         if not held_out:
             return self.items
-        readable = []
-        for item in self.items:
-            try:
-                self.originals.file(item)
-                readable.append(item)
-            except LargegenError:
-                if not keep_going:
-                    raise  # else it fails again in its own job, which says so
+        readable, _ = self._readable(self.items, keep_going)  # the others fail again in their own jobs, which say so
         shown = checks.shown_twice(self.originals, readable, held_out)
         if shown:
             name = min(shown)
@@ -243,47 +242,6 @@ class Augmenter:
                 wait=True,
                 progress=False,
             )
-
-    def _compare(
-        self,
-        variations: Sequence[Variation],
-        rows: list[dict[str, Any]],
-        varied: Sequence[Item],
-        held_out: Sequence[Item],
-    ) -> dict[str, Any]:
-        """Add to each variation's row what it is near to and how unlike, and sum up, see `checks.summary`."""
-        device = self.model.device
-        files = [EmbeddingFile(self.out / EMBEDDINGS / f"{variation.name}.h5") for variation in variations]
-        sources = list({i.name: i for v in variations for i in (v.item, v.partner) if i is not None}.values())
-        for known, name, similarity in (
-            (sources, "nearest", "similarity"),
-            (held_out, "nearest_held_out", "held_out_similarity"),
-        ):
-            if known:
-                by_row = checks.nearest(files, [self.originals.file(item) for item in known], device)
-                for row, near in zip(rows, by_row, strict=True):
-                    row |= {name: known[near.known].name, similarity: near.similarity}
-        if self.options.embeddings_only or not checks.can_see():
-            return checks.summary(rows, [])
-        pairs = [(n, n + 1) for n in range(len(rows) - 1) if variations[n].item is variations[n + 1].item]
-        chosen = [pairs[n] for n in evenly(len(pairs), checks.PAIRS)]
-
-        def shown(n: int) -> np.ndarray:
-            tile: np.ndarray = read_tiles(self.out / rows[n]["file"], files[n], evenly(files[n].count, 1))[0]
-            return tile
-
-        by_class = sorted(varied, key=lambda item: item.label)
-        mates = [(a, b) for a, b in pairwise(by_class) if a.label == b.label]
-        few = [mates[n] for n in evenly(len(mates), checks.PAIRS)]
-        tiles = [(shown(a), shown(b)) for a, b in chosen] + [(self._middle(a), self._middle(b)) for a, b in few]
-        found = checks.unlikeness(tiles, device)
-        for (n, _), value in zip(chosen, found, strict=False):
-            rows[n]["st_lpips"] = value
-        return checks.summary(rows, found[len(chosen) :])
-
-    def _middle(self, item: Item) -> np.ndarray:
-        tile: np.ndarray = self.originals.tiles(item, evenly(self.originals.file(item).count, 1))[0]
-        return tile
 
     def _write_labels(self, rows: Sequence[dict[str, Any]]) -> None:
         text = io.StringIO()

@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
+from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from largegen.augmenting.items import Item
-from largegen.augmenting.originals import Originals, evenly
+from largegen.augmenting.originals import Originals, evenly, read_tiles
+from largegen.augmenting.plan import Variation
 from largegen.embeddings.file import EmbeddingFile
 from largegen.models.info import ModelInfo
 from largegen.models.perceptual import load_perceptual
@@ -97,6 +100,60 @@ def seen_in_training(info: ModelInfo, items: Sequence[Item]) -> list[str]:
     slides = {slide.name for slide in info.trained_on if slide.name}
     starts = tuple(slide + mark for slide in slides for mark in SEPARATORS)
     return [i.name for i in items if i.name in slides or i.patient in slides or i.name.startswith(starts)]
+
+
+def compare(
+    originals: Originals,
+    out: Path,
+    variations: Sequence[Variation],
+    rows: list[dict[str, Any]],
+    varied: Sequence[Item],
+    held_out: Sequence[Item],
+    images: bool,
+) -> dict[str, Any]:
+    """Add to each variation's row what it is near to and how unlike, and sum up, see `summary`.
+
+    Args:
+        originals: Embeds the images.
+        out: Directory of the variations' files.
+        variations: At least one.
+        rows: Of each what its line in the table says.
+        varied: The images that could be varied.
+        held_out: Those that never are.
+        images: Whether images were made, not embeddings alone.
+    """
+    device = originals.model.device
+    files = [EmbeddingFile(originals.folder / f"{variation.name}.h5") for variation in variations]
+    sources = list({i.name: i for v in variations for i in (v.item, v.partner) if i is not None}.values())
+    for known, name, similarity in (
+        (sources, "nearest", "similarity"),
+        (held_out, "nearest_held_out", "held_out_similarity"),
+    ):
+        if known:
+            by_row = nearest(files, [originals.file(item) for item in known], device)
+            for row, near in zip(rows, by_row, strict=True):
+                row |= {name: known[near.known].name, similarity: near.similarity}
+    if not (images and can_see()):
+        return summary(rows, [])
+    pairs = [(n, n + 1) for n in range(len(rows) - 1) if variations[n].item is variations[n + 1].item]
+    chosen = [pairs[n] for n in evenly(len(pairs), PAIRS)]
+
+    def shown(n: int) -> np.ndarray:
+        tile: np.ndarray = read_tiles(out / rows[n]["file"], files[n], evenly(files[n].count, 1))[0]
+        return tile
+
+    def middle(item: Item) -> np.ndarray:
+        tile: np.ndarray = originals.tiles(item, evenly(originals.file(item).count, 1))[0]
+        return tile
+
+    by_class = sorted(varied, key=lambda item: item.label)
+    mates = [(a, b) for a, b in pairwise(by_class) if a.label == b.label]
+    few = [mates[n] for n in evenly(len(mates), PAIRS)]
+    tiles = [(shown(a), shown(b)) for a, b in chosen] + [(middle(a), middle(b)) for a, b in few]
+    found = unlikeness(tiles, device)
+    for (n, _), value in zip(chosen, found, strict=False):
+        rows[n]["st_lpips"] = value
+    return summary(rows, found[len(chosen) :])
 
 
 def can_see() -> bool:

@@ -54,8 +54,7 @@ def _of_folders(folder: Path) -> list[Item]:
     classes = sorted(path for path in folder.iterdir() if path.is_dir() and path.name[0] != ".")
     if not classes:
         raise InputError(f"{folder}: no folders, one for each class; or give a CSV file")
-    loose = sorted(path.name for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
-    if loose:
+    if loose := sorted(path.name for path in folder.iterdir() if path.suffix.lower() in SUFFIXES):
         log.warning("%s: %d images lie in no class's folder, %s first: left out", folder, len(loose), loose[0])
     return [
         Item(slide_name(path), path, each.name, "")
@@ -83,6 +82,10 @@ def _of_table(table: Path) -> tuple[list[Item], list[Item]]:
             "%s: %d of %d files that are not in train are not there, %s first: variations are not compared with them",
             *(table, len(missing), len(others), missing[0]),
         )
+    known = {item.path for item in (*found, *held_out)}
+    beside = sorted(path for folder in {path.parent for path in known} for path in folder.iterdir())
+    if unnamed := [path for path in beside if path.suffix.lower() in SUFFIXES and path not in known]:
+        log.warning("%s: no line for %d images beside these, %s first: left out", table, len(unnamed), unnamed[0].name)
     return found, held_out
 
 

@@ -129,9 +129,7 @@ def run_jobs(
                 break
             time.sleep(POLL_S)
         left, patient = busy, True
-    records = [read_record(folder, job) for job in jobs]
-    write_summary(folder, records)
-    return records
+    return _write_summary(folder, jobs)
 
 
 def _check_outputs(folder: Path, jobs: Sequence[Job]) -> None:
@@ -217,16 +215,18 @@ def _do(
         write_json(path, asdict(replace(record, state="done", seconds=seconds, report=report)))
 
 
-def write_summary(folder: Path, records: Sequence[Record]) -> Path:
-    """Write a table of all jobs: output, state, seconds, worker, error, and their settings."""
+def _write_summary(folder: Path, jobs: Sequence[Job]) -> list[Record]:
+    """Write a table of all jobs, output, state, seconds, worker, error, and their settings; return what is known."""
     path = folder / SUMMARY
-    names = list(dict.fromkeys(name for record in records for name in record.settings))
+    names = list(dict.fromkeys(name for job in jobs for name in job.settings))
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
     table.writerow(["output", "state", "seconds", "worker", "error", *names])
-    for record in records:
-        about = [record.output, record.state, record.seconds or "", record.worker, record.error]
-        table.writerow([*about, *(record.settings.get(name, "") for name in names)])
-    with lock(path, wait=True), atomic(path) as temporary:
-        temporary.write_text(text.getvalue(), encoding="utf-8")
-    return path
+    with lock(path, wait=True):  # read under the lock: else an older state may be written last
+        records = [read_record(folder, job) for job in jobs]
+        for record in records:
+            about = [record.output, record.state, record.seconds or "", record.worker, record.error]
+            table.writerow([*about, *(record.settings.get(name, "") for name in names)])
+        with atomic(path) as temporary:
+            temporary.write_text(text.getvalue(), encoding="utf-8")
+    return records

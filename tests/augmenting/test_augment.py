@@ -85,6 +85,18 @@ def test_mixed_and_in_another_stain(capfd, folder, tmp_path):
     assert names_of(file) == {"i0-0.h5", "i0-0"}  # not those of the image, which other variations have, too
 
 
+def test_images_that_no_line_names_are_counted(capfd, folder, tmp_path):
+    table = tmp_path / "labels.csv"
+    table.write_text(
+        "file,label,split\n" + "\n".join(f"{folder}/i{n}.tif,fat,{split}" for n, split in ((0, "train"), (3, "test")))
+    )
+    words = ["augment", str(table), "--out", str(tmp_path / "out"), "--model", str(folder / "model"), "--device", "cpu"]
+    assert run([*words, "--per-image", "1", "--embeddings-only", "--stain-jitter", "0.1", "--no-compare"]) == 0
+    said = capfd.readouterr().err
+    assert f"{table}: no line for 2 images beside these, i1.tif first: left out" in said
+    assert "one class only, fat: a classifier needs two" in said
+
+
 def test_folders_of_classes(capfd, folder, tmp_path):
     for number, label in ((0, "fat"), (2, "gland")):
         (tmp_path / "classes" / label).mkdir(parents=True)
@@ -104,7 +116,8 @@ def test_folders_of_classes(capfd, folder, tmp_path):
         (lambda text: text.replace("train", "test"), [], "no line is in train"),
         (lambda text: text.replace("p3", "p0"), [], "1 patients are in train and in test, p0 first"),
         (lambda text: text.replace("i1.tif", "i0.tif"), [], "1 names occur more than once, i0 first"),
-        (lambda text: text.replace("gland", "a/b"), [], "label 'a/b': cannot be the name of a folder"),
+        (lambda text: text.replace("gland", "a/b"), [], "1 labels cannot be names of folders, 'a/b' first"),
+        (lambda text: text.replace("fat", "..").replace("gland", "a/b"), [], "2 labels cannot be names of folders"),
         (lambda text: text, ["--embeddings-only"], "--embeddings-only: without --mix or --stain-jitter"),
     ],
 )

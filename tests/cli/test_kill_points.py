@@ -57,6 +57,7 @@ def inputs(tmp_path_factory):
         for number in range(4):
             Image.fromarray(tissue_like(80, 80, seed + 10 * number)).save(folder / name / f"{number}.png")
     save(folder / "others.npy", random(2, 2, 16))
+    (folder / "labels.csv").write_text("file,label,split\nreal/0.png,a,train\nreal/1.png,b,train\nfake/0.png,a,test")
     (folder / "empty").mkdir()
     return folder
 
@@ -82,6 +83,8 @@ def commands(inputs, out):
         "imagine": ["imagine", "--prior", inputs / "prior", "--size", 128, "--steps", 2, "--out", out / "x.h5", *CPU],
         "zoom": ["zoom", *reference, "--model", inputs / "zoom", "--size", 128, "--out", out / "x.tif", "--levels"],
         "sample": ["sample", *reference[:-2], "--model", inputs / "model", "--count", 2, "--out", out / "x.jpg"],
+        "augment": ["augment", inputs / "labels.csv", "--out", out, "--model", inputs / "model", "--per-image", 1,
+                    "--source-mpp", 0.5, *MADE],
         "embed": ["embed", slide, "--out", out, "--encoder", encoder, "--tile-px", 64, *CPU, "--no-tissue-filter",
                   "--preview"],
         "import": ["import", inputs / "others.npy", "--out", out, "--encoder", "inhouse", "--embedding-dim", 16,
@@ -108,6 +111,7 @@ ALL = (
     "zoom",
     "sample",
     "imagine",
+    "augment",
     "embed",
     "import",
     "convert",

@@ -18,7 +18,7 @@ import largegen.cli
 CHANGING = {"os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.link", "os.symlink", "os.truncate"}
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 LINE = "line"  # in place of a command: training as all training commands do it, of a network of a few weights
-TIMED = ("tensorboard", ".html")  # parts of names of what holds the time of its making
+TIMED = ("tensorboard", ".html", ".jobs/", "summary.csv")  # parts of names of what holds the time of its making
 
 
 def snapshot(folder: Path) -> dict[str, bytes]:
