@@ -42,6 +42,8 @@ def probe(labelled: Labelled, sets: Sequence[Bags], options: ProbeOptions) -> It
         InputError: For a class that has too few patients.
     """
     options.check()
+    if options.unit == "slide":
+        from largegen.probing.attention import attention  # PyTorch takes longer to import than tiles to classify
     parts, classes = list(_parts(labelled, options)), len(labelled.names)
     for bags in sets:
         rows, owner = bags.means, np.arange(len(bags.bags))
@@ -59,7 +61,7 @@ def probe(labelled: Labelled, sets: Sequence[Bags], options: ProbeOptions) -> It
                 else:
                     seen, unseen = ([bags.bags[n] for n in part] for part in (train, test))
                     how = {"epochs": options.epochs, "seed": options.seed}
-                    predicted.append(classifiers.attention(seen, labelled.labels[train], unseen, classes, **how))
+                    predicted.append(attention(seen, labelled.labels[train], unseen, classes, **how))
                     tested.append(test)
             order = np.concatenate(tested)
             found = figures(np.concatenate(predicted), labels[order], patients[order], options.seed, resamples)
