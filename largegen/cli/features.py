@@ -68,6 +68,12 @@ def features(
 
     results = common.one_by_one(paths, one, keep_going, "slide")
     done = [result for result in results if "error" not in result]
+    if done:
+        common.log.info(
+            "block %s, timestep %d, %d draws of noise, %s condition; defaults are what told most in an ablation, see"
+            " docs/measurements.md",
+            *(options.block, options.timestep, options.noises, options.condition),
+        )
     lines = [file for result in done for file in result["files"]]
     common.report({"settings": asdict(options), "slides": results}, "\n".join(lines), json)
     return 0 if len(done) == len(results) else 3
