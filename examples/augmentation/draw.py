@@ -8,14 +8,14 @@ its buildings.
 
 Without shares writes regions/, the images of train and test, of each slide the middle of one of both. With them, when
 encoder/ holds their embedding files, writes draws/<share>-<seed>.csv, which `largegen probe` reads: all test tiles, and
-the share of the others, of each class alike, at least one. For shares below 1 also draws/<share>-<seed>/: the tiles of
-train as PNG files, and tiles.csv. The draws of a seed are nested.
+the share of the others, of each class alike, at least one. The draws of a seed are nested. For shares below 1 it also
+writes the drawn tiles as PNG files and, for `largegen augment`, tables of them: draws/<share>-<seed>-tiles.csv of each
+draw, and draws/<share>-tiles.csv of all that have the share.
 """
 
 import argparse
 import csv
 import re
-from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +29,7 @@ TILE_PX = 256
 BLOCK = 4  # tiles in a row or column that count as one patient: they are no independent witnesses
 BUILT = 0.4  # share of a tile that is roof, from which on it is built up: the median of the town
 COLUMNS = ("file", "row", "col", "label", "split", "patient")
+TILE_COLUMNS = ("file", "label", "split", "patient")
 Files = list[tuple[Path, str]]  # with their splits
 CELL_PX = 2816, 2176  # of the town's mosaic; a file's name says which
 
@@ -50,11 +51,17 @@ def main() -> None:
     tiles = organ(files, args.out) if args.task == "organ" else built(files, args.out)
     draws = args.out / "draws"
     draws.mkdir(exist_ok=True)
-    for seed, share in product(args.seeds, args.shares):
-        chosen = drawn(tiles, share, seed)
-        save(draws / f"{share:g}-{seed}.csv", chosen, COLUMNS)
+    for share in args.shares:
+        together = {}
+        for seed in args.seeds:
+            chosen = drawn(tiles, share, seed)
+            save(draws / f"{share:g}-{seed}.csv", chosen, COLUMNS)
+            if share < 1:
+                own = cut(draws, [tile for tile in chosen if tile["split"] != "test"], args.out / "regions")
+                save(draws / f"{share:g}-{seed}-tiles.csv", own, TILE_COLUMNS)
+                together |= {tile["file"]: tile for tile in own}
         if share < 1:
-            cut(draws / f"{share:g}-{seed}", [tile for tile in chosen if tile["split"] != "test"], args.out / "regions")
+            save(draws / f"{share:g}-tiles.csv", list(together.values()), TILE_COLUMNS)
 
 
 def regions(data: Path, task: str, most: int) -> Files:
@@ -124,19 +131,20 @@ def drawn(tiles: list[dict[str, str]], share: float, seed: int) -> list[dict[str
     return chosen
 
 
-def cut(folder: Path, tiles: list[dict[str, str]], images: Path) -> None:
-    """Write tiles as images, and their table."""
-    folder.mkdir(exist_ok=True)
+def cut(folder: Path, tiles: list[dict[str, str]], images: Path) -> list[dict[str, str]]:
+    """Write tiles as images below the folder, and return the lines of their table."""
+    (folder / "tiles").mkdir(exist_ok=True)
     rows = []
     for region in sorted({tile["file"] for tile in tiles}):
         picture = Image.open(images / f"{region}.png")
         for tile in tiles:
             if tile["file"] == region:
                 row, col = int(tile["row"]), int(tile["col"])
-                name, x, y = f"{region}_{row}_{col}.png", col * TILE_PX, row * TILE_PX
-                picture.crop((x, y, x + TILE_PX, y + TILE_PX)).save(folder / name, compress_level=1)
-                rows.append({"file": name, **{key: tile[key] for key in ("label", "split", "patient")}})
-    save(folder / "tiles.csv", rows, ("file", "label", "split", "patient"))
+                name, x, y = f"tiles/{region}_{row}_{col}.png", col * TILE_PX, row * TILE_PX
+                if not (folder / name).exists():  # else of another draw
+                    picture.crop((x, y, x + TILE_PX, y + TILE_PX)).save(folder / name, compress_level=1)
+                rows.append({"file": name, **{key: tile[key] for key in TILE_COLUMNS[1:]}})
+    return rows
 
 
 def save(path: Path, rows: list[dict[str, str]], columns: tuple[str, ...]) -> None:

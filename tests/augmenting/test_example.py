@@ -56,9 +56,11 @@ def test_draws_are_nested_and_test_tiles_are_the_same(scripts, tmp_path, monkeyp
     one, half, whole = (table(out / "draws" / f"{share}-0.csv") for share in ("0.01", "0.5", "1"))
     assert [len(rows) for rows in (one, half, whole)] == [8 + 2, 8 + 4, 8 + 8]  # 8 tiles of test
     assert all(row in half for row in one) and all(row in whole for row in half)
-    assert {row["split"] for row in table(out / "draws" / "0.5-1" / "tiles.csv")} == {"train"}
+    assert {row["split"] for row in table(out / "draws" / "0.5-1-tiles.csv")} == {"train"}
+    both, first, second = (table(out / "draws" / f"0.5{seed}-tiles.csv") for seed in ("", "-0", "-1"))
+    assert {row["file"] for row in both} == {row["file"] for row in [*first, *second]} and 4 < len(both) <= 8
     (row, *_) = (row for row in one if row["split"] == "train")
-    cut = np.asarray(Image.open(out / "draws" / "0.01-0" / f"{row['file']}_{row['row']}_{row['col']}.png"))
+    cut = np.asarray(Image.open(out / "draws" / "tiles" / f"{row['file']}_{row['row']}_{row['col']}.png"))
     y, x = int(row["row"]) * 256, int(row["col"]) * 256
     region = np.asarray(Image.open(out / "regions" / f"{row['file']}.png"))
     np.testing.assert_array_equal(cut, region[y : y + 256, x : x + 256])
@@ -79,6 +81,18 @@ def test_tiles_of_the_town_are_built_up_by_the_mask(scripts, tmp_path):
         **{("0", "1"): "open", ("0", "2"): "built"},
         **{("1", "1"): "open", ("1", "2"): "open"},
     }
+
+
+def test_of_variations_those_of_drawn_tiles_are_joined(scripts, tmp_path, monkeypatch, capsys):
+    (tmp_path / "real.csv").write_text("file,row,col,label,split,patient\nr,0,1,a,test,p\n")
+    (tmp_path / "made.csv").write_text(
+        "file,label,split,source,seed\ntrain/a/x-0.png,a,train,d/tiles/x.png,1\ntrain/b/y-0.png,b,train,d/tiles/y.png,2\n"
+    )
+    (tmp_path / "drawn.csv").write_text("file,label\ntiles/y.png,b\n")
+    names = ("real.csv", "made.csv", "drawn.csv")
+    monkeypatch.setattr(sys, "argv", ["join.py", *(str(tmp_path / name) for name in names)])
+    scripts("join").main()
+    assert capsys.readouterr().out.splitlines()[1:] == ["r,0,1,a,test,p", "train/b/y-0.png,,,b,train,"]
 
 
 def test_the_table_has_means_over_seeds_and_paired_differences(scripts, tmp_path):
