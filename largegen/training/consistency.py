@@ -10,6 +10,7 @@ from torch import Tensor
 from largegen.models.denoiser import TIMESTEPS, to_eps
 
 HUBER = 1e-3  # c of the pseudo-Huber loss sqrt(d^2 + c^2) - c
+COLOUR = 2.0  # weight of an error that is the same everywhere: in noisy latents it is too small to be learned
 
 Predict = Callable[[Tensor, Tensor], Tensor]  # (noisy latents (B, C, h, w), timesteps (B,)) -> a denoiser's output
 
@@ -44,7 +45,7 @@ class TeacherPath:
 
         From a point of the path the teacher takes a step, from which an average of the student's past weights goes on
         to the end; the student is to arrive there at once. The end is its own by definition, so that no c_skip is
-        needed.
+        needed. Errors are those that they make in the clean latents.
 
         Args:
             student: With gradients.
@@ -59,8 +60,8 @@ class TeacherPath:
             before = self._before(start)
             closer = self.move(teacher(noisy, start), noisy, start, before)
             target = self.move(past(closer, before.clamp(min=0)), closer, before, end)
-        error = self.move(student(noisy, start), noisy, start, end) - target
-        return (error.square() + HUBER**2).sqrt() - HUBER
+        error = (self.move(student(noisy, start), noisy, start, end) - target) / self._signal(end).sqrt()
+        return _huber(error) + COLOUR * _huber(error.mean((2, 3), keepdim=True))
 
     def point(self, clean: Tensor, noise: Tensor, at: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return timesteps (B,) of the path, the noisy latents there, and the timesteps where these parts of it end."""
@@ -89,14 +90,22 @@ class TeacherPath:
         """Return the timestep of a point; -1 for the clean end."""
         return number * TIMESTEPS // self.steps - 1
 
+    def _signal(self, timestep: Tensor) -> Tensor:
+        """Return the share (B, 1, 1, 1) of the clean latents in the variance at timesteps; 1 for -1, the clean end."""
+        kept = torch.cat([self.scheduler.alphas_cumprod, torch.ones(1)]).to(timestep.device)
+        return kept[timestep][:, None, None, None]
+
     def move(self, output: Tensor, noisy: Tensor, start: Tensor, end: Tensor) -> Tensor:
         """Take a step of DDIM from timesteps to others (B,), or stay where they are the same."""
-        kept = torch.cat([self.scheduler.alphas_cumprod, torch.ones(1)]).to(noisy)  # the last one for -1
-        a, b = (kept[timestep][:, None, None, None] for timestep in (start, end))
+        a, b = (self._signal(timestep).to(noisy) for timestep in (start, end))
         eps = to_eps(output, noisy, start.clamp(min=0), self.scheduler)
         clean = (noisy - (1 - a).sqrt() * eps) / a.sqrt()
         moved = b.sqrt() * clean + (1 - b).sqrt() * eps
         return torch.where((start == end)[:, None, None, None], noisy, moved)
+
+
+def _huber(error: Tensor) -> Tensor:
+    return (error.square() + HUBER**2).sqrt() - HUBER
 
 
 def guidance_loss(

@@ -123,3 +123,23 @@ def test_the_teachers_own_end_has_no_loss():
     losses = path.loss(to_the_end, to_the_end, teacher(scale), clean, noise, at)
     assert losses.max() < 1e-5
     assert path.loss(teacher(scale), teacher(scale), teacher(scale), clean, noise, at).mean() > 100 * losses.mean()
+
+
+def test_a_shift_of_colour_counts_more_and_errors_count_as_in_the_clean_latents():
+    path = TeacherPath(SCHEDULE, STEPS, (0, 5))
+    scale, clean, noise = torch.ones(8), torch.randn(8, 3, 2, 2), torch.randn(8, 3, 2, 2)
+    signs = torch.tensor([[1.0, -1.0], [-1.0, 1.0]])
+
+    def arriving(error):  # where the teacher's next step leads, but for an error of the clean latents
+        def eps(noisy, timestep):
+            a = column(SCHEDULE.alphas_cumprod[timestep])
+            return teacher(scale)(noisy, timestep) - (a / (1 - a)).sqrt() * error
+
+        return eps
+
+    def loss(error, at):
+        student = arriving(error)
+        return path.loss(student, teacher(scale), teacher(scale), clean, noise, torch.full((8,), at)).mean()
+
+    assert loss(torch.ones(2, 2), 150) > 2 * loss(signs, 150)
+    assert loss(torch.ones(2, 2), 950) > 0.5 * loss(torch.ones(2, 2), 150)  # in noisy latents the error is a seventh
