@@ -13,7 +13,7 @@ import os
 import socket
 import time
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -111,6 +111,9 @@ def run_jobs(
         busy = []
         for job in left:
             if _is_settled(folder, job, began, overwrite):
+                if lock_path(folder, job.output).exists():  # perhaps of a worker that was killed just then
+                    with suppress(LockedError), lock(_path(folder, job.output)):
+                        pass  # which clears up
                 continue
             if not patient and lock_path(folder, job.output).exists():
                 busy.append(job)

@@ -91,6 +91,15 @@ def test_the_claim_of_a_dead_worker_on_another_machine_is_taken_over_after_the_r
     assert done == ["b.txt", "c.txt", "a.txt"]
 
 
+def test_what_a_worker_left_that_was_killed_when_done_is_cleared_up(tmp_path):
+    done = []
+    run_jobs(tmp_path, JOBS, writer(tmp_path, done))
+    left = lock_path(tmp_path, "a.txt")
+    left.write_text("")
+    run_jobs(tmp_path, JOBS, writer(tmp_path, done))
+    assert len(done) == 3 and not left.exists()
+
+
 def test_outputs_stay_in_the_folder_and_apart(tmp_path):
     for jobs in ([Job("../a")], [Job("/a")], [Job("a"), Job("a")]):
         with pytest.raises(InputError):
