@@ -5,6 +5,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cache as cache_results
+from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -147,6 +148,11 @@ class SlideOnDemand:
     cache: Path | None = None  # directory of the embedded rectangles; None: the user's cache folder
     progress: bool = False  # show progress bars
 
+    @cached_property
+    def plan(self) -> tuple[TileGrid, np.ndarray]:
+        """The tile grid, and (rows, cols) bool: the tiles that hold tissue."""
+        return plan_tiles(self.slide, self.downsample, self.options)
+
     def tiles(self) -> TileGrid:
         """Lay the tile grid over the slide."""
         return tile_grid(self.slide, self.downsample, self.options.tile_px, origin_xy=self.options.grid_xy)
@@ -189,6 +195,7 @@ class SlideOnDemand:
                     downsample=self.downsample,
                     mag=self.mag,
                     region=place,
+                    plan=self.plan,
                     overwrite=overwrite,
                     wait=True,
                     progress=self.progress,
@@ -215,7 +222,7 @@ def slide_reference(model: Model, source: SlideOnDemand, encoder_weights: Path |
         source: The slide, and how it is embedded.
         encoder_weights: File of the encoder's weights, where no hub has them.
     """
-    tiles, tissue = plan_tiles(source.slide, source.downsample, source.options)
+    tiles, tissue = source.plan
     embed = source.embeddings(
         model, lambda: load_encoder(encoder_of(model), encoder_weights, model.device), check_embeddings
     )

@@ -80,7 +80,7 @@ def embed_slide(
         mag: The magnification that the user asked for, if any, to be recorded.
         region: Embed only this rectangle of the slide's tile grid, into
             `<out>/<slide.name>.<row>-<column>-<rows>x<columns>.<hash of the settings>.h5`: a cache without clashes.
-        plan: The tile grid and which of its tiles are embedded, where that is not what `plan_tiles` finds.
+        plan: The tile grid and which of its tiles are embedded, where that is not what `plan_tiles` finds, or known.
         overwrite: Replace a file made with other settings.
         wait: Wait, where another process writes the file.
         progress: Show a progress bar, where stderr is a terminal.

@@ -31,6 +31,7 @@ from largegen.sampling.cost import (
     sent_mb_per_step,
     trial,
 )
+from largegen.sampling.decode import BLOCK
 from largegen.sampling.decode_in_turn import Bands, bands_in_turn, pieces_of, serve_bands
 from largegen.sampling.generate import decode_bands, resolve_defaults, sample_latents
 from largegen.sampling.resume import Checkpoint
@@ -138,7 +139,8 @@ def _write(
 ) -> None:
     """Decode a canvas, by all processes, and write it, by the main one, at the same time."""
     world = processes.num_processes
-    pieces = pieces_of(canvas.shape[2], sampling.decode_stride, world)
+    strides = {"stride": sampling.decode_stride} if sampling.decode_stride else {"stride": BLOCK[0], "most": 1}
+    pieces = pieces_of(canvas.shape[2], world=world, **strides)
 
     def decode(piece: tuple[int, int] | None) -> Bands:
         return decode_bands(model, canvas, sampling, skip, colour, piece, progress and world == 1)

@@ -119,6 +119,11 @@ class Autoencoder:
         return change / change.mean()
 
     @property
+    def reach(self) -> int | None:
+        """How many latents away from a pixel's own those may lie that it depends on; None: as far as the image goes."""
+        return self.vae.reach if isinstance(self.vae, LocalAutoencoder) else None
+
+    @property
     def fingerprint(self) -> str:
         """Tells apart autoencoders that give different latents."""
         return network_digest(self.vae, (self._mean.tolist(), self._std.tolist()))

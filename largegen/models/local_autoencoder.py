@@ -64,6 +64,14 @@ class LocalAutoencoder(ModelMixin, ConfigMixin):
     def _factor(self) -> int:
         return self.config.patch_px * 2 ** (len(self.config.block_out_channels) - 1)
 
+    @property
+    def reach(self) -> int:
+        """How many latents away from a pixel's own those may lie at most that it depends on."""
+        reach = 2  # of the last two convolutions, in squares of `patch_px`; then in places of each resolution
+        for n, blocks in enumerate(self.config.decoder_blocks):
+            reach = (-(-reach // 2) if n else reach) + 2 * blocks + 1
+        return reach
+
     @torch.no_grad()
     def fit_linear(self, images: Tensor) -> None:
         """Set the linear maps to the best ones for images (N, 3, H, W) in [-1, 1], the corrections to zero."""

@@ -11,7 +11,8 @@ import numpy as np
 import torch
 
 from largegen.sampling.canvas import sample_canvas
-from largegen.sampling.generate import decode_bands, decoded_at_once, interpolated
+from largegen.sampling.decode import BLOCK, block_sizes
+from largegen.sampling.generate import decode_bands, decoded_at_once, interpolated, resolve_defaults
 from largegen.sampling.plan import plan_canvas
 from largegen.sampling.rows import file_bytes
 from largegen.sampling.schedulers import RowScheduler, make_scheduler
@@ -39,12 +40,14 @@ def trial(model: "Model", windows: int) -> Cost:
     channels, side, few = model.autoencoder.channels, model.window, decoded_at_once(model)
     latents = torch.zeros(windows, channels, side, side)
     contexts = model.null_context().expand(windows, -1, -1)
-    row = torch.zeros(1, channels, side, side * few)
+    decoding = replace(resolve_defaults(Sampling(guidance=1.0), model), decode_stride=0)
+    if model.autoencoder.reach is None:
+        decoding = replace(decoding, decode_stride=side, decode_margin=0)  # apart
+    decoded = torch.zeros(1, channels, *((side, side * few) if decoding.decode_stride else BLOCK))
     image = torch.zeros(few, 3, model.tile_px, model.tile_px)
-    apart = Sampling(decode_stride=side)
     return Cost(
         call=_seconds(lambda: model.eps(latents, 0, contexts).cpu()) / windows,
-        decode=_seconds(lambda: list(decode_bands(model, row, apart))) / few,
+        decode=_seconds(lambda: list(decode_bands(model, decoded, decoding))) * side**2 / decoded[0, 0].numel(),
         encode=_seconds(lambda: model.autoencoder.encode(image).cpu()) / few,
     )
 
@@ -87,7 +90,8 @@ def canvas_cost(model: "Model", sampling: Sampling, height: int, width: int) -> 
     values = channels * plan.around[0] * plan.around[1]
     band = min(values, BAND_VALUES + channels * model.window * plan.around[1])
     sampled = 4 * (COPIES_OF_A_BAND * band + (0 if needs_file(plan) else 2 * fields * values))
-    decoded = 4 * COPIES_OF_A_ROW * 3 * min(model.window, height) * width * model.factor**2
+    row = 4 * COPIES_OF_A_ROW * min(model.window, height) if sampling.decode_stride else 2 * min(BLOCK[0], height)
+    decoded = 3 * row * width * model.factor**2
     written = WRITER_BYTES + WRITER_BYTES_PER_COLUMN * width * model.factor
     if model.device.type == "cpu":
         later = max(sampled, decoded + written) + LATER_BYTES
@@ -167,6 +171,9 @@ def count_calls(sampling: Sampling, window: int, height: int, width: int, skip: 
 
 
 def count_decoded(sampling: Sampling, window: int, height: int, width: int, skip: np.ndarray | None = None) -> int:
-    """Count the windows that the decoder sees; parameters as for `count_calls`."""
+    """Count the windows that the decoder sees, or as many as make its blocks; parameters as for `count_calls`."""
+    if not sampling.decode_stride:
+        sizes = block_sizes(height, width, sampling.decode_margin, skip)
+        return -(-sum(rows * cols for rows, cols in sizes) // window**2)
     places = overlap_windows(height, width, window, sampling.decode_stride)
     return len(without_background(places, window, (height, width), skip))

@@ -1,4 +1,4 @@
-"""From a canvas of latents to pixels, in bands from top to bottom."""
+"""From a canvas of latents to pixels, in bands from top to bottom: in blended windows, or in exact blocks."""
 
 from collections.abc import Callable, Iterator
 
@@ -9,10 +9,11 @@ from tqdm import tqdm
 
 from largegen.models.pixels import to_uint8
 from largegen.sampling.rows import Latents, rows_of
-from largegen.sampling.windows import axis_starts
+from largegen.sampling.windows import Place, axis_starts
 
 PIECE_ROWS = 16  # px that sums become grey levels at once
 SIGMA = 0.8  # width of the blending weight, in half windows [L]
+BLOCK = 64, 128  # latents, rows and columns: larger ones need more memory, and smaller ones decode more twice
 
 
 @torch.no_grad()
@@ -86,13 +87,86 @@ def decode_canvas(
                 total = row_total[start * factor :][y : min(y + PIECE_ROWS, len(image)), None]
                 mean = part[:, y : y + len(total)] / total / col_total
                 image[y : y + len(total)] = to_uint8(mean).permute(1, 2, 0).numpy()  # (3, h, W) => (h, W, 3)
-            painted = skip[start:end].repeat(factor, 0).repeat(factor, 1)
-            np.copyto(image, np.array(skip_colour, np.uint8), where=painted[..., None])
+            _paint(image, skip[start:end], skip_colour)
             yield start * factor, image
         for y in range(0, band.shape[1], done):  # moved up in parts that do not overlap
             moved = band[:, y + done : y + 2 * done]
             band[:, y : y + moved.shape[1]] = moved
         band[:, max(0, band.shape[1] - done) :] = 0
+
+
+@torch.no_grad()
+def decode_blocks(
+    decode: Callable[[Tensor], Tensor],
+    latents: Latents,
+    *,
+    factor: int,
+    reach: int,
+    device: torch.device | str = "cpu",
+    skip: np.ndarray | None = None,
+    skip_colour: tuple[int, int, int] = (255, 255, 255),
+    between: tuple[int, int] | None = None,
+    progress: bool = False,
+) -> Iterator[tuple[int, np.ndarray]]:
+    """Decode a canvas by a decoder of limited reach: the pixels are those of the canvas decoded whole.
+
+    Each block of latents is decoded once, with what its pixels depend on around it.
+
+    Args:
+        decode: (1, C, h, w) latents on `device` -> (1, 3, h * factor, w * factor) in [-1, 1].
+        latents: (1, C, H, W) float32.
+        factor: px per latent.
+        reach: how many latents away from a pixel's own those may lie at most that it depends on.
+        device: of the decoder.
+        skip: as for `decode_canvas`; blocks of nothing else are not decoded.
+        skip_colour: of the background, RGB, 0 to 255.
+        between: the first row of latents that goes out, and that after the last one; None: all.
+        progress: show a progress bar.
+
+    Yields:
+        What `decode_canvas` does.
+    """
+    _, _, height, width = latents.shape
+    first, last = between or (0, height)
+    skip = np.zeros((height, width), bool) if skip is None else np.asarray(skip, bool)
+    tops = [top for top in range(0, height, BLOCK[0]) if top + BLOCK[0] > first and top < last]
+    for top in tqdm(tops, "decode", unit="row", disable=None if progress else True):
+        bottom = min(top + BLOCK[0], height)
+        above, below = max(0, top - reach), min(bottom + reach, height)
+        image = np.empty(((bottom - top) * factor, width * factor, 3), np.uint8)
+        lefts = [left for left in range(0, width, BLOCK[1]) if not skip[top:bottom, left : left + BLOCK[1]].all()]
+        strip = rows_of(latents, above, below) if lefts else torch.empty(0)
+        for left in lefts:
+            right = min(left + BLOCK[1], width)
+            before, after = max(0, left - reach), min(right + reach, width)
+            pixels = decode(strip[..., before:after].to(device))[0]  # (3, h, w)
+            pixels = pixels[:, (top - above) * factor :, (left - before) * factor :]
+            pixels = pixels[:, : len(image), : (right - left) * factor]
+            image[:, left * factor : right * factor] = to_uint8(pixels).permute(1, 2, 0).cpu().numpy()
+        _paint(image, skip[top:bottom], skip_colour)
+        start, end = max(top, first), min(bottom, last)
+        yield start * factor, image[(start - top) * factor : (end - top) * factor]
+
+
+def block_sizes(height: int, width: int, reach: int, skip: np.ndarray | None = None) -> list[Place]:
+    """List the sides, in latents, of what `decode_blocks` decodes; parameters as there."""
+    rows, cols = (
+        [(start, min(start + block, side) + reach, start - reach) for start in range(0, side, block)]
+        for side, block in zip((height, width), BLOCK, strict=True)
+    )
+    return [
+        (min(bottom, height) - max(above, 0), min(right, width) - max(before, 0))
+        for top, bottom, above in rows
+        for left, right, before in cols
+        if skip is None or not skip[top : top + BLOCK[0], left : left + BLOCK[1]].all()
+    ]
+
+
+def _paint(image: np.ndarray, skip: np.ndarray, colour: tuple[int, int, int]) -> None:
+    """Paint the background of an image (H, W, 3); skip: by latent, True there."""
+    factor = len(image) // len(skip)
+    painted = skip.repeat(factor, 0).repeat(factor, 1)
+    np.copyto(image, np.array(colour, np.uint8), where=painted[..., None])
 
 
 def _weight(start: int, window: int, size: int, margin: int, factor: int) -> Tensor:

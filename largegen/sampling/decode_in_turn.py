@@ -23,16 +23,17 @@ GO, STOP = 1, 0  # what the main process says to one that has a piece ready
 FAILED = -1  # what that one says in place of the piece's height
 
 
-def pieces_of(height: int, stride: int, world: int) -> list[tuple[int, int]]:
+def pieces_of(height: int, stride: int, world: int, most: int = PIECE_STRIDES) -> list[tuple[int, int]]:
     """Cut rows of latents into pieces of whole strides, at least one for each process where there are so many.
 
     Args:
         height: of the image, in latents.
         stride: between decoded windows, in latents.
         world: number of processes.
+        most: strides in a piece.
     """
     strides = -(-height // stride)
-    side = stride * min(PIECE_STRIDES, max(1, -(-strides // world)))
+    side = stride * min(most, max(1, -(-strides // world)))
     return [(top, min(top + side, height)) for top in range(0, height, side)]
 
 

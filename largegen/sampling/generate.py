@@ -15,7 +15,7 @@ from largegen.errors import InputError
 from largegen.models.model import Model
 from largegen.models.student import StudentInfo
 from largegen.sampling.canvas import sample_canvas
-from largegen.sampling.decode import decode_canvas
+from largegen.sampling.decode import decode_blocks, decode_canvas
 from largegen.sampling.denoise import ConditionAt, Denoise, TakesGuidance
 from largegen.sampling.noise import seed_from
 from largegen.sampling.rows import Latents, in_memory
@@ -92,12 +92,15 @@ def resolve_defaults(sampling: Sampling, model: Model, steps: int = STEPS) -> Sa
     """
     sampling.check(model.window)
     sampling = _with_steps(sampling, model, steps)
+    reach = model.autoencoder.reach
+    stride = sampling.decode_stride or (0 if reach is not None else max(1, model.window // 2))
+    margin = sampling.decode_margin if sampling.decode_stride else model.window // 8 if reach is None else reach
     make_scheduler(sampling.scheduler, model.scheduler, sampling.steps, sampling.timesteps)
     return replace(
         sampling,
         stride=sampling.stride or (max(1, model.window // 2) if sampling.windows == "overlap" else 0),
-        decode_stride=sampling.decode_stride or max(1, model.window // 2),
-        decode_margin=sampling.decode_margin if sampling.decode_stride else model.window // 8,
+        decode_stride=stride,
+        decode_margin=margin,
         batch_size=sampling.batch_size or auto_batch_size(model),
     )
 
@@ -208,19 +211,22 @@ def decode_bands(
     between: tuple[int, int] | None = None,
     progress: bool = False,
 ) -> Iterator[tuple[int, np.ndarray]]:
-    """Decode a canvas with a model's decoder and the sampling's settings: see `decode.decode_canvas`."""
-    bands: Iterator[tuple[int, np.ndarray]] = decode_canvas(
-        model.autoencoder.decode,
-        canvas,
-        factor=model.factor,
-        window=model.window,
-        stride=sampling.decode_stride,
-        margin=sampling.decode_margin,
-        batch_size=decoded_at_once(model),
-        device=model.device,
-        skip=skip,
-        skip_colour=colour,
-        between=between,
-        progress=progress,
-    )
+    """Decode a canvas with a model's decoder and the sampling's settings, as `resolve_defaults` gives them.
+
+    See `decode.decode_canvas`, and `decode.decode_blocks` for a decoder of limited reach.
+    """
+    options: dict[str, Any] = {
+        "factor": model.factor,
+        "device": model.device,
+        "skip": skip,
+        "skip_colour": colour,
+        "between": between,
+        "progress": progress,
+    }
+    bands: Iterator[tuple[int, np.ndarray]]
+    if sampling.decode_stride:
+        options |= {"window": model.window, "stride": sampling.decode_stride, "margin": sampling.decode_margin}
+        bands = decode_canvas(model.autoencoder.decode, canvas, batch_size=decoded_at_once(model), **options)
+    else:
+        bands = decode_blocks(model.autoencoder.decode, canvas, reach=sampling.decode_margin, **options)
     return bands

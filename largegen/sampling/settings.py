@@ -71,8 +71,10 @@ class Sampling:
         int, ...
     ] = ()  # of `timesteps`, the first that is guided, and the first after them that is not; none: all are
     rescale: float = 0.0  # see denoise.guided
-    decode_stride: int = 0  # latents between decoded windows; 0: half a window, with a margin of an eighth
-    decode_margin: int = 0  # latents at a decoded window's inner edges that do not count: the decoder saw padding there
+    # latents between decoded windows; 0: half a window, with a margin of an eighth; once resolved, 0 is whole blocks
+    decode_stride: int = 0
+    # latents at a decoded window's or block's inner edges that do not count: the decoder saw padding there
+    decode_margin: int = 0
     batch_size: Annotated[
         int, Setting("Windows through the network at once: auto (what suits the device) or a number.", auto=0)
     ] = 0
@@ -112,7 +114,8 @@ class Sampling:
             raise InputError(f"`batch_size` {self.batch_size}: must be 1 or more, or 0 for auto")
         if self.stride and self.windows != "overlap":
             raise InputError(f"`stride` {self.stride}: only with `windows` overlap")
-        if self.decode_margin < 0 or (window is not None and 2 * self.decode_margin > window - self.decode_stride):
+        overlap = window - self.decode_stride if window and self.decode_stride else None
+        if self.decode_margin < 0 or (overlap is not None and 2 * self.decode_margin > overlap):
             raise InputError(f"`decode_margin` {self.decode_margin}: at most half of what decoded windows overlap")
         for name, stride in (("stride", self.stride), ("decode_stride", self.decode_stride)):
             if stride < 0:

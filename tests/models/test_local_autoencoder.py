@@ -61,6 +61,19 @@ def test_a_far_pixel_changes_nothing(trained):
     assert not torch.equal(before[..., :16, :16], after[..., :16, :16])
 
 
+def test_a_latent_counts_as_far_as_the_reach_and_no_farther(trained):
+    latents = torch.randn(1, 6, 21, 21, generator=torch.Generator().manual_seed(3))
+    changed = latents.clone()
+    changed[..., 10, 10] += 5
+    with torch.inference_mode():
+        moved = (trained.decode(latents).sample != trained.decode(changed).sample).any(1)[0]
+    rows, cols = (moved.unflatten(0, (21, 8)).unflatten(2, (21, 8)).any(3).any(1)).nonzero().T
+    assert trained.reach == 6
+    for places in (rows, cols):
+        assert 4 <= 10 - places.min() <= 6
+        assert 4 <= places.max() - 10 <= 6
+
+
 def test_an_image_in_two_halves_is_the_image(trained):
     latents = torch.randn(1, 6, 40, 8, generator=torch.Generator().manual_seed(2))
     with torch.inference_mode():

@@ -74,8 +74,12 @@ def test_the_starter_zooms(tmp_path, capsys):
 
 def test_generation_in_memory(tmp_path):
     assert run(["embed", str(EXAMPLE), "--out", str(tmp_path)]) == 0
-    python(ROOT / "examples/python/in_memory.py", tmp_path / "reference.h5", tmp_path / "pictures")
-    assert len(list((tmp_path / "pictures").glob("*.png"))) == 5
+    program = ROOT / "examples/python/in_memory.py"
+    python(program, tmp_path / "reference.h5", tmp_path / "pictures", "--tiles", "1", "2")
+    names = ["image", "mirrored", "walk-0", "walk-1", "walk-2"]
+    images = [Image.open(tmp_path / f"pictures/{name}.png") for name in names]
+    assert {image.size for image in images} == {(512, 256)}
+    assert len({image.tobytes() for image in images}) == 5
 
 
 @pytest.mark.slow

@@ -70,14 +70,17 @@ def test_diffusers_converts_latent_diffusion(name, parameters):
 @pytest.mark.skipif(find_spec("transformers") is not None, reason="transformers is installed, and loads them all")
 def test_diffusers_does_without_what_is_not_used():
     program = (
-        "import sys, torch; from largegen.runtime.private_api import UNUSED, load_diffusers_sparingly; "
+        "import sys, torch; from largegen.runtime.private_api import NAMED, UNUSED, load_diffusers_sparingly; "
         "disable = torch.compiler.disable; load_diffusers_sparingly(); "
         "from largegen import load_model; load_model('tissue', 'cpu'); "
-        "print({*UNUSED} & {*sys.modules}, torch.compiler.disable is disable); import torch._dynamo, torchvision, scipy"
+        "print({*UNUSED, NAMED, 'sympy'} & {*sys.modules}, torch.compiler.disable is disable); import timm; "
+        "print('torch._dynamo' in sys.modules, sys.modules['torchvision.ops.roi_align'].is_compile_supported('cpu')); "
+        "from torch._dynamo.utils import is_compile_supported as own; import torchvision, scipy; "
+        "from torch.nn.attention.flex_attention import BlockMask; BlockMask.from_kv_blocks; print(own('cpu'))"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=300)
-    hint = f"diffusers needs what it was told is absent, or loads it all the same; {HERE}: load_diffusers_sparingly"
-    assert done.stdout == "set() True\n" and done.returncode == 0, f"{hint}\n{done.stdout}{done.stderr}"
+    hint = f"diffusers or timm needs what it was not given, or loads it all the same; {HERE}: load_diffusers_sparingly"
+    assert (done.stdout, done.returncode) == ("set() True\nFalse True\nTrue\n", 0), f"{hint}\n{done.stderr}"
 
 
 def test_typer_has_one_class_of_usage_errors():

@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 from largegen.models.pixels import to_uint8
-from largegen.sampling.decode import decode_canvas
+from largegen.sampling.decode import BLOCK, block_sizes, decode_blocks, decode_canvas
 
 FACTOR = 4
 
@@ -120,3 +121,54 @@ def test_a_margin_keeps_the_decoders_padding_out_of_the_image():
     inside = np.s_[FACTOR:-FACTOR, FACTOR:-FACTOR]
     apart = [np.abs(decoded(decode, latents, margin=m).astype(int) - whole)[inside].max() for m in (0, 1)]
     assert apart[0] > 10 and apart[1] <= 1
+
+
+REACH = 2
+
+
+def blurred(latents):
+    """A decoder that sees REACH latents around, and padding where there are none."""
+    kernel = torch.arange(1.0, 26.0).view(1, 1, 5, 5) / 325
+    return enlarge(F.conv2d(latents, kernel.expand(3, 1, 5, 5), padding=REACH, groups=3))
+
+
+def in_blocks(latents, decode=blurred, **options):
+    bands = list(decode_blocks(decode, latents, factor=FACTOR, reach=REACH, **options))
+    tops = np.cumsum([(options.get("between") or (0,))[0] * FACTOR, *(len(band) for _, band in bands)])
+    assert [y0 for y0, _ in bands] == tops[:-1].tolist()
+    return np.concatenate([band for _, band in bands])
+
+
+@pytest.mark.parametrize(("height", "width"), [(64, 128), (9, 5), (130, 260), (65, 129)])
+def test_blocks_are_the_canvas_decoded_whole(height, width):
+    latents, sides = canvas(height, width), []
+
+    def decode(block):
+        sides.append(tuple(block.shape[2:]))
+        return blurred(block)
+
+    assert np.array_equal(in_blocks(latents, decode), to_uint8(blurred(latents))[0].permute(1, 2, 0).numpy())
+    assert sides == block_sizes(height, width, REACH)
+
+
+def test_rows_in_blocks_are_those_of_the_whole():
+    latents = canvas(150, 20)
+    whole = in_blocks(latents)
+    for first, last in ((0, 150), (10, 70), (64, 128), (149, 150)):
+        assert np.array_equal(in_blocks(latents, between=(first, last)), whole[first * FACTOR : last * FACTOR])
+
+
+def test_blocks_of_background_are_painted_and_not_decoded():
+    latents, skip = canvas(100, 300), np.zeros((100, 300), bool)
+    skip[: BLOCK[0], 100:] = True
+    decoded_ones = []
+
+    def decode(block):
+        decoded_ones.append(block.shape)
+        return blurred(block)
+
+    image = in_blocks(latents, decode, skip=skip, skip_colour=(240, 230, 250))
+    painted = skip.repeat(FACTOR, 0).repeat(FACTOR, 1)
+    assert (image[painted] == (240, 230, 250)).all()
+    assert np.array_equal(image[~painted], in_blocks(latents)[~painted])
+    assert len(decoded_ones) == len(block_sizes(100, 300, REACH, skip)) == 4
