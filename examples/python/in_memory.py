@@ -12,6 +12,7 @@ from PIL import Image
 
 from largegen import generate, load_model, read_grid
 
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("embeddings", type=Path, help="embedding file, made with the model's encoder")

@@ -36,7 +36,7 @@ from largegen.runtime.files import atomic, write_json
 from largegen.runtime.fingerprints import content_digest
 from largegen.sampling.cost import count_calls, count_decoded
 from largegen.sampling.generate import resolve_defaults
-from largegen.sampling.settings import Sampling, Zooming
+from largegen.sampling.settings import ZOOM_STEPS, Sampling, Zooming
 from largegen.sampling.zoom.downsample import guide_psnr
 from largegen.sampling.zoom.guide import guide_image
 from largegen.sampling.zoom.zoom import zoom_latents
@@ -52,6 +52,11 @@ class Way:
     name: str
     model: Model
     sampling: Sampling
+
+    @property
+    def zooms(self) -> bool:
+        """Whether it is measured beside a guide, which holds the image together: in 20 steps or fewer."""
+        return self.sampling.steps <= ZOOM_STEPS
 
     @property
     def weights(self) -> str:
@@ -81,17 +86,19 @@ def main() -> None:
     ways = list(ways_of(models, args.steps, args.guidance))
     paths = [p for p in test_images(args.data, args.kind) if not args.only or p.name.startswith(tuple(args.only))]
     bench = Bench(args.keep, args.stride, models[0])
-    works = [(path, args.size, seed) for path in paths for seed in range(args.seeds)]
+    works = [(path, args.size, seed) for seed in range(args.seeds) for path in paths]
     todo = [(bench.image, way, *work) for work in works for way in ways]
-    todo += [(bench.zoom, way, path) for path in paths[: args.zoomed] for way in ways]
+    todo += [(bench.zoom, way, path) for path in paths[: args.zoomed] for way in ways if way.zooms]
     ends = time.monotonic() + 60 * args.minutes
-    for measured, *work in todo:
+    for number, (measured, *work) in enumerate(todo):
         if time.monotonic() > ends:
-            print("not all is measured: the same command goes on")
-            return
+            print(f"{number} of {len(todo)} are measured, not all: the same command goes on")
+            break
         measured(*work)
-    summary = [summarised(bench, way, ways[0], works, paths[: args.zoomed]) for way in ways]
-    print(f"\n{table(summary)}")
+    whole = [work for work in works if all((bench.folder / f"{name_of(way, *work)}.json").exists() for way in ways)]
+    summary = [summarised(bench, way, ways[0], whole, paths[: args.zoomed]) for way in ways if whole]
+    if summary:
+        print(f"\n{table(summary)}")
     if args.json:
         write_json(args.json, {"machine": machine(models[0].device), "summary": summary})
 
@@ -226,6 +233,7 @@ def summarised(bench: Bench, way: Way, first: Way, works: list[tuple], zoomed: l
     logs = np.log([row["distance"] / other["distance"] for row, other in zip(own, others, strict=True)])
     half = 1.96 * logs.std(ddof=1) / len(logs) ** 0.5 if len(logs) > 1 else np.nan
     found = {"way": way.name, "images": len(own)}
+    zooms = [kept for path in zoomed if (kept := bench.folder / f"{name_of(way, path, 'zoom', 0)}.json").exists()]
     call, decoded = (min(row[a] / row[b] for row in own) for a, b in (("sampling", "calls"), ("decoding", "decoded")))
     for size in SIZES:
         calls, windows = counts(way, size)
@@ -237,7 +245,7 @@ def summarised(bench: Bench, way: Way, first: Way, works: list[tuple], zoomed: l
         f"retrieved of {sum(row['tiles'] for row in own)}": sum(row["retrieved"] for row in own),
         "seam": float(np.mean([row["seam"] for row in own])),
         "grey levels off": float(np.mean([row["grey levels off"] for row in own])),
-        "zoom PSNR, dB": float(np.mean([bench.zoom(way, path)["psnr"] for path in zoomed])) if zoomed else None,
+        "zoom PSNR, dB": float(np.mean([json.loads(kept.read_text())["psnr"] for kept in zooms])) if zooms else None,
     }
 
 
