@@ -1,12 +1,11 @@
 """A model's distilled form, the student: changes of its denoiser's weights, and the guidance scale as an input."""
 
 import copy
-import json
 import shutil
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import torch
 from diffusers import DDPMScheduler, UNet2DConditionModel
@@ -17,7 +16,7 @@ from torch import Tensor, nn
 from largegen.errors import InputError, ModelError
 from largegen.models.denoiser import to_eps
 from largegen.models.storage import load_tensors, save_tensors
-from largegen.runtime.files import not_damaged, write_json
+from largegen.runtime.files import not_damaged, read_if_there, write_json
 from largegen.runtime.fingerprints import network_checksum
 
 FOLDER = "fast"  # of a student, in the directory of its teacher
@@ -55,19 +54,14 @@ class StudentInfo:
     @classmethod
     def load(cls, directory: Path) -> "StudentInfo | None":
         """Read that of a model directory's student; None where there is none. Raises ModelError for a damaged one."""
-        path = directory / FOLDER / ABOUT
-        if not path.exists():
-            return None
-        try:
-            said = json.loads(path.read_bytes())
-            values = {f.name: value for f in fields(cls) if (value := said.get(f.name))}
-            (low, high), lists = values["guidance"], ("trained_on", "timesteps")
-            values |= {name: tuple(values.get(name, ())) for name in lists}
-            info = cls(**values | {"guidance": (float(low), float(high))})
-        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-            not_damaged(error, path)
-            raise ModelError(f"{path}: damaged: {error}") from error
-        return info
+        return read_if_there(directory / FOLDER / ABOUT, cls._of)
+
+    @classmethod
+    def _of(cls, said: dict[str, Any]) -> "StudentInfo":
+        values = {f.name: value for f in fields(cls) if (value := said.get(f.name))}
+        (low, high), lists = values["guidance"], ("trained_on", "timesteps")
+        values |= {name: tuple(values.get(name, ())) for name in lists}
+        return cls(**values | {"guidance": (float(low), float(high))})
 
 
 class Changes(nn.Module):

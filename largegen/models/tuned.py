@@ -1,11 +1,10 @@
 """The steps that suit a model best, as `largegen tune` found them; a file of its directory."""
 
-import json
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Any
 
-from largegen.errors import ModelError
-from largegen.runtime.files import not_damaged, write_json
+from largegen.runtime.files import read_if_there, write_json
 
 FILE = "tuned.json"
 
@@ -24,17 +23,13 @@ class Tuned:
     @classmethod
     def load(cls, directory: Path) -> "Tuned | None":
         """Read that of a model directory; None where there is none. Raises ModelError for a damaged one."""
-        path = directory / FILE
-        if not path.exists():
-            return None
-        try:
-            found = json.loads(path.read_bytes())
-            values = {f.name: found[f.name] for f in fields(cls)}
-            first, last = values["guided"]
-            return cls(**values | {"timesteps": tuple(values["timesteps"]), "guided": (int(first), int(last))})
-        except (OSError, ValueError, TypeError, KeyError) as error:
-            not_damaged(error, path)
-            raise ModelError(f"{path}: damaged: {error!r}") from error
+        return read_if_there(directory / FILE, cls._of)
+
+    @classmethod
+    def _of(cls, found: dict[str, Any]) -> "Tuned":
+        first, last = found["guided"]
+        values = {f.name: found[f.name] for f in fields(cls)}
+        return cls(**values | {"timesteps": tuple(found["timesteps"]), "guided": (int(first), int(last))})
 
     def save(self, directory: Path) -> None:
         """Write it into a model directory."""

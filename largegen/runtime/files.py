@@ -7,9 +7,9 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from largegen.errors import InputError, LargegenError, ModelError, OutputError
 from largegen.runtime.outputs import refuse_input
@@ -200,6 +200,28 @@ def read_config(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ModelError(f"{path}: not a configuration")
     return content
+
+
+Said = TypeVar("Said")
+
+
+def read_if_there(path: Path, build: Callable[[dict[str, Any]], Said]) -> Said | None:
+    """Read what a JSON file says; None where there is no file.
+
+    Args:
+        path: Of the file.
+        build: Makes of its object what is returned.
+
+    Raises:
+        ModelError: Where it cannot be read, or `build` fails on it.
+    """
+    if not path.exists():
+        return None
+    said = read_config(path)
+    try:
+        return build(said)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ModelError(f"{path}: damaged: {error!r}") from error
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
