@@ -167,4 +167,5 @@ def _settings(plan: CanvasPlan, sampling: Sampling, window: int, scheduler: Sche
         *s.guided,
     ]
     how += [s.rescale] if s.rescale else []
+    how += ["distilled"] if s.distilled else []
     return json.dumps([plan.shape, plan.around, window, *how])
