@@ -32,13 +32,21 @@ class Variation:
 
 def vary(items: Sequence[Item], options: AugmentOptions, seed: int) -> list[Variation]:
     """Draw the variations of all images."""
-    found = []
+    classes: dict[str, list[Item]] = {}
+    places = []  # of the items in their classes
     for item in items:
-        mates = [other for other in items if other.label == item.label and other is not item] if options.mix else []
+        places.append(len(classes.setdefault(item.label, [])))
+        classes[item.label].append(item)
+    found = []
+    for item, place in zip(items, places, strict=True):
+        mates = classes[item.label]
         for number in range(options.per_image):
             rng = np.random.default_rng([seed, zlib.crc32(item.name.encode()), number])
             own, stain = (int(n) for n in rng.integers(2**63, size=2))
-            partner = mates[rng.integers(len(mates))] if mates else None
+            partner = None
+            if options.mix and len(mates) > 1:
+                drawn = int(rng.integers(len(mates) - 1))  # among the others
+                partner = mates[drawn + (drawn >= place)]
             found.append(Variation(item, number, own, partner, float(rng.uniform(0, options.mix)), stain))
     if options.mix and (alone := {v.item.label for v in found if v.partner is None}):
         log.warning("`mix`: %d classes have one image, %s first: not mixed", len(alone), min(alone))

@@ -117,7 +117,7 @@ def test_the_smoke_size_runs(tmp_path):
     save_data(tmp_path / "data", 1024)
     python = [f"LARGEGEN={sys.executable} -m largegen", f"PYTHON={sys.executable}"]
     done = subprocess.run(
-        ["make", "smoke", f"DATA={tmp_path / 'data'}", *python],
+        ["make", "-j2", "smoke", f"DATA={tmp_path / 'data'}", *python],
         cwd=tmp_path / "example",
         env=os.environ | {"PYTHONPATH": str(ROOT)},
         capture_output=True,
