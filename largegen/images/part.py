@@ -21,18 +21,11 @@ from largegen.models.encoder import load_encoder
 from largegen.models.model import Model
 from largegen.runtime.files import write_json
 from largegen.runtime.fingerprints import content_digest
+from largegen.sampling.blend import BLEND_ROWS, edited_bands, new_share
 from largegen.sampling.content import Content
 from largegen.sampling.cost import about, canvas_cost, count_calls, count_decoded, trial
-from largegen.sampling.edit import (
-    BLEND_ROWS,
-    MARGIN_PX,
-    edit_latents,
-    edited_bands,
-    last_steps,
-    new_share,
-    part_latents,
-    tile_embeddings,
-)
+from largegen.sampling.edit import tile_embeddings
+from largegen.sampling.edit_latents import MARGIN_PX, edit_latents, last_steps, part_latents
 from largegen.sampling.original import Original
 from largegen.sampling.settings import Sampling
 from largegen.sampling.zoom.consistency import Likeness

@@ -18,7 +18,7 @@ from largegen.sampling.original import BAND_PX
 from largegen.sampling.settings import Inversion, Sampling, Zooming
 from largegen.sampling.zoom.consistency import Likeness
 from largegen.sampling.zoom.enlargement import Enlargement, encoder_for, find_embeddings, first_embeddings
-from largegen.sampling.zoom.upscale import count_upscaling, upscale_latents, upscaled_bands
+from largegen.sampling.zoom.upscale import count_upscaling, upscale_latents, upscaled_bands, walks_in_bands
 from largegen.sampling.zoom.zoom import resolve_zoom
 from largegen.slides.image_info import ImageInfo
 from largegen.version import __version__
@@ -128,6 +128,8 @@ def estimate_upscale(
         **counted,
         "decodes": decoded,
         "seconds": round(seconds, 1),
-        **canvas_cost(model, zooming.canvas_sampling(sampling, model.window), height, width),
+        **canvas_cost(
+            model, zooming.canvas_sampling(sampling, model.window), height, width, not walks_in_bands(work, zooming)
+        ),
         "disk_mb": round(DISK_BYTES_PER_PX * work.size[0] * work.size[1] / 1e6, 1),
     }

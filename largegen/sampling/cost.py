@@ -70,7 +70,7 @@ WRITER_BYTES, WRITER_BYTES_PER_COLUMN = 20_000_000, 4400  # of libvips: rows of 
 LATER_BYTES = 130_000_000  # of code that is read after a `trial`, most of it as a process ends
 
 
-def canvas_cost(model: "Model", sampling: Sampling, height: int, width: int) -> dict[str, float]:
+def canvas_cost(model: "Model", sampling: Sampling, height: int, width: int, whole: bool = False) -> dict[str, float]:
     """Estimate what a canvas needs beside time, for a dry run's report.
 
     Args:
@@ -78,6 +78,7 @@ def canvas_cost(model: "Model", sampling: Sampling, height: int, width: int) -> 
         sampling: as `generate.resolve_defaults` gives it.
         height: of the image, in latents.
         width: of the image, in latents.
+        whole: whether all of it is held in memory, however large: a method that doesn't walk it in bands.
 
     Returns:
         `memory_mb`, of the GPU or else of the process, and `canvas_file_mb` on disk until the image is written.
@@ -88,7 +89,7 @@ def canvas_cost(model: "Model", sampling: Sampling, height: int, width: int) -> 
     fields = 1 + len(RowScheduler(scheduler).row_fields())
     shape = (channels, *plan.around)
     values = channels * plan.around[0] * plan.around[1]
-    band = min(values, BAND_VALUES + channels * model.window * plan.around[1])
+    band = values if whole else min(values, BAND_VALUES + channels * model.window * plan.around[1])
     sampled = 4 * (COPIES_OF_A_BAND * band + (0 if needs_file(plan) else 2 * fields * values))
     row = 4 * COPIES_OF_A_ROW * min(model.window, height) if sampling.decode_stride else 2 * min(BLOCK[0], height)
     decoded = 3 * row * width * model.factor**2

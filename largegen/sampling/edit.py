@@ -5,8 +5,7 @@ pixels, of which those outside the mask are replaced by the image's own, blended
 rows, so that the memory does not grow with the image.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,25 +16,16 @@ from largegen.conditioning.reference import encoder_of
 from largegen.errors import InputError
 from largegen.models.encoder import Encoder, load_encoder
 from largegen.models.model import Model
+from largegen.models.pixels import check_image
+from largegen.sampling.blend import edited_bands
 from largegen.sampling.content import Content, surroundings
-from largegen.sampling.encode import encode_image
-from largegen.sampling.generate import decode_bands, resolve_defaults, sample_latents
-from largegen.sampling.keep import Keep
-from largegen.sampling.noise import INITIAL, noise
+from largegen.sampling.edit_latents import MARGIN_PX, edit_latents, last_steps
+from largegen.sampling.generate import resolve_defaults
 from largegen.sampling.original import Original
-from largegen.sampling.resume import Checkpoint
-from largegen.sampling.rows import ComputedLatents, Latents, rows_of
-from largegen.sampling.schedulers import make_scheduler
 from largegen.sampling.settings import Sampling
-from largegen.sampling.walk import Background
-from largegen.sampling.windows import Place
-from largegen.sampling.zoom.consistency import Likeness
 
-MARGIN_PX = 32  # over which what is made is blended with what is there
-JOINING = 0.5  # of the steps, the last ones, in which what is within the margin joins what is new
 CONTEXT_TILES = 4  # on each side of a part that is made anew, whose embeddings tell what goes with it
 EMBED_BATCH = 8  # tiles at once
-BLEND_ROWS = 64  # px that are blended at once: distances take room
 
 
 def edit(
@@ -72,8 +62,7 @@ def edit(
         InputError: for an image, a mask or settings that cannot be.
     """
     image, mask = np.asarray(image), np.asarray(mask)
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-        raise InputError(f"`image` {image.dtype} of shape {image.shape}: must be uint8 (height, width, 3)")
+    check_image(image)
     if mask.dtype != bool or mask.shape != image.shape[:2] or not mask.any():
         raise InputError(
             f"`mask` {mask.dtype} of shape {mask.shape}: must be bool {image.shape[:2]}, and not all False"
@@ -100,11 +89,6 @@ def edit_sampling(sampling: Sampling, model: Model, strength: float) -> Sampling
     if last_steps(sampling, strength) < sampling.steps:
         sampling = replace(sampling, windows="overlap")
     return resolve_defaults(sampling, model)
-
-
-def last_steps(sampling: Sampling, strength: float) -> int:
-    """Count the steps that are taken."""
-    return max(1, round(strength * sampling.steps))
 
 
 def box_around(
@@ -157,147 +141,3 @@ def tile_embeddings(
             tiles = np.stack([band[:, col * side :][:, :side] for col in batch])
             found[row, torch.from_numpy(batch)] = torch.from_numpy(encoder.encode(tiles))
     return found
-
-
-@dataclass(frozen=True)
-class Edited:
-    """The latents of an image of which a part was made anew."""
-
-    latents: Latents  # (1, C, h, w), of the image extended to what the model can sample; far from the part they are 0
-    changed: np.ndarray  # (h, w) bool: of the part and the margin around it
-    shown: np.ndarray  # (h, w) bool, of these and a little more
-
-
-def edit_latents(
-    model: Model,
-    original: Original,
-    features: Tensor,
-    sampling: Sampling,
-    strength: float = 1.0,
-    margin: int = MARGIN_PX,
-    *,
-    origin: Place = (0, 0),
-    checkpoint: Checkpoint | None = None,
-    progress: bool = False,
-) -> Edited:
-    """Sample the latents of an image anew where a mask touches them.
-
-    Those of the margin stay as they are until the last steps, in which they join what is new.
-
-    Args:
-        model: whose denoiser samples.
-        original: the image and its mask.
-        features: (R, C, D), the embeddings of its tiles.
-        sampling: as `edit_sampling` gives it.
-        strength: part of the steps that are taken.
-        margin: px around the mask that `edited_bands` will blend.
-        origin: (row, column) of the image in the noise field, in latents.
-        checkpoint: see `canvas.sample_canvas`. The image's own latents, where they are many, go to a file beside it.
-        progress: show a progress bar.
-    """
-    f = model.factor
-    height, width = (max(model.tile_px, -(-side // f) * f) for side in original.size)
-    new, free = part_latents(original, model, margin)
-    shown = _around(free, model.window // 2)
-    wanted = _around(shown, model.window)  # all that windows see which are sampled or decoded
-    last = last_steps(sampling, strength)
-    if last == sampling.steps:
-        wanted &= ~new
-    known = encode_image(model, original, (height, width), wanted, checkpoint and checkpoint.part("known"))
-    changed, options = torch.from_numpy(free), {}
-    if last < sampling.steps:
-        scheduler = make_scheduler(sampling.scheduler, model.scheduler, sampling.steps, sampling.timesteps)
-        timestep, channels = scheduler.timesteps[-last, None], known.shape[1]
-
-        def noised(top: int, bottom: int) -> Tensor:
-            field = noise(sampling.seed, INITIAL, origin[0] + top, origin[1], bottom - top, new.shape[1], channels)
-            return scheduler.add_noise(rows_of(known, top, bottom), field, timestep)
-
-        options = {"latents": ComputedLatents((1, channels, *new.shape), noised), "last_steps": last}
-    sampled = sample_latents(
-        model,
-        features,
-        height,
-        width,
-        sampling,
-        correct=Keep(known, torch.from_numpy(~new), ~changed, round((1 - JOINING) * sampling.steps)),
-        background=Background(~free),  # windows of nothing that changes need no denoiser
-        origin=origin,
-        checkpoint=checkpoint,
-        progress=progress,
-        **options,
-    )
-
-    def joined(top: int, bottom: int) -> Tensor:
-        return torch.where(changed[top:bottom], rows_of(sampled, top, bottom), rows_of(known, top, bottom))
-
-    return Edited(ComputedLatents((1, known.shape[1], *new.shape), joined), free, shown)
-
-
-def part_latents(original: Original, model: Model, margin: int) -> tuple[np.ndarray, np.ndarray]:
-    """Find the latents that a mask touches, and those that its margin touches, too: (h, w) bool each.
-
-    h, w: of the image extended to what the model can sample.
-    """
-    f, touched = model.factor, original.touched(model.factor)
-    new = np.zeros([max(model.window, -(-side // f)) for side in original.size], bool)
-    new[: touched.shape[0], : touched.shape[1]] = touched
-    return new, _around(new, -(-margin // f))
-
-
-def _around(mask: np.ndarray, reach: int) -> np.ndarray:
-    """Take in what is up to `reach` rows and columns from a mask (h, w) bool."""
-    from scipy.ndimage import maximum_filter1d
-
-    grown = maximum_filter1d(mask.astype(np.uint8), 2 * reach + 1, 0, mode="constant")
-    found: np.ndarray = maximum_filter1d(grown, 2 * reach + 1, 1, mode="constant").astype(bool)
-    return found
-
-
-def edited_bands(
-    model: Model,
-    original: Original,
-    edited: Edited,
-    sampling: Sampling,
-    margin: int,
-    progress: bool = False,
-    likeness: Likeness | None = None,
-) -> Iterator[tuple[int, np.ndarray]]:
-    """Decode what is new, and put it into the image: all of it inside the mask, less and less over a margin around it.
-
-    Args:
-        model: whose autoencoder decodes.
-        original: the image and its mask.
-        edited: as `edit_latents` gives it, for this margin.
-        sampling: as `edit_sampling` gives it.
-        margin: px around the mask; farther out every pixel is the image's own.
-        progress: show a progress bar.
-        likeness: is told how far the autoencoder is from the image near the mask, outside its margin.
-
-    Yields:
-        (y0, (h, W, 3) uint8) of the image, from top to bottom without gaps.
-    """
-    f, (height, width) = model.factor, original.size
-    for first, band in decode_bands(model, edited.latents, sampling, ~edited.shown, progress=progress):
-        for y in range(first, min(first + len(band), height), BLEND_ROWS):
-            end = min(y + BLEND_ROWS, first + len(band), height)
-            old, new = original.pixels(y, end), band[y - first : end - first, :width]
-            share = new_share(original, y, end, margin)[..., None]
-            if likeness is not None:
-                seen = edited.shown[np.arange(y, end) // f].repeat(f, 1)[:, :width] & (share[..., 0] == 0)
-                likeness.add(torch.from_numpy((old.astype(np.float32) - new)[seen] / 127.5))
-            mixed = np.rint(share * new + (1 - share) * old).astype(np.uint8)
-            yield y, np.where(share > 0, mixed, old)
-
-
-def new_share(original: Original, top: int, bottom: int, margin: int) -> np.ndarray:
-    """Compute how much of each pixel of some rows is new, (n, W) float32: 1 in the mask, 0 beyond the margin."""
-    from scipy.ndimage import distance_transform_edt
-
-    first = max(0, top - margin)
-    around = original.mask(first, min(bottom + margin, original.size[0]))
-    if not around.any():
-        return np.zeros((bottom - top, original.size[1]), np.float32)
-    far = distance_transform_edt(~around)[top - first : bottom - first]  # 1 beside the mask
-    share: np.ndarray = np.clip(1 - far / (margin + 1), 0, 1).astype(np.float32)
-    return share

@@ -8,8 +8,11 @@ from largegen.conditioning.area import check_size
 from largegen.errors import InputError
 from largegen.models.encoder import Encoder
 from largegen.models.model import Model
+from largegen.models.pixels import check_image
+from largegen.sampling.blend import edited_bands
 from largegen.sampling.content import Content, surroundings
-from largegen.sampling.edit import MARGIN_PX, check_edit, edit_latents, edited_bands, tile_embeddings
+from largegen.sampling.edit import check_edit, tile_embeddings
+from largegen.sampling.edit_latents import MARGIN_PX, edit_latents
 from largegen.sampling.generate import resolve_defaults
 from largegen.sampling.original import Original
 from largegen.sampling.settings import Sampling
@@ -50,8 +53,7 @@ def grow(
         InputError: for an image, a size or settings that cannot be.
     """
     image = np.asarray(image)
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
-        raise InputError(f"`image` {image.dtype} of shape {image.shape}: must be uint8 (height, width, 3)")
+    check_image(image)
     sampling = resolve_defaults(Sampling(**settings), model)
     check_edit(1.0, margin)
     new_size = (size, size) if isinstance(size, int) else size

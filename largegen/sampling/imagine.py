@@ -251,7 +251,7 @@ def sample_cells(
 
     if known is None:
         return sample()[inside]
-    keep = Keep(*map(laid, known))
+    keep = Keep(laid(known[0]), laid(known[1]) * sampling.steps)
     canvas, last = sample() if guess is None else laid(guess), max(1, round(ROUND * sampling.steps))
     scheduler = make_scheduler(sampling.scheduler, SCHEDULE, sampling.steps)
     for number in range(ROUNDS):

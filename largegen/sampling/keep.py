@@ -14,18 +14,17 @@ class Keep:
     """Takes known latents for the predicted clean ones, where they are to stay: a sampler's `correct`.
 
     A scheduler's step then puts them back at the noise level of the next one, with the noise that they had, so that
-    windows see at every step what lies beside them; after the last step they are what they were.
+    windows see at every step what lies beside them; those that stay to the end are then what they were.
     """
 
     latents: Latents  # (1, C, H, W)
-    mask: Tensor  # (H, W) bool: True where they stay
-    late_mask: Tensor | None = None  # likewise, from `late` on: what stays no longer joins what is new
-    late: int = 0  # step, from 0
+    until: Tensor  # (H, W) int: the step, from 0, from which on each is sampled like the rest; at 0 it never stays
+    step: int = 0
     by_rows: ClassVar[bool] = True  # see CorrectRows
 
     def at(self, step: int) -> "Keep":
         """Return what keeps them at a step: see CorrectOfStep."""
-        return self if self.late_mask is None or step < self.late else Keep(self.latents, self.late_mask)
+        return Keep(self.latents, self.until, step)
 
     def __call__(self, clean: Tensor) -> Tensor:
         """Return predicted clean latents (1, C, H, W) with the known ones in their places."""
@@ -35,4 +34,4 @@ class Keep:
         """Do so for rows from `top` on, (1, C, n, W)."""
         bottom = top + clean.shape[-2]
         known = rows_of(self.latents, top, bottom).to(clean)
-        return torch.where(self.mask[top:bottom].to(clean.device), known, clean)
+        return torch.where((self.until[top:bottom] > self.step).to(clean.device), known, clean)

@@ -30,8 +30,8 @@ TILE_PX, DIM = 512, 16
 SIZES = [(20_000, 15_000), (40_000, 30_000)]  # px: 0.3 and 1.2 gigapixels
 
 
-def save_tiny_model(folder: Path) -> Path:
-    """A model directory with its encoder, of random weights."""
+def save_tiny_model(folder: Path, levels: int = 1) -> Path:
+    """A model directory with its encoder, of random weights; of several magnifications: with a Summarizer."""
     torch.manual_seed(0)
     encoder = folder / "encoder"
     encoder.mkdir(parents=True)
@@ -56,7 +56,8 @@ def save_tiny_model(folder: Path) -> Path:
         tile_px=TILE_PX,
         trained_on=slides,
     )
-    model = build_model(PRESETS["tiny"], "PatchConditioner", Autoencoder(vae), DIM, TILE_PX, info, 1)
+    conditioner = "Summarizer" if levels > 1 else "PatchConditioner"
+    model = build_model(PRESETS["tiny"], conditioner, Autoencoder(vae), DIM, TILE_PX, info, levels)
     model.save(folder / "model", encoder=encoder)
     return folder / "model"
 

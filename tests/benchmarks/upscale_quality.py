@@ -29,6 +29,7 @@ WAYS: dict[str, dict[str, Any]] = {
     "view, not inverted": {"invert_steps": 0},
     "from noise": {"start": "noise"},
     "published": {"start": "noise", "method": "published"},
+    "default": {"steps": 0},  # a distilled model's own steps, or 20
 }
 
 
@@ -103,7 +104,7 @@ def measure(model: Model, path: Path, args: argparse.Namespace) -> list[dict[str
         "Lanczos": lambda: enlarged(low, args.factor, Image.Resampling.LANCZOS),
     } | {
         name: lambda how=how: upscale(
-            model, low, args.factor, steps=args.steps, guidance=args.guidance, seed=args.seed, progress=True, **how
+            model, low, args.factor, **{"steps": args.steps, "guidance": args.guidance, "seed": args.seed} | how
         )
         for name, how in ways.items()
     }

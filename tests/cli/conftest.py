@@ -22,7 +22,7 @@ def in_bands():
         monkeypatch.setattr("largegen.sampling.memory_canvas.BAND_VALUES", 7 * 4 * 30)
         monkeypatch.setattr("largegen.sampling.original.BAND_PX", 24)
         monkeypatch.setattr("largegen.images.edit_file.BAND_PX", 24)
-        monkeypatch.setattr("largegen.sampling.edit.BLEND_ROWS", 10)
+        monkeypatch.setattr("largegen.sampling.blend.BLEND_ROWS", 10)
         monkeypatch.setattr("largegen.images.part.BLEND_ROWS", 10)
 
     return patch

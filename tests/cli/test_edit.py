@@ -12,7 +12,7 @@ from PIL import Image
 from largegen.cli import run
 from largegen.embeddings.file import EmbeddingFile
 from largegen.models.storage import save_network
-from largegen.sampling.edit import new_share
+from largegen.sampling.blend import new_share
 from largegen.sampling.original import Original
 from largegen.slides.image_info import read_provenance
 from largegen.slides.mask import open_mask

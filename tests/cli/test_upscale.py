@@ -13,7 +13,11 @@ from PIL import Image
 from largegen.cli import run
 from largegen.conditioning.low_image import read_low_image
 from largegen.images.upscale_file import upscale_file
+from largegen.sampling.cost import canvas_cost
 from largegen.sampling.settings import UPSCALING, Inversion, Sampling
+from largegen.sampling.zoom.enlargement import Enlargement
+from largegen.sampling.zoom.upscale import walks_in_bands
+from largegen.sampling.zoom.zoom import resolve_zoom
 from largegen.slides.image_info import read_provenance
 from largegen.slides.resolution import Resolution
 from largegen.slides.slide import open_slide
@@ -88,6 +92,30 @@ def test_a_dry_run_tells_the_work_and_does_none(upscale, patch, tmp_path, capsys
     report = json.loads(capsys.readouterr().out)
     assert report["inversion_steps"] == 2 * 1 and report["denoiser_calls"] > 0 and report["seconds"] > 0
     assert not (tmp_path / "a.tif").exists()
+
+
+def test_what_is_held_in_memory_as_a_whole_is_predicted_so(zoom_model):
+    image = np.zeros((64, 64, 3), np.uint8)
+    fast, published = (replace(UPSCALING, method=method) for method in ("fast", "published"))
+    assert walks_in_bands(Enlargement(zoom_model, image, 8), fast)
+    assert not walks_in_bands(Enlargement(zoom_model, image, 4), published)
+    sampling = resolve_zoom(Sampling(steps=1), fast, zoom_model)
+    bands, whole = (canvas_cost(zoom_model, sampling, 1024, 1024, whole)["memory_mb"] for whole in (False, True))
+    assert whole > bands + 100
+
+
+def test_many_images_by_one_command(zoom_model_path, patch, tmp_path, capfd):
+    Image.open(patch).transpose(Image.Transpose.ROTATE_180).save(patch.with_name("other.png"))
+    how = ["--model", zoom_model_path, "--out", tmp_path / "out", "--steps", 1, "--device", "cpu", "-q"]
+    quick = ["--start", "noise", "--invert-steps", 0]
+    assert run(["upscale", *map(str, [patch.parent, "--mag", 5, *how, *quick])]) == 0
+    assert {path.name for path in (tmp_path / "out").glob("*.tif")} == {"patch_upscaled.tif", "other_upscaled.tif"}
+    lines = ["image,factor,region,out", f'{patch},2,"0,0,20,30",a.png', f"{patch},4,,b.png"]
+    (tmp_path / "jobs.csv").write_text("\n".join(lines))
+    capfd.readouterr()
+    assert run(["upscale", *map(str, ["--jobs", tmp_path / "jobs.csv", *how, *quick, "--json"])]) == 0
+    first, second = json.loads(capfd.readouterr().out)["jobs"]
+    assert (first["output"], first["width"], second["output"], second["width"]) == ("a.png", 40, "b.png", 160)
 
 
 def test_killed_it_goes_on_to_the_same_image(upscale, patch, tmp_path, monkeypatch, capsys):

@@ -10,8 +10,10 @@ from helpers.slides import tissue_like
 
 import largegen
 from largegen.errors import InputError
+from largegen.sampling.blend import new_share
 from largegen.sampling.content import from_donor, imagined, moved, surroundings
-from largegen.sampling.edit import box_around, edit_latents, edit_sampling, new_share
+from largegen.sampling.edit import box_around, edit_sampling
+from largegen.sampling.edit_latents import edit_latents, stay_until
 from largegen.sampling.encode import encode_image
 from largegen.sampling.keep import Keep
 from largegen.sampling.original import Original
@@ -40,7 +42,7 @@ def test_kept_latents_end_as_they_are_and_the_rest_sees_them(name, windows):
     stays = torch.zeros(40, 28, dtype=torch.bool)
     stays[:, :12] = True
     free = run(name=name, windows=windows)
-    found = run(name=name, windows=windows, correct=Keep(known, stays))
+    found = run(name=name, windows=windows, correct=Keep(known, 99 * stays))
     torch.testing.assert_close(found[..., :12], known[..., :12], atol=2e-3, rtol=1e-3)
     assert not torch.allclose(found[..., 12:16], free[..., 12:16], atol=1e-2)
 
@@ -68,10 +70,17 @@ def test_latents_outside_the_mask_and_its_margin_are_untouched(model, image, mas
     assert torch.equal(found[..., old], known[..., old])
 
 
-def test_in_the_last_steps_the_margin_joins_what_is_new():
+def test_the_margin_joins_what_is_new_in_turn():
+    new = np.arange(12)[None] < 4
+    assert stay_until(new, 4, 6).tolist() == [[0, 0, 0, 0, 1, 2, 3, 4, 6, 6, 6, 6]]
+    assert stay_until(new, 1, 6).tolist() == [[0] * 4 + [1] + [6] * 7]
+    assert stay_until(new, 0, 6).tolist() == [[0] * 4 + [6] * 8]
+
+
+def test_what_stays_until_a_late_step_joins_what_is_new():
     known = torch.randn(1, 3, 40, 28, generator=torch.Generator().manual_seed(5))
     stays = torch.arange(28).expand(40, 28) < 12
-    hard, joined = (run(correct=Keep(known, stays, stays & (torch.arange(28) < 8), late)) for late in (99, 3))
+    hard, joined = (run(correct=Keep(known, stays * torch.where(torch.arange(28) < 8, 99, until))) for until in (99, 3))
     torch.testing.assert_close(hard[..., :12], known[..., :12], atol=2e-3, rtol=1e-3)
     torch.testing.assert_close(joined[..., :8], known[..., :8], atol=2e-3, rtol=1e-3)
     apart = (joined[..., 8:12] - known[..., 8:12]).abs().mean()

@@ -45,7 +45,7 @@ WAYS = {
     "corrected": {"windows": "shift", "correct": lambda clean: clean + clean.mean() / 10, "correct_steps": 2},
     "kept": {
         "windows": "shift",
-        "correct": Keep(torch.ones(1, 3, 88, 28), torch.arange(28) < torch.arange(88)[:, None]),
+        "correct": Keep(torch.ones(1, 3, 88, 28), 99 * (torch.arange(28) < torch.arange(88)[:, None])),
     },
     "guided": {"windows": "shift", "correct": guide(2), "correct_steps": 3},
     "guided from afar": {"windows": "shift", "correct": guide(16), "correct_steps": 3},

@@ -17,7 +17,7 @@ from largegen.conditioning.reference import encoder_of
 from largegen.errors import InputError
 from largegen.models.encoder import Encoder, load_encoder
 from largegen.models.model import Model
-from largegen.models.pixels import to_images, to_network
+from largegen.models.pixels import check_image, to_images, to_network
 from largegen.sampling.noise import INVERSION, noise
 from largegen.sampling.resume import Checkpoint, ProgressSaver
 from largegen.sampling.settings import Inversion, Sampling
@@ -48,10 +48,8 @@ class Enlargement:
             ModelError: for a model of one magnification.
         """
         image, factors = self.image, factors_of(self.model)
-        if isinstance(image, np.ndarray) and (image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3):
-            raise InputError(f"`image` {image.dtype} of shape {image.shape}: must be uint8 (height, width, 3)")
-        if 0 in image.shape:
-            raise InputError(f"`image` of shape {image.shape}: is empty")
+        if isinstance(image, np.ndarray):
+            check_image(image)
         if self.factor not in factors:
             known = ", ".join(map(str, factors))
             raise InputError(f"`factor` {self.factor}: model {self.model.info.name} enlarges by {known}")

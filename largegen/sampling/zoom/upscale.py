@@ -173,6 +173,11 @@ def _tiles_under(
     return remove_seams(model, features, canvas, sampling, zooming, of_seams, progress)
 
 
+def walks_in_bands(work: Enlargement, zooming: Zooming) -> bool:
+    """Tell whether latents are sampled in bands: not as published, nor where a pixel of the image spans several."""
+    return zooming.method == "fast" and work.factor <= work.model.factor
+
+
 def upscaled_bands(
     work: Enlargement, canvas: Latents, sampling: Sampling, progress: bool = False, likeness: Likeness | None = None
 ) -> Iterator[tuple[int, np.ndarray]]:
