@@ -13,12 +13,12 @@ from largegen.models.model import Model
 from largegen.models.pixels import to_network
 from largegen.runtime.files import atomic
 from largegen.sampling import stored_canvas
+from largegen.sampling.generate import decoded_at_once
 from largegen.sampling.original import Original
 from largegen.sampling.resume import Checkpoint
 from largegen.sampling.rows import VALUE_BYTES, ComputedLatents, Latents
 from largegen.sampling.windows import axis_starts
 
-ENCODE_BATCH = 8  # windows at once
 MARK_BYTES = 64  # at the start of a file, which tell what it was made for
 
 
@@ -64,8 +64,9 @@ def encode_bands(
         those = [left for left in lefts if needed[top : top + window, left : left + window].any()]
         rows = original.extended(top * f, (top + window) * f, width * f) if those else np.empty(0)
         y = inner if top else 0
-        for first in range(0, len(those), ENCODE_BATCH):
-            batch = those[first : first + ENCODE_BATCH]
+        at_once = decoded_at_once(model)
+        for first in range(0, len(those), at_once):
+            batch = those[first : first + at_once]
             parts = np.stack([rows[:, left * f : (left + window) * f] for left in batch])
             for left, part in zip(batch, model.autoencoder.encode(to_network(parts)).cpu(), strict=True):
                 x = inner if left else 0
