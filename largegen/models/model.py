@@ -65,12 +65,12 @@ class Model:
     @property
     def device(self) -> torch.device:
         """Where the networks are."""
-        return self.unet.device
+        return next(self.unet.parameters()).device  # diffusers' own property looks at all its modules, each time
 
     @property
     def dtype(self) -> torch.dtype:
         """What the denoiser and the autoencoder compute in."""
-        return self.unet.dtype
+        return next(self.unet.parameters()).dtype
 
     @property
     def factor(self) -> int:

@@ -178,10 +178,11 @@ class GuidedStudent:
     def __call__(self, latents: Tensor, timestep: Tensor, context: Tensor) -> Tensor:
         """Predict the noise of noisy latents: takes and returns what `Model.eps` does."""
         unet = self.student.unet
-        latents = latents.to(unet.device)
-        inputs = latents.to(unet.dtype, memory_format=torch.channels_last)
-        scale = self._embedding.to(unet.device, unet.dtype).expand(len(latents), -1)
-        output = unet(inputs, timestep, context.to(unet.device, unet.dtype), timestep_cond=scale).sample
+        weight = next(unet.parameters())
+        latents = latents.to(weight.device)
+        inputs = latents.to(weight.dtype, memory_format=torch.channels_last)
+        scale = self._embedding.to(weight).expand(len(latents), -1)
+        output = unet(inputs, timestep, context.to(weight), timestep_cond=scale).sample
         return to_eps(output, latents, timestep, self.student.scheduler)
 
 

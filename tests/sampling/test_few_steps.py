@@ -10,7 +10,7 @@ import torch
 from helpers.denoisers import ALPHA_BAR, NULL, TRAIN, mixing, no_contexts, pixels, run, unpixels
 
 from largegen.errors import InputError
-from largegen.sampling.canvas import sample_canvas
+from largegen.sampling.canvas import _settings, sample_canvas
 from largegen.sampling.denoise import guided
 from largegen.sampling.noise import noise
 from largegen.sampling.plan import plan_canvas
@@ -143,3 +143,9 @@ def test_overlapping_windows_of_students_rise_from_their_borders():
 def test_more_steps_than_the_path_has_are_refused():
     with pytest.raises(InputError, match="`steps` 51"):
         make_scheduler("lcm", TRAIN, 51)
+
+
+def test_a_canvas_that_the_teacher_began_is_not_the_students():
+    both = (Sampling(steps=3, scheduler="ddim", batch_size=1, distilled=distilled) for distilled in (True, False))
+    one, other = (_settings(plan_canvas((4, 8, 8), s, 8), s, 8, make_scheduler("ddim", TRAIN, 3), 0) for s in both)
+    assert one != other
