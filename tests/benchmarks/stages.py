@@ -39,7 +39,8 @@ def main(size: str = "1024", ref: str = "examples/reference.tif") -> None:
     with TemporaryDirectory() as folder, ExitStack() as stack:
         with stage("load the model"):
             model = load_model("starter", "cpu", "auto")
-        sampling = resolve_defaults(Sampling(), model)
+            sampling = resolve_defaults(Sampling(), model)
+            _ = sampling.distilled and model.student
         with stage("open, find tissue, embed"):
             source = ReferenceOptions(ref=Path(ref), cache=Path(folder)).open(stack, model)
             area = source.area(model, parse_size(size), None)
