@@ -88,7 +88,7 @@ def main() -> None:
     bench = Bench(args.keep, args.stride, models[0])
     works = [(path, args.size, seed) for seed in range(args.seeds) for path in paths]
     todo = [(bench.image, way, *work) for work in works for way in ways]
-    todo += [(bench.zoom, way, path) for path in paths[: args.zoomed] for way in ways if way.zooms]
+    todo += [(bench.zoom, way, path) for path in paths[: args.zoomed] for way in reversed(ways) if way.zooms]
     ends = time.monotonic() + 60 * args.minutes
     for number, (measured, *work) in enumerate(todo):
         if time.monotonic() > ends:
