@@ -92,7 +92,7 @@ def main() -> None:
     ends = time.monotonic() + 60 * args.minutes
     for number, (measured, *work) in enumerate(todo):
         if time.monotonic() > ends:
-            print(f"{number} of {len(todo)} are measured, not all: the same command goes on")
+            print(f"the time is up after {number} of {len(todo)}: the same command goes on")
             break
         measured(*work)
     whole = [work for work in works if all((bench.folder / f"{name_of(way, *work)}.json").exists() for way in ways)]
