@@ -86,7 +86,8 @@ def edit(
 
 def edit_sampling(sampling: Sampling, model: Model, strength: float) -> Sampling:
     """Return how a part is sampled, defaults filled in: where not all steps are taken, by overlapping windows."""
-    if last_steps(sampling, strength) < sampling.steps:
+    steps = resolve_defaults(sampling, model).steps
+    if last_steps(replace(sampling, steps=steps), strength) < steps:
         sampling = replace(sampling, windows="overlap")
     return resolve_defaults(sampling, model)
 

@@ -210,10 +210,10 @@ def sample_cells(
         seed: Of the noise.
         scale: Which of the prior's scales.
         progress: Show a progress bar.
-        known: A canvas (1, K + 1, rows, cols), and where it stays, (rows, cols) bool: the rest goes on with it. The
-            first steps of a sampler are blind to what is known, as it is drowned in noise; so the canvas is noised
-            again, and sampled from there, `ROUNDS` times.
-        guess: With `known`, a canvas to begin these rounds with; None: a sample.
+        known: A canvas (1, K + 1, rows, cols), and where it stays, (rows, cols) bool: the rest is sampled beside it.
+        guess: With `known`, a canvas that the rest begins with. The first steps of a sampler are blind to what is
+            known, as it is drowned in noise; so this is noised, and sampled from there, `ROUNDS` times, and the rest
+            goes on with what is known. None: the condition tells what it is, which these rounds would undo.
 
     Returns:
         (1, K + 1, rows, cols) float32 on the CPU.
@@ -249,10 +249,11 @@ def sample_cells(
         )
         return in_memory(latents)
 
-    if known is None:
+    if known is not None:
+        keep = Keep(laid(known[0]), laid(known[1]) * sampling.steps)
+    if guess is None:
         return sample()[inside]
-    keep = Keep(laid(known[0]), laid(known[1]) * sampling.steps)
-    canvas, last = sample() if guess is None else laid(guess), max(1, round(ROUND * sampling.steps))
+    canvas, last = laid(guess), max(1, round(ROUND * sampling.steps))
     scheduler = make_scheduler(sampling.scheduler, SCHEDULE, sampling.steps)
     for number in range(ROUNDS):
         again = noise(seed, GOING_ON - number, 0, 0, height, width, prior.channels)

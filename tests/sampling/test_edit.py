@@ -108,6 +108,12 @@ def test_less_strength_stays_nearer_to_what_is_there(model, image, mask):
     assert 0 < far[0] < far[1] < far[2]
 
 
+@pytest.mark.parametrize("steps", [0, 10])  # 0: the model's own number
+def test_where_not_all_steps_are_taken_windows_overlap(model, steps):
+    assert edit_sampling(Sampling(steps=steps), model, 0.7).windows == "overlap"
+    assert edit_sampling(Sampling(steps=steps), model, 1.0).windows == "shift"
+
+
 def test_the_share_of_the_new_is_the_same_in_bands(image, mask):
     original = Original.of_arrays(image, mask)
     bands = [new_share(original, top, bottom, 8) for top, bottom in original.bands(30)]
@@ -170,8 +176,8 @@ def test_a_prior_goes_on_with_what_is_around():
     assert not torch.allclose(imagined(prior, quick, 0)(other, touched)[:, 4:], found[:, 4:])
 
 
-def test_what_is_around_is_not_drowned_in_noise():
-    """The mean of what is known is where the rounds begin; under a label a sample is."""
+def test_what_is_around_is_not_drowned_in_noise_and_undoes_no_label(monkeypatch):
+    """Rounds begin with the mean of what is known; under a label there are none."""
     prior, features = random_prior(), torch.zeros(3, 10, WIDTH)
     features[..., 0] = 3
     touched = np.zeros((3, 10), bool)
@@ -184,6 +190,10 @@ def test_what_is_around_is_not_drowned_in_noise():
     assert all(torch.isfinite(one).all() for one in found.values())
     far = {label: (one - features[new]).square().mean().item() for label, one in found.items()}
     assert far[None] < far["liver"]
+    monkeypatch.setattr("largegen.sampling.imagine.ROUNDS", 1)
+    for label, one in found.items():
+        again = imagined(prior, Imagining(label=label, prior_steps=4), 0)(features, touched)[new]
+        assert torch.equal(again, one) == (label is not None)
 
 
 @pytest.mark.parametrize(
