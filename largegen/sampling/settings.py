@@ -51,7 +51,7 @@ class Sampling:
     # eps_null + guidance * (eps_cond - eps_null)
     guidance: Annotated[
         float, Setting("Guidance scale: 1 is none; higher values follow the reference more closely.", min=0.0)
-    ] = 1.5
+    ] = 2.0
     eta: Annotated[float, Setting("Noise added by DDIM, 0 to 1.")] = 0.0
     scheduler: Annotated[
         str,
