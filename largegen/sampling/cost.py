@@ -167,7 +167,7 @@ def count_calls(sampling: Sampling, window: int, height: int, width: int, skip: 
         skip: (height, width) bool, True for background.
     """
     s = sampling
-    plan, _ = plan_windows(s.windows, height, width, window, s.stride, s.seed, s.steps, skip, s.distilled)
+    plan, _ = plan_windows(s.windows, height, width, window, s.stride, s.seed, s.steps, skip)
     return sum(len(places) * s.calls(range(step, step + 1)) for step, places in enumerate(plan))
 
 

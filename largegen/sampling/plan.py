@@ -8,7 +8,7 @@ from torch import Tensor
 
 from largegen.sampling.noise import noise
 from largegen.sampling.settings import Sampling
-from largegen.sampling.windows import Place, StepWindows, plan_windows, shared_at_last
+from largegen.sampling.windows import Place, StepWindows, plan_windows
 
 
 @dataclass(frozen=True)
@@ -42,11 +42,11 @@ class CanvasPlan:
 
     def weight(self, step: int) -> Tensor:
         """Compute the weights (h, w), positive, of a window's latents in the mean over windows at one step."""
-        if self.blended and step < self.steps - 1:
-            return torch.ones(self.window)
+        if self.blended and step == self.steps - 1:
+            return _taper(self.window, self.around)
         if self.shared:
             return _ramp(self.window, self.around, self.shared)
-        return _taper(self.window, self.around) if self.blended else torch.ones(self.window)
+        return torch.ones(self.window)
 
 
 def plan_canvas(
@@ -70,10 +70,9 @@ def plan_canvas(
     """
     _, height, width = shape
     s = sampling
-    places, around = plan_windows(s.windows, height, width, window, s.stride, s.seed, s.steps, background, s.distilled)
+    places, around = plan_windows(s.windows, height, width, window, s.stride, s.seed, s.steps, background)
     size = min(window, height), min(window, width)
-    overlap = window - s.stride if s.windows == "overlap" else shared_at_last(window)
-    shared = overlap if s.distilled else 0  # few steps: few windows are averaged
+    shared = window - s.stride if s.distilled and s.windows == "overlap" else 0  # few steps: few windows are averaged
     return CanvasPlan(shape, around, size, places, s.windows == "shift", s.seed, origin, shared)
 
 

@@ -48,23 +48,18 @@ def shift_windows(height: int, width: int, window: int, seed: int, step: int, st
     """Lay windows side by side around the ring, moved at random, in row-major order.
 
     These are SpotDiffusion's, without a border. The move depends on (seed, step) only. Every latent of the ring lies in
-    one window, or in several where they begin every `stride` or a little less. A window that begins past the canvas
-    counts as one before it: its place is negative.
+    one window, or in as many as a `stride` that divides the window makes. A window that begins past the canvas counts
+    as one before it: its place is negative.
     """
+    stride = stride or window
     offsets = np.random.SeedSequence((seed % 2**64, step)).generate_state(2) % window
     tops, lefts = (
-        sorted(start - (length if start >= size else 0) for start in _around(int(offset), length, stride or window))
+        sorted(start - (length if start >= size else 0) for start in range(int(offset), int(offset) + length, stride))
         if (length := ring(size, window)) > window
         else [0]
         for size, offset in zip((height, width), offsets, strict=True)
     )
     return [(top, left) for top in tops for left in lefts]
-
-
-def _around(first: int, length: int, stride: int) -> list[int]:
-    """Lay starts around a ring, from `first` on, evenly and every `stride` at most."""
-    count = -(-length // stride)
-    return [first + n * length // count for n in range(count)]
 
 
 def stretches(start: int, length: int, around: int) -> Iterator[tuple[int, int, int]]:
@@ -109,11 +104,6 @@ def without_background(
     return [place for place in places if needed(*place)]
 
 
-def shared_at_last(window: int) -> int:
-    """Return how many latents the windows of the last of few steps share with their neighbours."""
-    return window // 4
-
-
 class StepWindows(Sequence[list[Place]]):
     """The windows of each step, laid when they are asked for: those of all steps would fill the memory.
 
@@ -144,21 +134,13 @@ class StepWindows(Sequence[list[Place]]):
 
 
 def plan_windows(
-    windows: str,
-    height: int,
-    width: int,
-    window: int,
-    stride: int,
-    seed: int,
-    steps: int,
-    skip: np.ndarray | None,
-    few: bool = False,
+    windows: str, height: int, width: int, window: int, stride: int, seed: int, steps: int, skip: np.ndarray | None
 ) -> tuple[StepWindows, tuple[int, int]]:
     """Lay the windows of each step, without those of background.
 
     Args:
         windows: `overlap` every `stride`, the same at every step, or `shift`, moved by the seed. No later step would
-            hide where the last ones meet, so they lie every half window, or three quarters of one.
+            hide where the last ones meet, so they lie every half window.
         height: of the image, in latents.
         width: of the image, in latents.
         window: side of a window.
@@ -166,7 +148,6 @@ def plan_windows(
         seed: of the shifts.
         steps: of the scheduler.
         skip: see `without_background`.
-        few: whether the last of few steps shall not cost more than it must: a distilled model's.
 
     Returns:
         The windows of each step, and the (height, width) of the canvas that they go around on.
@@ -180,10 +161,10 @@ def plan_windows(
 
         return StepWindows(steps, lambda step: same()), around
     around = ring(height, window), ring(width, window)
-    last = window - shared_at_last(window) if few else window // 2 if window % 2 == 0 else window
+    half = window // 2 if window % 2 == 0 else window
 
     def moved(step: int) -> list[Place]:
-        places = shift_windows(height, width, window, seed, step, last if step == steps - 1 else window)
+        places = shift_windows(height, width, window, seed, step, half if step == steps - 1 else window)
         return without_background(places, window, around, skip)
 
     return StepWindows(steps, moved), around

@@ -95,17 +95,6 @@ def test_the_last_windows_lie_every_half_window():
     assert set(shift_windows(40, 16, 16, 3, 4)) < set(plan[4])
 
 
-@pytest.mark.parametrize(("height", "width"), [(40, 16), (64, 100), (17, 33)])
-def test_the_last_windows_of_few_steps_share_a_quarter_or_little_more(height, width):
-    plan, around = plan_windows("shift", height, width, 16, 0, 3, 5, None, few=True)
-    assert plan[:4] == [shift_windows(height, width, 16, 3, step) for step in range(4)]
-    tops, lefts = (sorted({place[axis] for place in plan[4]}) for axis in (0, 1))
-    assert len(plan[4]) == len(tops) * len(lefts)
-    for starts, length in ((tops, around[0]), (lefts, around[1])):
-        apart = np.diff([*starts, starts[0] + length])
-        assert (len(starts) == 1 and length == 16) or ((apart <= 12).all() and np.ptp(apart) <= 1)
-
-
 @pytest.mark.parametrize(("size", "length"), [(8, 8), (16, 16), (17, 32), (18, 48), (32, 48), (33, 48), (40, 64)])
 def test_no_window_lies_on_both_edges(size, length):
     assert ring(size, 16) == length

@@ -56,7 +56,7 @@ def window_borders(width: int, height: int, tile_px: int, latent_px: int, sampli
     s, window = sampling, tile_px // latent_px
 
     def starts(rows: int, cols: int) -> np.ndarray:
-        plan, _ = plan_windows(s.windows, rows, cols, window, s.stride, s.seed, s.steps, None, s.distilled)
+        plan, _ = plan_windows(s.windows, rows, cols, window, s.stride, s.seed, s.steps, None)
         return np.array(plan[-1])
 
     # Windows form a grid, so a canvas of one latent's width has the rows of all.

@@ -155,7 +155,7 @@ def test_the_borders_of_zooms_two_methods(model, tmp_path):
         zoom_file(model, flat_grid(model, 2, 2), region, tmp_path / name, Sampling(steps=2, seed=3), zooming)
         return borders_of(read_provenance(tmp_path / name))
 
-    shifted = Sampling(steps=2, seed=3, windows="shift", distilled=False)
+    shifted = Sampling(steps=2, seed=3, windows="shift")
     assert borders("fast.png", Zooming()) == window_borders(128, 128, 64, 8, shifted)
     assert borders("published.png", Zooming("published", inner_steps=0, seam_steps=0)) == ((64,), (64,), 8)
     with pytest.raises(InputError, match="a patch, or an image shrunk"):
