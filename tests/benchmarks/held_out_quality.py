@@ -55,7 +55,7 @@ def main() -> None:
         for way in product(args.schedulers, args.steps, args.guidance)
     ]
     model = load_model(args.model, args.device)
-    encoder, network = own_encoder(model), load_network("vgg16", model.device)
+    encoder, network = own_encoder(model), load_network("vgg16", device=model.device)
     real = {path.stem: middle(path, args.size, model.tile_px) for path in test_images(args.data, args.kind)}
     features = real_features(real, network, args)
     rows = []
