@@ -50,7 +50,8 @@ def test_figures_depend_on_neither_batches_nor_threads(figures, fd):
     for other in runs[1:]:
         for at, figure in runs[0].items():
             for name in ("value", "floor", "infinity", "standard_error"):
-                expected = figure[name] and pytest.approx(figure[name], rel=1e-6, abs=1e-9)
+                # Standard errors are of similarities near 1, of which float32 knows no more than 6e-8.
+                expected = figure[name] and pytest.approx(figure[name], rel=1e-6, abs=1e-8)
                 assert other[at][name] == expected, (at, name)
 
 

@@ -163,7 +163,7 @@ def wait_until(reached, process: subprocess.Popen | None = None) -> None:
 
 def test_two_workers_share_the_jobs_and_a_killed_ones_are_taken_over(many, slides):
     lines = "ref,seed\n" + "".join(f"{slides}/a.tif,{seed}\n" for seed in range(4))
-    how = "--save-every", 0, "--steps", 20
+    how = "--save-every", 0, "--steps", 100
     command = many.arguments(*how, lines=lines)
     first = start(command)
     wait_until((many.out / ".jobs/a_synthetic_128_seed0.tif.json").exists, first)
