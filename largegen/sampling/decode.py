@@ -129,16 +129,12 @@ def decode_blocks(
     _, _, height, width = latents.shape
     first, last = between or (0, height)
     skip = np.zeros((height, width), bool) if skip is None else np.asarray(skip, bool)
-    tops = [top for top in range(0, height, BLOCK[0]) if top + BLOCK[0] > first and top < last]
-    for top in tqdm(tops, "decode", unit="row", disable=None if progress else True):
-        bottom = min(top + BLOCK[0], height)
-        above, below = max(0, top - reach), min(bottom + reach, height)
+    rows = [row for row in _spans(height, BLOCK[0], reach) if row[1] > first and row[0] < last]
+    for top, bottom, above, below in tqdm(rows, "decode", unit="row", disable=None if progress else True):
         image = np.empty(((bottom - top) * factor, width * factor, 3), np.uint8)
-        lefts = [left for left in range(0, width, BLOCK[1]) if not skip[top:bottom, left : left + BLOCK[1]].all()]
-        strip = rows_of(latents, above, below) if lefts else torch.empty(0)
-        for left in lefts:
-            right = min(left + BLOCK[1], width)
-            before, after = max(0, left - reach), min(right + reach, width)
+        cols = [col for col in _spans(width, BLOCK[1], reach) if not skip[top:bottom, col[0] : col[1]].all()]
+        strip = rows_of(latents, above, below) if cols else torch.empty(0)
+        for left, right, before, after in cols:
             pixels = decode(strip[..., before:after].to(device))[0]  # (3, h, w)
             pixels = pixels[:, (top - above) * factor :, (left - before) * factor :]
             pixels = pixels[:, : len(image), : (right - left) * factor]
@@ -150,16 +146,19 @@ def decode_blocks(
 
 def block_sizes(height: int, width: int, reach: int, skip: np.ndarray | None = None) -> list[Place]:
     """List the sides, in latents, of what `decode_blocks` decodes; parameters as there."""
-    rows, cols = (
-        [(start, min(start + block, side) + reach, start - reach) for start in range(0, side, block)]
-        for side, block in zip((height, width), BLOCK, strict=True)
-    )
     return [
-        (min(bottom, height) - max(above, 0), min(right, width) - max(before, 0))
-        for top, bottom, above in rows
-        for left, right, before in cols
-        if skip is None or not skip[top : top + BLOCK[0], left : left + BLOCK[1]].all()
+        (below - above, after - before)
+        for top, bottom, above, below in _spans(height, BLOCK[0], reach)
+        for left, right, before, after in _spans(width, BLOCK[1], reach)
+        if skip is None or not skip[top:bottom, left:right].all()
     ]
+
+
+def _spans(side: int, block: int, reach: int) -> list[tuple[int, int, int, int]]:
+    """Cut an axis into blocks: (start, end, before, after); from before to after lies all that its pixels depend on."""
+    starts = range(0, side, block)
+    ends = [min(start + block, side) for start in starts]
+    return [(s, e, max(0, s - reach), min(e + reach, side)) for s, e in zip(starts, ends, strict=True)]
 
 
 def _paint(image: np.ndarray, skip: np.ndarray, colour: tuple[int, int, int]) -> None:

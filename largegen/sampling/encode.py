@@ -60,11 +60,11 @@ def encode_bands(
     inner = window // 4  # latents at a window's beginning that the window before knows better
     tops, lefts = (axis_starts(side, window, max(1, window // 2)) for side in (height, width))
     held, done = torch.zeros(model.autoencoder.channels, window, width), 0  # rows from the present window's top on
+    at_once = decoded_at_once(model)
     for top, following in pairwise([*tops, height]):
         those = [left for left in lefts if needed[top : top + window, left : left + window].any()]
         rows = original.extended(top * f, (top + window) * f, width * f) if those else np.empty(0)
         y = inner if top else 0
-        at_once = decoded_at_once(model)
         for first in range(0, len(those), at_once):
             batch = those[first : first + at_once]
             parts = np.stack([rows[:, left * f : (left + window) * f] for left in batch])
