@@ -29,8 +29,9 @@ from largegen.models.denoiser import TIMESTEPS, DenoiserConfig, SummarizerConfig
 from largegen.models.encoder import Encoder
 from largegen.models.info import ModelInfo
 from largegen.models.model import Model, build_model
-from largegen.sampling.denoise import guided
-from largegen.sampling.schedulers import make_scheduler
+from largegen.sampling.generate import resolve_defaults
+from largegen.sampling.patches import sample_patches
+from largegen.sampling.settings import Sampling
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "examples" / "starter"))
 from maps import Maps, read_all, read_manifest, recoloured, to_float
@@ -39,7 +40,7 @@ FORM = DenoiserConfig(
     (64, 96, 128), (False, False, True), 1, 256, SummarizerConfig(256, 1, 8, 256), 4, 16, "v_prediction"
 )
 BATCH, RATE, EMA_DECAY, SNR_LIMIT = 16, 5e-4, 0.99, 5.0
-SAMPLED_STEPS, GUIDANCE = 20, 1.5
+SAMPLING = Sampling(steps=20, guidance=1.5)
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ class Way:
 
     middle: float = 0.0  # of the timesteps are drawn from a bell around the middle
     min_snr: bool = False
-    zero_terminal: bool = False  # SNR at the last timestep
+    no_signal: bool = False  # left at the last timestep, or as good as none: clean latents must follow from noise
     condition_noise: float = 0.0
     aligned: float = 0.0  # weight of the likeness of inner features with the encoder's
     recoloured: bool = False  # half of the tiles, with embeddings of their own
@@ -58,7 +59,7 @@ WAYS = {
     "plain": Way(),
     "half of the timesteps from a bell (logit-normal)": Way(middle=0.5),
     "min-SNR weights": Way(min_snr=True),
-    "zero SNR at the last timestep": Way(zero_terminal=True),
+    "no signal at the last timestep": Way(no_signal=True),
     "noise on the conditions": Way(condition_noise=0.1),
     "features aligned with the encoder's": Way(aligned=0.5),
     "half of the tiles in other stains": Way(recoloured=True),
@@ -104,9 +105,11 @@ def train(way: Way, tiles: Tiles, blank: Model, steps: int) -> Model:
     model = build_model(
         FORM, "Summarizer", blank.autoencoder, blank.info.embedding_dim, blank.tile_px, ModelInfo("small")
     )
-    if way.zero_terminal:
+    if way.no_signal:
+        rescaled = DDPMScheduler.from_config(model.scheduler.config, rescale_betas_zero_snr=True).alphas_cumprod
+        left = F.pad(rescaled.double().clamp(min=1e-4), (1, 0), value=1)
         model.scheduler = DDPMScheduler.from_config(
-            model.scheduler.config, rescale_betas_zero_snr=True, timestep_spacing="trailing"
+            model.scheduler.config, trained_betas=(1 - left[1:] / left[:-1]).tolist()
         )
     alphas = model.scheduler.alphas_cumprod
     projection = nn.Conv2d(FORM.channels[-1], tiles.features.shape[1], 1)
@@ -153,24 +156,6 @@ def train(way: Way, tiles: Tiles, blank: Model, steps: int) -> Model:
     return model
 
 
-@torch.no_grad()
-def sampled(model: Model, embeddings: Tensor) -> Tensor:
-    """Sample latents of tiles under their embeddings, from the same noise for every model."""
-    scheduler = make_scheduler("ddim", model.scheduler, SAMPLED_STEPS)
-    denoise = guided(model.eps, model.null_context(), GUIDANCE)
-    latents = torch.randn(
-        (len(embeddings), model.autoencoder.channels, model.window, model.window),
-        generator=torch.Generator().manual_seed(2),
-    )
-    parts = []
-    for some, codes in zip(latents.split(16), embeddings.split(16), strict=True):
-        context = model.context(codes)
-        for timestep in scheduler.timesteps:
-            some = scheduler.step(denoise(some, timestep, context), timestep, some).prev_sample
-        parts.append(some)
-    return torch.cat(parts)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
@@ -190,7 +175,7 @@ def main() -> None:
         way = WAYS[name]
         tiles = seen(stained, blank, encoder) if way.recoloured else plain
         model = train(way, tiles, blank, args.steps)
-        latents = sampled(model, test.embeddings)
+        latents = sample_patches(model, test.embeddings[:, None, None], 0, resolve_defaults(SAMPLING, model))
         decoded = torch.cat([blank.autoencoder.decode(some).clamp(-1, 1).float() for some in latents.split(16)])
         made = seen(((decoded + 1) * 127.5).round().to(torch.uint8), blank, encoder)
         own, real = made.embeddings.numpy(), test.embeddings.numpy()
