@@ -44,17 +44,15 @@ def ring(size: int, window: int) -> int:
     return size if size <= window else -(-(size + window - 1) // window) * window
 
 
-def shift_windows(height: int, width: int, window: int, seed: int, step: int, stride: int | None = None) -> list[Place]:
+def shift_windows(height: int, width: int, window: int, seed: int, step: int) -> list[Place]:
     """Lay windows side by side around the ring, moved at random, in row-major order.
 
     These are SpotDiffusion's, without a border. The move depends on (seed, step) only. Every latent of the ring lies in
-    one window, or in as many as a `stride` that divides the window makes. A window that begins past the canvas counts
-    as one before it: its place is negative.
+    one window. A window that begins past the canvas counts as one before it: its place is negative.
     """
-    stride = stride or window
     offsets = np.random.SeedSequence((seed % 2**64, step)).generate_state(2) % window
     tops, lefts = (
-        sorted(start - (length if start >= size else 0) for start in range(int(offset), int(offset) + length, stride))
+        sorted(start - (length if start >= size else 0) for start in range(int(offset), int(offset) + length, window))
         if (length := ring(size, window)) > window
         else [0]
         for size, offset in zip((height, width), offsets, strict=True)
@@ -140,7 +138,7 @@ def plan_windows(
 
     Args:
         windows: `overlap` every `stride`, the same at every step, or `shift`, moved by the seed. No later step would
-            hide where the last ones meet, so they lie every half window.
+            hide where the last ones meet, so these lie every half window, and need no ring.
         height: of the image, in latents.
         width: of the image, in latents.
         window: side of a window.
@@ -161,10 +159,12 @@ def plan_windows(
 
         return StepWindows(steps, lambda step: same()), around
     around = ring(height, window), ring(width, window)
-    half = window // 2 if window % 2 == 0 else window
 
     def moved(step: int) -> list[Place]:
-        places = shift_windows(height, width, window, seed, step, half if step == steps - 1 else window)
+        if step < steps - 1:
+            places = shift_windows(height, width, window, seed, step)
+        else:
+            places = overlap_windows(height, width, window, max(1, window // 2))
         return without_background(places, window, around, skip)
 
     return StepWindows(steps, moved), around

@@ -85,14 +85,10 @@ def test_shifted_windows_cover_the_ring_once(height, width):
         assert (count == 1).all()
 
 
-def test_the_last_windows_lie_every_half_window():
+def test_the_last_windows_lie_every_half_window_and_on_the_image_alone():
     plan, around = plan_windows("shift", 40, 16, 16, 0, 3, 5, None)
     assert plan[:4] == [shift_windows(40, 16, 16, 3, step) for step in range(4)]
-    count = np.zeros(around, int)
-    for place in plan[4]:
-        count[span(place, (16, 16), around)] += 1
-    assert around == (64, 16) and (count == 2).all()
-    assert set(shift_windows(40, 16, 16, 3, 4)) < set(plan[4])
+    assert around == (64, 16) and plan[4] == [(0, 0), (8, 0), (16, 0), (24, 0)]
 
 
 @pytest.mark.parametrize(("size", "length"), [(8, 8), (16, 16), (17, 32), (18, 48), (32, 48), (33, 48), (40, 64)])
