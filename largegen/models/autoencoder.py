@@ -11,7 +11,7 @@ from diffusers.models.modeling_outputs import AutoencoderKLOutput
 from torch import Tensor, nn
 
 from largegen.errors import ModelError
-from largegen.models.local_autoencoder import LocalAutoencoder
+from largegen.models.local_autoencoder import Around, LocalAutoencoder
 from largegen.models.storage import load_network
 from largegen.runtime.fingerprints import network_digest
 
@@ -95,7 +95,7 @@ AUTOENCODERS = {c.__name__: c for c in (AutoencoderKL, VQModel, ResidualAutoenco
 class Autoencoder:
     """An autoencoder whose latents have unit variance, whatever its own scale is."""
 
-    def __init__(self, vae: AutoencoderKL | VQModel | ResidualAutoencoder):
+    def __init__(self, vae: AutoencoderKL | VQModel | ResidualAutoencoder | LocalAutoencoder):
         self.vae = vae
         mean, std = latent_statistics(vae)
         self._mean, self._std = mean.to(vae.device), std.to(vae.device)
@@ -144,14 +144,19 @@ class Autoencoder:
         return (raw.float() - self._mean) / self._std  # raw latents => unit variance
 
     @torch.inference_mode()
-    def decode(self, latents: Tensor) -> Tensor:
-        """Latents (B, C, h, w) -> images (B, 3, f*h, f*w) float32, about [-1, 1]."""
+    def decode(self, latents: Tensor, around: Around = (0, 0, 0, 0)) -> Tensor:
+        """Latents (B, C, h, w) -> images (B, 3, f*h, f*w) float32, about [-1, 1].
+
+        around: Latents above, below, left and right that the images do not show; only where `reach` is known.
+        """
         raw = latents.to(self.vae.device).float() * self._std + self._mean  # unit variance => raw latents
         raw = raw.to(self.vae.dtype, memory_format=torch.channels_last)
+        if isinstance(self.vae, LocalAutoencoder):
+            return self.vae.decode(raw, around).sample.float()
         return self.vae.decode(raw).sample.float()
 
 
-def latent_statistics(vae: AutoencoderKL | VQModel | ResidualAutoencoder) -> tuple[Tensor, Tensor]:
+def latent_statistics(vae: AutoencoderKL | VQModel | ResidualAutoencoder | LocalAutoencoder) -> tuple[Tensor, Tensor]:
     """Mean and deviation (C, 1, 1) float32 that the autoencoder's raw latents are normalised with.
 
     VQ latents are used as they are [method of both papers], unless `latents_scale` in the configuration says what they

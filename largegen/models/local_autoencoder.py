@@ -1,6 +1,7 @@
 """An autoencoder whose latents and images depend on what is near alone: no normalisation layers, no attention."""
 
 import math
+from typing import TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -9,6 +10,8 @@ from diffusers.configuration_utils import register_to_config
 from diffusers.models.autoencoders.vae import DecoderOutput, DiagonalGaussianDistribution
 from diffusers.models.modeling_outputs import AutoencoderKLOutput
 from torch import Tensor, nn
+
+Around: TypeAlias = tuple[int, ...]  # above, below, left, right
 
 
 class LocalAutoencoder(ModelMixin, ConfigMixin):
@@ -67,10 +70,15 @@ class LocalAutoencoder(ModelMixin, ConfigMixin):
     @property
     def reach(self) -> int:
         """How many latents away from a pixel's own those may lie at most that it depends on."""
-        reach = 2  # of the last two convolutions, in squares of `patch_px`; then in places of each resolution
-        for n, blocks in enumerate(self.config.decoder_blocks):
-            reach = (-(-reach // 2) if n else reach) + 2 * blocks + 1
-        return reach
+        return self._reaches()[0]
+
+    def _reaches(self) -> list[int]:
+        """How many places of each layer's input lie around those that the image's own pixels come from."""
+        reaches, reach = [], 0
+        for layer in reversed(self.decoder):
+            reach = -(-reach // _enlarges(layer)) + {nn.Conv2d: 1, _Residual: 2}.get(type(layer), 0)
+            reaches.append(reach)
+        return reaches[::-1]
 
     @torch.no_grad()
     def fit_linear(self, images: Tensor) -> None:
@@ -105,9 +113,36 @@ class LocalAutoencoder(ModelMixin, ConfigMixin):
         logvar = torch.full_like(mean, 2 * math.log(self.config.latent_noise))
         return AutoencoderKLOutput(DiagonalGaussianDistribution(torch.cat([mean, logvar], 1)))
 
-    def decode(self, latents: Tensor) -> DecoderOutput:
-        """Latents (B, C, h, w) -> images (B, 3, f*h, f*w), about [-1, 1]."""
-        return DecoderOutput(F.pixel_shuffle(self.synthesis(latents), self._factor) + self.decoder(latents))
+    def decode(self, latents: Tensor, around: Around = (0, 0, 0, 0)) -> DecoderOutput:
+        """Latents (B, C, h, w) -> images (B, 3, f*h, f*w), about [-1, 1].
+
+        Args:
+            latents: A canvas, or a part of it with at least `reach` latents of it around, where it has these.
+            around: Latents above, below, left and right that the images do not show: no layer computes more of them
+                than the next one sees.
+        """
+        image, correction, kept = F.pixel_shuffle(self.synthesis(latents), self._factor), latents, around
+        for layer, reach in zip(self.decoder, self._reaches(), strict=True):
+            correction, kept = _trimmed(correction, kept, reach)
+            correction, kept = layer(correction), tuple(side * _enlarges(layer) for side in kept)
+        image, _ = _trimmed(image, tuple(side * self._factor for side in around), 0)
+        return DecoderOutput(image + _trimmed(correction, kept, 0)[0])
+
+
+def _trimmed(x: Tensor, around: Around, reach: int) -> tuple[Tensor, Around]:
+    """Leave at most `reach` places around the middle of (B, C, h, w)."""
+    above, below, left, right = (max(0, side - reach) for side in around)
+    trimmed = x[..., above : x.shape[-2] - below, left : x.shape[-1] - right]
+    return trimmed, tuple(min(side, reach) for side in around)
+
+
+def _enlarges(layer: nn.Module) -> int:
+    match layer:
+        case nn.Upsample():
+            return int(layer.scale_factor)
+        case nn.PixelShuffle():
+            return layer.upscale_factor
+    return 1
 
 
 class _Residual(nn.Module):

@@ -1,5 +1,6 @@
 """The cost of a run: windows counted, and a batch of them timed on this machine."""
 
+import math
 import sys
 import time
 from collections.abc import Callable
@@ -40,16 +41,27 @@ def trial(model: "Model", windows: int) -> Cost:
     channels, side, few = model.autoencoder.channels, model.window, decoded_at_once(model)
     latents = torch.zeros(windows, channels, side, side)
     contexts = model.null_context().expand(windows, -1, -1)
-    decoding = replace(resolve_defaults(Sampling(guidance=1.0), model), decode_stride=0)
-    if model.autoencoder.reach is None:
-        decoding = replace(decoding, decode_stride=side, decode_margin=0)  # apart
-    decoded = torch.zeros(1, channels, *((side, side * few) if decoding.decode_stride else BLOCK))
     image = torch.zeros(few, 3, model.tile_px, model.tile_px)
     return Cost(
         call=_seconds(lambda: model.eps(latents, 0, contexts).cpu()) / windows,
-        decode=_seconds(lambda: list(decode_bands(model, decoded, decoding))) * side**2 / decoded[0, 0].numel(),
+        decode=_block_seconds(model) if model.autoencoder.reach is not None else _blended_seconds(model, few),
         encode=_seconds(lambda: model.autoencoder.encode(image).cpu()) / few,
     )
+
+
+def _block_seconds(model: "Model") -> float:
+    """Time a block of `decode.decode_blocks` that has neighbours on all sides, per window's worth of latents."""
+    reach = model.autoencoder.reach or 0
+    around = torch.zeros(1, model.autoencoder.channels, *(side + 2 * reach for side in BLOCK))
+    return _seconds(lambda: model.autoencoder.decode(around, (reach,) * 4).cpu()) * model.window**2 / math.prod(BLOCK)
+
+
+def _blended_seconds(model: "Model", few: int) -> float:
+    """Time `few` windows side by side, decoded at once, per window."""
+    decoding = resolve_defaults(Sampling(guidance=1.0), model)
+    decoding = replace(decoding, decode_stride=model.window, decode_margin=0)
+    canvas = torch.zeros(1, model.autoencoder.channels, model.window, model.window * few)
+    return _seconds(lambda: list(decode_bands(model, canvas, decoding))) / few
 
 
 def about(model: "Model", out: Path) -> dict[str, Any]:
@@ -174,7 +186,7 @@ def count_calls(sampling: Sampling, window: int, height: int, width: int, skip: 
 def count_decoded(sampling: Sampling, window: int, height: int, width: int, skip: np.ndarray | None = None) -> int:
     """Count the windows that the decoder sees, or as many as make its blocks; parameters as for `count_calls`."""
     if not sampling.decode_stride:
-        sizes = block_sizes(height, width, sampling.decode_margin, skip)
+        sizes = block_sizes(height, width, skip)
         return -(-sum(rows * cols for rows, cols in sizes) // window**2)
     places = overlap_windows(height, width, window, sampling.decode_stride)
     return len(without_background(places, window, (height, width), skip))

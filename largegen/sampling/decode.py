@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from largegen.models.local_autoencoder import Around
 from largegen.models.pixels import to_uint8
 from largegen.sampling.rows import Latents, rows_of
 from largegen.sampling.windows import Place, axis_starts
@@ -97,7 +98,7 @@ def decode_canvas(
 
 @torch.no_grad()
 def decode_blocks(
-    decode: Callable[[Tensor], Tensor],
+    decode: Callable[[Tensor, Around], Tensor],
     latents: Latents,
     *,
     factor: int,
@@ -113,7 +114,8 @@ def decode_blocks(
     Each block of latents is decoded once, with what its pixels depend on around it.
 
     Args:
-        decode: (1, C, h, w) latents on `device` -> (1, 3, h * factor, w * factor) in [-1, 1].
+        decode: (1, C, h, w) latents on `device`, and how many of them above, below, left and right are there for what
+            they lend alone -> (1, 3, h' * factor, w' * factor) in [-1, 1], of the others.
         latents: (1, C, H, W) float32.
         factor: px per latent.
         reach: how many latents away from a pixel's own those may lie at most that it depends on.
@@ -135,21 +137,20 @@ def decode_blocks(
         cols = [col for col in _spans(width, BLOCK[1], reach) if not skip[top:bottom, col[0] : col[1]].all()]
         strip = rows_of(latents, above, below) if cols else torch.empty(0)
         for left, right, before, after in cols:
-            pixels = decode(strip[..., before:after].to(device))[0]  # (3, h, w)
-            pixels = pixels[:, (top - above) * factor :, (left - before) * factor :]
-            pixels = pixels[:, : len(image), : (right - left) * factor]
+            around = top - above, below - bottom, left - before, after - right
+            pixels = decode(strip[..., before:after].to(device), around)[0]
             image[:, left * factor : right * factor] = to_uint8(pixels).permute(1, 2, 0).cpu().numpy()
         _paint(image, skip[top:bottom], skip_colour)
         start, end = max(top, first), min(bottom, last)
         yield start * factor, image[(start - top) * factor : (end - top) * factor]
 
 
-def block_sizes(height: int, width: int, reach: int, skip: np.ndarray | None = None) -> list[Place]:
-    """List the sides, in latents, of what `decode_blocks` decodes; parameters as there."""
+def block_sizes(height: int, width: int, skip: np.ndarray | None = None) -> list[Place]:
+    """List the sides, in latents, of the blocks of `decode_blocks`; parameters as there."""
     return [
-        (below - above, after - before)
-        for top, bottom, above, below in _spans(height, BLOCK[0], reach)
-        for left, right, before, after in _spans(width, BLOCK[1], reach)
+        (bottom - top, right - left)
+        for top, bottom, _, _ in _spans(height, BLOCK[0], 0)
+        for left, right, _, _ in _spans(width, BLOCK[1], 0)
         if skip is None or not skip[top:bottom, left:right].all()
     ]
 

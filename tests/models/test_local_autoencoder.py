@@ -61,6 +61,27 @@ def test_a_far_pixel_changes_nothing(trained):
     assert not torch.equal(before[..., :16, :16], after[..., :16, :16])
 
 
+def test_a_part_is_decoded_as_it_is_in_the_whole(trained):
+    """At the canvas' corner, in its middle, and nearer to its edge than the decoder's reach."""
+    latents = torch.randn(2, 6, 20, 26, generator=torch.Generator().manual_seed(3))
+    with torch.inference_mode():
+        whole = trained.decode(latents).sample
+        for rows, cols in (((0, 5), (0, 4)), ((8, 11), (9, 15)), ((3, 18), (20, 26)), ((0, 20), (0, 26))):
+            seen = [
+                (max(0, start - trained.reach), min(end + trained.reach, size))
+                for (start, end), size in zip((rows, cols), (20, 26), strict=True)
+            ]
+            around = tuple(
+                n
+                for (start, end), (first, last) in zip((rows, cols), seen, strict=True)
+                for n in (start - first, last - end)
+            )
+            part = trained.decode(latents[..., slice(*seen[0]), slice(*seen[1])], around).sample
+            expected = whole[..., 8 * rows[0] : 8 * rows[1], 8 * cols[0] : 8 * cols[1]]
+            assert part.shape == expected.shape
+            assert part == pytest.approx(expected, abs=1e-5)
+
+
 def test_a_latent_counts_as_far_as_the_reach_and_no_farther(trained):
     latents = torch.randn(1, 6, 21, 21, generator=torch.Generator().manual_seed(3))
     changed = latents.clone()
