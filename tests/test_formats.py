@@ -9,7 +9,7 @@ from helpers import TESTS
 
 from largegen import load_model, read_grid
 from largegen.cli import run
-from largegen.conditioning.reference import check_embeddings
+from largegen.conditioning.suitable import check_embeddings
 from largegen.embeddings.file import EmbeddingFile
 from largegen.embeddings.grid import SourceInfo
 from largegen.models.directory import INDEX, read_index

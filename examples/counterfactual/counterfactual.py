@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from largegen import edit, load_model
-from largegen.conditioning.reference import encoder_of
+from largegen.conditioning.suitable import encoder_of
 from largegen.embeddings.directions import Directions
 from largegen.embeddings.file import EmbeddingFile
 from largegen.models.encoder import Encoder, load_encoder

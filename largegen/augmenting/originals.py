@@ -9,7 +9,7 @@ import numpy as np
 
 from largegen.augmenting.items import Item
 from largegen.conditioning.open_reference import own_resolution
-from largegen.conditioning.reference import encoder_of
+from largegen.conditioning.suitable import encoder_of
 from largegen.embeddings.embed import embed_slide
 from largegen.embeddings.file import EmbeddingFile
 from largegen.embeddings.options import EmbedOptions

@@ -6,7 +6,7 @@ from functools import cached_property
 from pathlib import Path
 
 from largegen.conditioning.open_reference import own_resolution
-from largegen.conditioning.reference import encoder_of
+from largegen.conditioning.suitable import encoder_of
 from largegen.embeddings.embed import embed_slide, plan_tiles
 from largegen.embeddings.levels import coarser, join_levels
 from largegen.embeddings.options import EmbedOptions

@@ -12,16 +12,14 @@ from tempfile import TemporaryDirectory
 import numpy as np
 
 from largegen.conditioning.area import ImageArea, check_size, most_tissue
-from largegen.embeddings.cohort import differ_much
+from largegen.conditioning.suitable import check_embeddings, own_encoder
 from largegen.embeddings.embed import Rectangle, embed_slide, plan_tiles
 from largegen.embeddings.file import EmbeddingFile
 from largegen.embeddings.grid import EmbeddingGrid
 from largegen.embeddings.options import EmbedOptions
-from largegen.embeddings.settings import EmbeddingSettings
 from largegen.errors import EmbeddingFileError, InputError, OutputError
-from largegen.models.encoder import STARTER_DIR, Encoder, load_encoder
-from largegen.models.info import ModelInfo
 from largegen.models.model import Model
+from largegen.models.tile_encoder import TileEncoder
 from largegen.runtime.distributed import process_group, run_on_main
 from largegen.runtime.files import cache_directory
 from largegen.slides.slide import Slide
@@ -158,7 +156,7 @@ class SlideOnDemand:
         return tile_grid(self.slide, self.downsample, self.options.tile_px, origin_xy=self.options.grid_xy)
 
     def embeddings(
-        self, model: Model, encoder: Callable[[], Encoder], check: Callable[[Model, EmbeddingFile], None]
+        self, model: Model, encoder: Callable[[], TileEncoder], check: Callable[[Model, EmbeddingFile], None]
     ) -> Callable[[Rectangle], EmbeddingGrid]:
         """Make the function that gives the embeddings of a rectangle of tiles.
 
@@ -182,7 +180,7 @@ class SlideOnDemand:
 
         return lambda place: run_on_main(process_group(model.device), lambda: embed(place))
 
-    def _embedded(self, encoder: Encoder, place: Rectangle, stack: ExitStack) -> EmbeddingFile:
+    def _embedded(self, encoder: TileEncoder, place: Rectangle, stack: ExitStack) -> EmbeddingFile:
         """Embed a rectangle into the cache, or find it there; where none can be written, for as long as `stack`."""
 
         def into(folder: Path, overwrite: bool = False) -> EmbeddingFile:
@@ -223,9 +221,7 @@ def slide_reference(model: Model, source: SlideOnDemand, encoder_weights: Path |
         encoder_weights: File of the encoder's weights, where no hub has them.
     """
     tiles, tissue = source.plan
-    embed = source.embeddings(
-        model, lambda: load_encoder(encoder_of(model), encoder_weights, model.device), check_embeddings
-    )
+    embed = source.embeddings(model, lambda: own_encoder(model, encoder_weights), check_embeddings)
     x, y = tiles.origin_xy
     width, height = _size_at(source.slide.width - x, source.slide.height - y, source.downsample)
     return Reference(
@@ -242,61 +238,3 @@ def slide_reference(model: Model, source: SlideOnDemand, encoder_weights: Path |
 def _size_at(width: int, height: int, downsample: float) -> tuple[int, int]:
     """Return a slide's size in whole px at a resolution; as little short of one as tiles.tile_grid takes for one."""
     return int(width / downsample + 1e-6), int(height / downsample + 1e-6)
-
-
-def encoder_of(model: Model) -> str:
-    """Return the name to load a model's encoder by: that of the copy inside its directory, if it has one."""
-    own = (model.directory or Path()) / "encoder"
-    inside = model.directory is not None and own.is_dir() and own != STARTER_DIR
-    return f"local-dir:{own}" if inside else model.info.encoder
-
-
-def check_embeddings(model: Model, file: EmbeddingFile) -> None:
-    """Check that a model can be conditioned on an embedding file.
-
-    Raises:
-        EmbeddingFileError: Where dimension, tiles or encoder are not the model's.
-    """
-    check_settings(model, file.settings, file.path)
-    warn_of_resolution(model.info, file.settings, file.path)
-
-
-def check_settings(model: Model, settings: EmbeddingSettings, path: Path) -> None:
-    """Check that a model can be conditioned on embeddings of these settings, which `path` holds or makes.
-
-    Raises:
-        EmbeddingFileError: Where dimension, tiles or encoder are not the model's.
-    """
-    info = model.info
-    name = info.name
-    if settings.dim != info.embedding_dim:
-        raise EmbeddingFileError(
-            f"{path}: {settings.dim}-dimensional embeddings of {settings.encoder}, but model {name} needs"
-            f" {info.embedding_dim}, of {info.encoder}"
-        )
-    if settings.tile_px != model.tile_px or settings.overlap_px:
-        raise EmbeddingFileError(
-            f"{path}: tiles of {settings.tile_px} px with an overlap of {settings.overlap_px} px, but model {name}"
-            f" needs {model.tile_px} px without overlap"
-        )
-    # Converted models and imported files know names only.
-    by = "encoder_fingerprint" if info.encoder_fingerprint and settings.encoder_fingerprint else "encoder"
-    if getattr(info, by) != getattr(settings, by):
-        raise EmbeddingFileError(
-            f"{path}: embeddings of {settings.encoder} ({settings.encoder_fingerprint or 'weights unknown'}), but"
-            f" model {name} was trained with {info.encoder} ({info.encoder_fingerprint or 'weights unknown'})"
-        )
-
-
-def warn_of_resolution(info: ModelInfo, settings: EmbeddingSettings, path: Path) -> None:
-    """Say where tiles, which `path` holds or makes, are not of the size that a model was trained with."""
-    for unit, own, found in (
-        ("um", info.base_mpp, settings.working_mpp),
-        ("m", info.base_gsd, settings.working_gsd),
-    ):
-        if own and found and differ_much(own, found):
-            log.warning(
-                "%s: its tiles have %.4g %s/px, but model %s was trained with %.4g %s/px: what it shows will be of the"
-                " wrong size",
-                *(path, found, unit, info.name, own, unit),
-            )

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from largegen.conditioning.reference import check_embeddings
+from largegen.conditioning.suitable import check_embeddings
 from largegen.embeddings.directions import Directions
 from largegen.embeddings.file import EmbeddingFile
 from largegen.errors import InputError

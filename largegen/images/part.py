@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from largegen.conditioning.area import ImageArea
-from largegen.conditioning.reference import encoder_of
+from largegen.conditioning.suitable import encoder_of
 from largegen.embeddings.grid import SourceInfo
 from largegen.images.generate_file import DISK_BYTES_PER_PX, fingerprint_of, job_of
 from largegen.images.provenance import image_info

@@ -6,7 +6,7 @@ hub) and `local-dir:DIR` (a timm directory, or one that `largegen train-encoder`
 
 import logging
 from dataclasses import replace
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -185,8 +185,7 @@ def load_encoder(
 
     spec = name if isinstance(name, EncoderSpec) else encoder_spec(name)
     device = device if isinstance(device, torch.device) else resolve_device(device)
-    if dtype is None:
-        dtype = torch.float32 if device.type == "cpu" else dtype_of(spec.precision)
+    dtype = dtype or _dtype(spec, device)
     path = Path(weights) if weights else _weight_file(spec, parameter)
     net = _build(spec)
     load_weights(net, path, spec.dino_positions)
@@ -194,6 +193,12 @@ def load_encoder(
     _ = encoder.fingerprint  # of the weights before they are cast, so that every precision has the same
     net.to(device, dtype)
     return encoder
+
+
+def _dtype(spec: EncoderSpec, device: "torch.device") -> "torch.dtype":
+    import torch
+
+    return torch.float32 if device.type == "cpu" else dtype_of(spec.precision)
 
 
 class Encoder:
@@ -220,6 +225,37 @@ class Encoder:
                 x = torch.nn.functional.interpolate(x, size, mode="bicubic", antialias=True).clamp(0, 1)
             mean, std = (x.new_tensor(v).view(1, 3, 1, 1) for v in (self.spec.mean, self.spec.std))
             return self.net(((x - mean) / std).to(self.dtype)).to(torch.float32).cpu().numpy()
+
+
+class EncoderOnDemand:
+    """An encoder whose weights are loaded when there are tiles to embed: for embeddings that are there, none are."""
+
+    def __init__(self, name: str, fingerprint: str, weights: Path | None, device: "torch.device"):
+        """Find out what the encoder is; raises as `encoder_spec` does.
+
+        Args:
+            name: As `encoder_spec` takes it.
+            fingerprint: That of the weights which are wanted.
+            weights: As `load_encoder` takes them.
+            device: Of the network.
+        """
+        self.spec, self.fingerprint = encoder_spec(name), fingerprint
+        self.dim, self.dtype = self.spec.dim, _dtype(self.spec, device)
+        self._load = cache(lambda: load_encoder(self.spec, weights, device))
+
+    def encode(self, images: "np.ndarray") -> "np.ndarray":
+        """Embed tiles: see `Encoder.encode`.
+
+        Raises:
+            ModelError: Also where the weights are not those that are wanted.
+        """
+        encoder = self._load()
+        if encoder.fingerprint != self.fingerprint:
+            raise ModelError(
+                f"encoder {self.spec.name}: these weights ({encoder.fingerprint}) are not those that the model was"
+                f" trained with ({self.fingerprint})"
+            )
+        return encoder.encode(images)
 
 
 def _weight_file(spec: EncoderSpec, parameter: str) -> Path:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from largegen.conditioning.reference import encoder_of
+from largegen.conditioning.suitable import encoder_of
 from largegen.errors import InputError
 from largegen.models.encoder import Encoder, load_encoder
 from largegen.models.model import Model

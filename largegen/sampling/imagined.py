@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from largegen.conditioning.area import check_size
-from largegen.conditioning.reference import Reference, check_settings, grid_reference, warn_of_resolution
+from largegen.conditioning.reference import Reference, grid_reference
+from largegen.conditioning.suitable import check_settings, warn_of_resolution
 from largegen.models.directory import BUNDLED, PRIOR
 from largegen.models.grid_prior import load_prior
 from largegen.models.model import Model

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from largegen.conditioning.reference import warn_of_resolution
+from largegen.conditioning.suitable import warn_of_resolution
 from largegen.embeddings.cohort import check_together, find_embeddings
 from largegen.embeddings.file import EmbeddingFile
 from largegen.embeddings.settings import EmbeddingSettings

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from largegen.conditioning.reference import warn_of_resolution
+from largegen.conditioning.suitable import warn_of_resolution
 from largegen.embeddings.cohort import check_together, find_embeddings
 from largegen.embeddings.file import EmbeddingFile
 from largegen.embeddings.source import find_slide

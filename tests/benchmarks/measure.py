@@ -15,7 +15,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from largegen.conditioning.reference import SlideOnDemand, encoder_of, slide_reference
+from largegen.conditioning.reference import SlideOnDemand, slide_reference
+from largegen.conditioning.suitable import encoder_of
 from largegen.embeddings.grid import EmbeddingGrid
 from largegen.embeddings.options import EmbedOptions
 from largegen.errors import LargegenError

@@ -20,7 +20,7 @@ from helpers.embeddings import MeanColour, embed
 from helpers.models import save_encoder, save_model
 from helpers.training import LineTask, config, forget_accelerate
 
-from largegen.conditioning.reference import encoder_of
+from largegen.conditioning.suitable import encoder_of
 from largegen.embeddings.convert.convert import import_embeddings
 from largegen.embeddings.convert.facts import ImportOptions
 from largegen.embeddings.embed import EmbedOptions, embed_slide

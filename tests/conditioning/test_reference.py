@@ -7,7 +7,8 @@ import pytest
 from helpers.priors import settings_of
 
 from largegen.conditioning.area import most_tissue, parse_corner, parse_size, pure_background
-from largegen.conditioning.reference import Reference, check_embeddings
+from largegen.conditioning.reference import Reference
+from largegen.conditioning.suitable import check_embeddings
 from largegen.embeddings.cohort import check_together
 from largegen.errors import EmbeddingFileError, InputError
 from largegen.models.info import ModelInfo, TrainingSlide

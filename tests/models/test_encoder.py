@@ -10,7 +10,7 @@ import torch
 
 from largegen.errors import HubError, ModelError
 from largegen.models import encoder
-from largegen.models.encoder import encoder_names, encoder_spec, load_encoder
+from largegen.models.encoder import EncoderOnDemand, encoder_names, encoder_spec, load_encoder
 from largegen.runtime import hub
 
 
@@ -198,3 +198,16 @@ def test_a_damaged_encoder_directory_is_one_line(directory):
     (directory / "config.json").write_text("{")
     with pytest.raises(ModelError, match="not readable as JSON"):
         load_encoder(f"local-dir:{directory}", device="cpu")
+
+
+def test_weights_that_are_waited_for_are_loaded_with_the_first_tiles(directory, monkeypatch):
+    loaded, name, cpu = load_encoder(f"local-dir:{directory}"), f"local-dir:{directory}", torch.device("cpu")
+    calls = []
+    monkeypatch.setattr(encoder, "load_encoder", lambda *options: calls.append(options) or loaded)
+    waiting = EncoderOnDemand(name, loaded.fingerprint, None, cpu)
+    assert (waiting.spec, waiting.dim, waiting.dtype) == (loaded.spec, loaded.dim, loaded.dtype) and not calls
+    for _ in range(2):
+        assert np.array_equal(waiting.encode(tiles(2)), loaded.encode(tiles(2)))
+    assert len(calls) == 1
+    with pytest.raises(ModelError, match=rf"weights \({loaded.fingerprint}\) are not .* trained with \(beef\)"):
+        EncoderOnDemand(name, "beef", None, cpu).encode(tiles(1))

@@ -13,7 +13,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from largegen.conditioning.low_image import factors_of
-from largegen.conditioning.reference import encoder_of
+from largegen.conditioning.suitable import encoder_of
 from largegen.errors import InputError
 from largegen.models.encoder import Encoder, load_encoder
 from largegen.models.model import Model

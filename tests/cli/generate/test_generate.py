@@ -40,11 +40,12 @@ def test_json_is_one_object_on_stdout(generate, tmp_path):
     assert (report["width"], report["height"]) == (128, 128)
 
 
-def test_a_region_is_embedded_once(generate, cache, tmp_path):
+def test_a_region_is_embedded_once(generate, cache, tmp_path, monkeypatch):
     assert generate("--region", "512,384", "--tissue-threshold", 0.06)[0] == 0
     (file,) = [p for p in cache.iterdir() if EmbeddingFile(p).settings.tissue_filter == "saturation > 0.06"]
     assert EmbeddingFile(file).settings.region == (6, 8, 2, 2)
     before = file.stat()
+    monkeypatch.setattr("largegen.models.encoder.load_encoder", None)  # nor are its weights loaded again
     code, _, err = generate("--region", "512,384", "--tissue-threshold", 0.06, out="b.png")
     assert code == 0 and "kept" in err
     assert (file.stat().st_mtime_ns, file.stat().st_ino) == (before.st_mtime_ns, before.st_ino)
