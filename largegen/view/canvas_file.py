@@ -104,7 +104,7 @@ def _of_rows(path: Path) -> _Found:
 def _settings(fingerprint: str) -> dict[str, Any]:
     """Find steps, size and windows in what a run notes of its settings, see sampling/canvas.py; empty for others."""
     try:
-        shape, around, window, kind, stride, _, _, seed, _, _, _, steps = json.loads(json.loads(fingerprint)[0])
+        shape, around, window, kind, stride, _, _, seed, _, _, _, steps, *_ = json.loads(json.loads(fingerprint)[0])
         channels, rows, cols = shape
         found = {"channels": channels, "size": (rows, cols), "around": around, "steps": steps}
         plan, _ = plan_windows(kind, rows, cols, window, stride, seed, steps, None)

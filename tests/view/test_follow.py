@@ -27,16 +27,20 @@ def _never_at_rest(monkeypatch):
     monkeypatch.setattr("largegen.view.follow.REST_RATIO", 0)
 
 
-@pytest.mark.parametrize("windows", ["overlap", "shift"])
-def test_the_canvas_and_its_steps_and_windows_are_seen(tmp_path, windows):
-    found = follow(stopped_after(tmp_path, 2, windows=windows))
+@pytest.mark.parametrize(
+    "options",
+    [{"windows": "overlap"}, {"windows": "shift"}, {"timesteps": (950, 700, 450, 200, 50), "rescale": 0.5}],
+    ids=["overlap", "shift", "chosen timesteps"],
+)
+def test_the_canvas_and_its_steps_and_windows_are_seen(tmp_path, options):
+    found = follow(stopped_after(tmp_path, 2, **options))
     said = found.look()
     assert (said["state"], said["step"], said["steps"], said["version"]) == ("sampling", 2, 5, 1)
     assert 0 < said["windows_done"] < said["windows"]
     picture = found.scene().pictures[0]
     assert (picture.width, picture.height) == (28 * 8, 40 * 8) and picture.tile(picture.levels - 1, 0, 0)
     assert found.look()["version"] == 1
-    stopped_after(tmp_path, 1, windows=windows)  # one step more
+    stopped_after(tmp_path, 1, **options)  # one step more
     said = found.look()
     assert (said["step"], said["version"]) == (3, 2)
 
