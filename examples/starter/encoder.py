@@ -36,9 +36,14 @@ class TileEncoder(nn.Module):
         self.register_buffer("std", torch.tensor(IMAGENET_STD)[:, None, None], persistent=False)
 
     def forward(self, tiles: Tensor) -> Tensor:
+        return self.look(tiles)[0]
+
+    def look(self, tiles: Tensor) -> tuple[Tensor, Tensor]:
+        """The embeddings, and what the third stage makes of 8 x 8 parts of each tile, (B, F, 8, 8)."""
         small = F.interpolate((tiles + 1) / 2, (INPUT_PX, INPUT_PX), mode="bicubic", antialias=True).clamp(0, 1)
         inputs = ((small - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
-        return F.normalize(self.network(inputs).float(), dim=-1)
+        last, (third,) = self.network.forward_intermediates(inputs, indices=[3])
+        return F.normalize(self.network.forward_head(last).float(), dim=-1), third
 
 
 def facts(tiles: Tensor, autoencoder: Autoencoder) -> Tensor:
